@@ -1,0 +1,32 @@
+# `make help` lists the targets. tools/setup_env.sh prepares the environment; its
+# progress goes to the screen, the interpreter's path is its last line.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.PHONY: help demo test lint format clean python
+.DEFAULT_GOAL := help
+
+export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+setup = python=$$(tools/setup_env.sh | tail -n 1)
+
+help: ## list the targets
+	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/: .*## /\t/' | expand -t 10
+	@echo 'ARGS="..." adds arguments to demo and test: make test ARGS="-k barrier"'
+
+demo: ## search, fine-tune, test and report a small RetinaNet (15 minutes, 2 cores)
+	@$(setup); "$$python" tools/demo.py $(ARGS)
+
+test: ## run the tests
+	@$(setup); OMP_NUM_THREADS=1 "$$python" -m pytest tests -n 2 --dist loadfile -q $(ARGS)
+
+lint: ## check style and format
+	@$(setup); "$$python" -m ruff check . && "$$python" -m ruff format --check .
+
+format: ## apply style and format
+	@$(setup); "$$python" -m ruff check --fix . && "$$python" -m ruff format .
+
+python: ## print the environment's interpreter: $(make -s python)
+	@$(setup); echo "$$python"
+
+clean: ## remove runs, builds and caches of this clone (the environment stays)
+	rm -rf work_dirs build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,0 +1,23 @@
+"""Mixed-precision quantization search for MMDetection and MMPretrain."""
+
+from mmmpq import compat
+from mmmpq.version import __version__
+
+compat.register_safe_globals()
+compat.warn_untested()
+
+from mmmpq import costs, datasets, hooks, layers, losses, models, quantizers  # noqa: E402
+from mmmpq.policy import Policy, Precision  # noqa: E402
+
+__all__ = [
+    'Policy',
+    'Precision',
+    '__version__',
+    'costs',
+    'datasets',
+    'hooks',
+    'layers',
+    'losses',
+    'models',
+    'quantizers',
+]

@@ -1,0 +1,171 @@
+"""An upper bound on one cost, as it is written in a config."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from mmmpq.costs.cost import Cost
+from mmmpq.policy import Precision, near
+from mmmpq.registry import COSTS
+
+_KEYS = ('type', 'limit', 'input_shape', 'proposals')
+_UNIFORM = re.compile(r'[Ww]\d+[Aa]\d+')
+
+
+class Budget:
+    """An upper bound on a cost at a reference input.
+
+    Args:
+        cost: The cost that is bounded.
+        limit: Absolute with a unit (``'30 GBOPs'``, ``'12 MB'``), the cost of a
+            uniform precision (``'W4A4'``), or a share of it
+            (``dict(of='W4A4', ratio=0.9)``).
+        input_shape: (C, H, W) of the reference input; None leaves it to
+            :func:`mmmpq.costs.profile.reference_input_shape`.
+        proposals: Reference number of RoIs; None leaves it to the model's test_cfg.
+
+    Raises:
+        ValueError: One of them cannot be read; the message lists what is accepted.
+    """
+
+    def __init__(
+        self,
+        cost: Cost,
+        limit: Any,
+        input_shape: Sequence[int] | None = None,
+        proposals: int | None = None,
+    ) -> None:
+        self.cost = cost
+        self.limit = limit
+        self.input_shape = _checked_shape(input_shape)
+        self.proposals = _checked_proposals(proposals)
+        self._absolute, self._of, self._ratio = self._parse(limit)
+
+    @classmethod
+    def build(cls, cfg: Mapping) -> 'Budget':
+        """Build from a config.
+
+        Args:
+            cfg: ``dict(type='BOPs', limit='W4A4', input_shape=(3, 224, 224),
+                proposals=1000)``; other keys are the cost's own (``table`` of a
+                Latency).
+
+        Examples:
+            >>> Budget.build(dict(type='WeightBytes', limit='12 MB')).resolve(None)
+            12000000.0
+        """
+        if not isinstance(cfg, Mapping):
+            raise ValueError(
+                f'budget: found {cfg!r}; expected a dict such as '
+                "dict(type='BOPs', limit='W4A4')"
+            )
+        return cls(
+            _build_cost(cfg),
+            cfg.get('limit'),
+            cfg.get('input_shape'),
+            cfg.get('proposals'),
+        )
+
+    def resolve(self, uniform_cost: Callable[[Precision], float]) -> float:
+        """The bound in :attr:`cost`'s unit.
+
+        Args:
+            uniform_cost: The model's cost when every layer that has a choice takes the
+                given precision. Called for relative limits only.
+        """
+        if self._of is None:
+            return self._absolute
+        return self._ratio * float(uniform_cost(self._of))
+
+    def __repr__(self) -> str:
+        return f'Budget({type(self.cost).__name__}, {self.limit!r})'
+
+    def _parse(self, limit: Any) -> tuple[float | None, Precision | None, float]:
+        accepted = (
+            f'accepted are a number with one of the units {", ".join(self.cost.units)}'
+            f" ('30 {list(self.cost.units)[-1]}'), a uniform precision ('W4A4') or a "
+            "share of it (dict(of='W4A4', ratio=0.9))"
+        )
+        where = f'budget {type(self.cost).__name__}: limit'
+        if limit is None:
+            raise ValueError(f'{where} is missing; {accepted}')
+        if isinstance(limit, Mapping):
+            if set(limit) != {'of', 'ratio'}:
+                raise ValueError(f'{where} has keys {sorted(limit)}; {accepted}')
+            return None, Precision.parse(limit['of'], f'{where}.of'), _ratio(limit)
+        if isinstance(limit, str) and _UNIFORM.fullmatch(limit.strip()):
+            return None, Precision.parse(limit.strip(), where), 1.0
+        if not isinstance(limit, str):
+            hint = ' has no unit' if isinstance(limit, (int, float)) else ''
+            raise ValueError(f'{where} {limit!r}{hint}; {accepted}')
+        number, unit = re.fullmatch(
+            r'\s*([-+]?[\d.]*(?:[eE][-+]?\d+)?)\s*(.*?)\s*', limit, re.DOTALL
+        ).groups()
+        if unit not in self.cost.units:
+            found = f'the unknown unit {unit!r}' if unit else 'no unit'
+            raise ValueError(f'{where} {limit!r} has {found}; {accepted}')
+        try:
+            value = float(number) * self.cost.units[unit]
+        except ValueError:
+            raise ValueError(f'{where} {limit!r} has no number; {accepted}') from None
+        if not 0 < value < math.inf:
+            raise ValueError(f'{where} {limit!r} is not a positive number; {accepted}')
+        return value, None, 1.0
+
+
+def _build_cost(cfg: Mapping) -> Cost:
+    own = {key: value for key, value in cfg.items() if key not in _KEYS}
+    known = sorted(COSTS.module_dict)
+    name = cfg.get('type')
+    if name is None:
+        raise ValueError(f'budget: type is missing; accepted are {", ".join(known)}')
+    cls = name
+    if isinstance(name, str):
+        cls = COSTS.module_dict.get(name.rpartition('mmmpq.')[2])
+    if not (isinstance(cls, type) and issubclass(cls, Cost)):
+        raise ValueError(
+            f'budget: unknown type {name!r}; {near(str(name), known)}; accepted are '
+            f'{", ".join(known)}'
+        )
+    try:
+        return cls(**own)
+    except TypeError as error:
+        names = [name for name in _KEYS if name not in cfg]
+        hints = '; '.join(f'{key}: {near(key, names)}' for key in own)
+        raise ValueError(
+            f'budget {cls.__name__}: wrong keys {sorted(own)} ({error}); {hints}'
+        ) from error
+
+
+def _ratio(limit: Mapping) -> float:
+    ratio = limit['ratio']
+    number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
+    if not number or not 0 < ratio < math.inf:
+        raise ValueError(f'budget: limit.ratio is {ratio!r}; needed is a number > 0')
+    return float(ratio)
+
+
+def _checked_shape(shape: Any) -> tuple[int, int, int] | None:
+    if shape is None:
+        return None
+    if (
+        not isinstance(shape, Sequence)
+        or len(shape) != 3
+        or not all(_positive_int(length) for length in shape)
+    ):
+        raise ValueError(
+            f'budget: input_shape is {shape!r}; needed are three positive ints '
+            '(C, H, W) such as (3, 224, 224)'
+        )
+    return tuple(shape)
+
+
+def _checked_proposals(proposals: Any) -> int | None:
+    if proposals is not None and not _positive_int(proposals):
+        raise ValueError(f'budget: proposals is {proposals!r}; needed is an int > 0')
+    return proposals
+
+
+def _positive_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

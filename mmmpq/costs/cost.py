@@ -1,0 +1,65 @@
+"""What a layer costs at a precision."""
+
+from collections.abc import Iterable, Mapping
+
+from mmmpq.costs.profile import LayerProfile
+from mmmpq.policy import FLOAT, Precision
+from mmmpq.registry import COSTS
+
+
+class Cost:
+    """A function from (layer, precision) to a number in :attr:`unit`.
+
+    Attributes:
+        unit (str): The unit of what is returned.
+        units (dict): Every unit that a budget may be written in, in multiples of
+            ``unit``, from small to large.
+    """
+
+    unit: str
+    units: dict[str, float]
+
+    def __call__(self, layer: LayerProfile, precision: Precision) -> float:
+        raise NotImplementedError
+
+
+@COSTS.register_module()
+class BOPs(Cost):
+    """Bit operations: ``w_bits * a_bits * macs``, shared modules once per call."""
+
+    unit = 'BOPs'
+    units = {f'{prefix}BOPs': 1e3**i for i, prefix in enumerate(['', *'KMGT'])}
+
+    def __call__(self, layer: LayerProfile, precision: Precision) -> float:
+        return precision.w_bits * precision.a_bits * layer.macs
+
+
+class _Bytes(Cost):
+    unit = 'B'
+    units = {
+        **{f'{prefix}B': 1e3**i for i, prefix in enumerate(['', *'KMG'])},
+        **{f'{prefix}iB': 1024.0**i for i, prefix in enumerate('KMG', 1)},
+    }
+
+
+@COSTS.register_module()
+class WeightBytes(_Bytes):
+    """Packed weights: ``w_bits * weights / 8`` bytes, shared modules once."""
+
+    def __call__(self, layer: LayerProfile, precision: Precision) -> float:
+        return precision.w_bits * layer.weights / 8
+
+
+@COSTS.register_module()
+class ActivationBytes(_Bytes):
+    """Inputs read: ``a_bits * activations / 8`` bytes, once per call."""
+
+    def __call__(self, layer: LayerProfile, precision: Precision) -> float:
+        return precision.a_bits * layer.activations / 8
+
+
+def total_cost(
+    cost: Cost, profiles: Iterable[LayerProfile], precision_of: Mapping[str, Precision]
+) -> float:
+    """Cost of a whole net; layers that are not in ``precision_of`` are float."""
+    return float(sum(cost(p, precision_of.get(p.name, FLOAT)) for p in profiles))

@@ -1,0 +1,89 @@
+"""Which precisions a piece of hardware offers for which layer type."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from mmmpq.costs.layer_types import LAYER_TYPES
+from mmmpq.policy import Precision, near, parse_candidates
+
+_ANY = 'any'
+_DEFAULT = 'default'
+
+
+class Hardware:
+    """A hardware profile.
+
+    Args:
+        name: What it describes.
+        layers: From a layer type (or ``'default'``) to the precisions that it allows,
+            ``'any'`` or a list such as ``['W4A4', 'W8A8']`` (``'W32A32'`` for float).
+            Depthwise convs without an entry follow the entry of their conv type. A
+            type without any entry, and without a default, allows nothing.
+
+    Raises:
+        ValueError: A layer type or precision is unknown; the near names are listed.
+    """
+
+    def __init__(self, name: str, layers: Mapping[str, str | list]) -> None:
+        self.name = name
+        self._allowed = {}
+        known = (_DEFAULT, *LAYER_TYPES)
+        for type_, allowed in layers.items():
+            if type_ not in known:
+                raise ValueError(
+                    f'hardware {name!r}: unknown layer type {type_!r}; '
+                    f'{near(type_, known)}'
+                )
+            if allowed != _ANY:
+                allowed = parse_candidates(allowed, f'hardware {name!r}: {type_}')
+            self._allowed[type_] = allowed
+
+    @classmethod
+    def load(cls, path: str | Path) -> 'Hardware':
+        """Read ``{"name": ..., "layers": {"Conv2d": ["W4A4"], "default": "any"}}``.
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: Damaged, or other keys than these.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'hardware profile {str(path)!r} does not exist')
+        try:
+            data = json.loads(Path(path).read_text())
+        except ValueError as error:
+            raise ValueError(f'hardware profile {path} is not JSON: {error}') from error
+        if (
+            not isinstance(data, dict)
+            or set(data) != {'name', 'layers'}
+            or not isinstance(data['layers'], dict)
+        ):
+            found = sorted(data) if isinstance(data, dict) else type(data).__name__
+            raise ValueError(
+                f'hardware profile {path}: found {found}; needed are the keys "name" '
+                'and "layers", a dict from layer type to precisions'
+            )
+        return cls(**data)
+
+    def allows(self, layer_type: str, precision: Precision) -> bool:
+        """Whether layers of that type run at that precision."""
+        names = (layer_type, layer_type.replace('Depthwise', ''), _DEFAULT)
+        allowed = next((self._allowed[n] for n in names if n in self._allowed), ())
+        return allowed == _ANY or precision in allowed
+
+    def restrict(
+        self, layer_type: str, candidates: Iterable[Precision]
+    ) -> tuple[Precision, ...]:
+        """The candidates that are allowed.
+
+        Raises:
+            ValueError: None is.
+        """
+        candidates = tuple(candidates)
+        allowed = tuple(c for c in candidates if self.allows(layer_type, c))
+        if not allowed:
+            raise ValueError(
+                f'hardware {self.name!r} allows none of '
+                f'{", ".join(map(str, candidates))} for {layer_type} layers'
+            )
+        return allowed

@@ -1,0 +1,110 @@
+"""Latency from a table that the user has measured."""
+
+import json
+from pathlib import Path
+
+from mmmpq.costs.cost import Cost
+from mmmpq.costs.layer_types import LAYER_TYPES
+from mmmpq.costs.profile import LayerProfile
+from mmmpq.policy import Precision, near
+from mmmpq.registry import COSTS
+
+_SHAPE = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'groups')
+_FIELDS = ('type', *_SHAPE, 'input_size', 'w_bits', 'a_bits', 'us')
+
+
+@COSTS.register_module()
+class Latency(Cost):
+    """Microseconds of a layer, looked up by shape and precision.
+
+    A layer costs the sum over its inputs (its calls, or the RoIs of a call) of the
+    entry for their size. A layer that is never called costs nothing.
+
+    Args:
+        table: A JSON file: a list of ``{"type": "Conv2d", "in_channels": 64,
+            "out_channels": 64, "kernel_size": [3, 3], "stride": [1, 1], "groups": 1,
+            "input_size": [56, 56], "w_bits": 4, "a_bits": 4, "us": 12.5}``. ``type``
+            is one of :data:`mmmpq.costs.layer_types.LAYER_TYPES`. ``input_size`` is
+            the spatial size, [] for a linear layer on (N, C). ``us`` is the time of
+            one input of that size. Float entries have 32 bits.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: The file is damaged; an entry lacks a field or holds a bad value;
+            two entries have the same key.
+    """
+
+    unit = 'us'
+    units = {'us': 1.0, 'ms': 1e3, 's': 1e6}
+
+    def __init__(self, table: str | Path) -> None:
+        self.path = str(table)
+        if not Path(table).is_file():
+            raise FileNotFoundError(f'Latency table {self.path!r} does not exist')
+        try:
+            rows = json.loads(Path(table).read_text())
+        except ValueError as error:
+            raise ValueError(
+                f'Latency table {self.path} is not JSON: {error}'
+            ) from error
+        if not isinstance(rows, list) or not rows:
+            raise ValueError(
+                f'Latency table {self.path}: expected a list of entries with '
+                f'{", ".join(_FIELDS)}'
+            )
+        self._us = {}
+        for index, row in enumerate(rows):
+            key, us = self._parse(index, row)
+            if key in self._us:
+                raise ValueError(
+                    f'Latency table {self.path}: entry {index} repeats {_text(key)}'
+                )
+            self._us[key] = us
+
+    def _parse(self, index: int, row: dict) -> tuple:
+        where = f'Latency table {self.path}: entry {index}'
+        if not isinstance(row, dict) or set(row) != set(_FIELDS):
+            found = sorted(row) if isinstance(row, dict) else row
+            raise ValueError(f'{where} has {found}; needed are {sorted(_FIELDS)}')
+        if row['type'] not in LAYER_TYPES:
+            raise ValueError(
+                f'{where} has type {row["type"]!r}; '
+                f'{near(str(row["type"]), LAYER_TYPES)}'
+            )
+        us = row['us']
+        if isinstance(us, bool) or not isinstance(us, (int, float)) or not us >= 0:
+            raise ValueError(f'{where} has us={us!r}; needed is a number >= 0')
+        precision = Precision.parse((row['w_bits'], row['a_bits']), where)
+        return _key(row['type'], row, row['input_size'], precision), float(us)
+
+    def __call__(self, layer: LayerProfile, precision: Precision) -> float:
+        total = 0.0
+        for size, count in layer.shape['input_sizes'].items():
+            key = _key(layer.type, layer.shape, size, precision)
+            if key not in self._us:
+                raise KeyError(self._missing(layer, key, precision))
+            total += count * self._us[key]
+        return total
+
+    def _missing(self, layer: LayerProfile, key: tuple, precision: Precision) -> str:
+        def distance(other: tuple) -> int:
+            return sum(a != b for a, b in zip(key, other, strict=True))
+
+        nearest = sorted(self._us, key=distance)[:3]
+        return (
+            f'Latency table {self.path} has no entry for layer {layer.name!r} at '
+            f'{precision}: {_text(key)}; nearest entries: '
+            + '; '.join(_text(other) for other in nearest)
+        )
+
+
+def _key(type_: str, shape: dict, size: list, precision: Precision) -> tuple:
+    parts = [shape[name] for name in _SHAPE] + [size]
+    frozen = (tuple(p) if isinstance(p, (list, tuple)) else p for p in parts)
+    return (type_, *frozen, precision.w_bits, precision.a_bits)
+
+
+def _text(key: tuple) -> str:
+    return ', '.join(
+        f'{name}={part}' for name, part in zip(_FIELDS[:-1], key, strict=True)
+    )

@@ -1,0 +1,93 @@
+"""The held-out split: the images on which the architecture step is taken.
+
+The weights learn on one part of the training set and the logits on the other, so
+that a precision is chosen for how it generalises and not for how it memorises.
+"""
+
+import copy
+
+import numpy as np
+from mmengine.dataset import BaseDataset, ConcatDataset
+
+WRAPPERS = ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset')
+
+
+def split_indices(
+    n: int, fraction: float, seed: int = 0
+) -> tuple[list[int], list[int]]:
+    """Splits ``range(n)`` at random into two disjoint, sorted parts.
+
+    Args:
+        n (int): Number of samples.
+        fraction (float): Share of the samples to hold out, in (0, 1); the held-out
+            part has ``round(n * fraction)`` of them.
+        seed (int): Seed of the split. The same arguments give the same split.
+
+    Returns:
+        tuple[list[int], list[int]]: Indices of the training and held-out part.
+
+    Raises:
+        ValueError: If ``fraction`` is outside (0, 1) or either part is empty.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(
+            f'held_out={fraction}: must be a fraction of the training set, strictly '
+            'between 0 and 1'
+        )
+    size = round(n * fraction)
+    if size in (0, n):
+        raise ValueError(
+            f'held_out={fraction} splits {n} training samples into {n - size} to train '
+            f'on and {size} held out; both parts need at least one'
+        )
+    order = np.random.default_rng(seed).permutation(n).tolist()
+    return sorted(order[size:]), sorted(order[:size])
+
+
+def split_dataset(dataset, fraction: float, seed: int = 0) -> tuple:
+    """Splits a built training set into a training and a held-out dataset.
+
+    Both are full datasets of the given type (meta information, ``get_data_info``,
+    pipeline), so samplers, batch samplers and hooks work on them as on the original,
+    which stays as it was. Wrappers are split inside: each part wraps its own share
+    of the images, and no image is in both. A ``ConcatDataset`` is split dataset by
+    dataset.
+
+    Args:
+        dataset (BaseDataset | ConcatDataset | RepeatDataset | ClassBalancedDataset |
+            MultiImageMixDataset): The training set, possibly nested wrappers.
+        fraction (float): Share of the samples to hold out, in (0, 1).
+        seed (int): Seed of the split.
+
+    Returns:
+        tuple: The training and the held-out dataset.
+
+    Raises:
+        ValueError: If either part would be empty.
+        TypeError: If the dataset is none of the above.
+    """
+    if isinstance(dataset, BaseDataset):
+        parts = split_indices(len(dataset), fraction, seed)
+        return tuple(dataset.get_subset(part) for part in parts)
+    if isinstance(dataset, ConcatDataset):
+        pairs = [split_dataset(part, fraction, seed) for part in dataset.datasets]
+        parts = zip(*pairs, strict=True)
+        return tuple(_rewrap(dataset, datasets=list(part)) for part in parts)
+    if any(cls.__name__ in WRAPPERS for cls in type(dataset).__mro__):
+        parts = split_dataset(dataset.dataset, fraction, seed)
+        return tuple(_rewrap(dataset, dataset=part) for part in parts)
+    raise TypeError(
+        f'held_out={fraction}: cannot split a {type(dataset).__name__}; accepted are '
+        f'mmengine BaseDatasets, ConcatDataset, {", ".join(WRAPPERS)}. Give held_out '
+        'a dataset of its own instead'
+    )
+
+
+def _rewrap(wrapper, **inner):
+    """A copy of a dataset wrapper around other datasets."""
+    part = copy.copy(wrapper)
+    vars(part).update(inner, _fully_initialized=False)
+    part.full_init()
+    if hasattr(part, 'num_samples'):  # MultiImageMixDataset counts in its constructor
+        part.num_samples = len(part.dataset)
+    return part

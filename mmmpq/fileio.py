@@ -1,0 +1,42 @@
+"""Files that are whole or absent: written beside their place, then renamed."""
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def _replace(path: str | Path, write: Callable[[str], None]) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    os.close(handle)
+    try:
+        write(beside)
+        mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
+        os.chmod(beside, mode)
+        os.replace(beside, path)
+    except BaseException:
+        os.unlink(beside)
+        raise
+    return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def atomic_write(path: str | Path, data: str | bytes) -> Path:
+    """Writes text (UTF-8) or bytes to ``path``, making its folder if need be."""
+    data = data.encode() if isinstance(data, str) else data
+    return _replace(path, lambda beside: Path(beside).write_bytes(data) and None)
+
+
+def atomic_save(obj: Any, path: str | Path) -> Path:
+    """``torch.save`` to ``path``, making its folder if need be."""
+    return _replace(path, lambda beside: torch.save(obj, beside))

@@ -1,0 +1,8 @@
+"""Hooks of MMEngine's Runner: the only code that knows it."""
+
+from mmmpq.hooks.calibration_hook import CalibrationHook
+from mmmpq.hooks.finite_hook import FiniteLossHook
+from mmmpq.hooks.reshape_hook import ScaleClipHook
+from mmmpq.hooks.search_hook import SearchHook
+
+__all__ = ['CalibrationHook', 'FiniteLossHook', 'ScaleClipHook', 'SearchHook']

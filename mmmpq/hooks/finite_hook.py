@@ -1,0 +1,90 @@
+"""Stops a run whose loss is no number any more."""
+
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from mmmpq.hooks.held_out import unwrapped
+from mmmpq.registry import HOOKS
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Stops the run at a non-finite loss and names the first layer concerned.
+
+    A loss is looked at one iteration later, when the device has long computed it, and
+    always before a checkpoint is written, so that the last one on disk is a good one.
+    """
+
+    priority = 'HIGHEST'
+
+    def __init__(self) -> None:
+        self._loss: Tensor | None = None
+        self._batch: Any = None
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        self._check(runner)
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: dict | None = None,
+    ) -> None:
+        loss = outputs.get('loss') if isinstance(outputs, dict) else None
+        if isinstance(loss, Tensor):
+            self._loss, self._batch = loss.detach(), data_batch
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self._check(runner)
+
+    def _check(self, runner: Runner) -> None:
+        loss, self._loss = self._loss, None
+        if loss is None or bool(torch.isfinite(loss).all()):
+            return
+        stop_at_non_finite(runner, self._batch, float(loss.sum()))
+
+
+def stop_at_non_finite(runner: Runner, batch: Any, loss: float) -> None:
+    """Raises FloatingPointError that names the first layer that is not finite."""
+    model = unwrapped(runner)
+    name = first_non_finite(model, batch)
+    raise FloatingPointError(
+        f'the loss became {loss} at iteration {runner.iter}; the first layer with a '
+        f'non-finite value is {name}. No checkpoint was written since; the last good '
+        f'one is in {runner.work_dir}. A smaller learning rate or '
+        'optim_wrapper.clip_grad often helps'
+    )
+
+
+@torch.no_grad()
+def first_non_finite(model: nn.Module, batch: Any) -> str:
+    """Name of the first layer, in the order of the forward pass, whose parameters or
+    output are not finite for ``batch``; or a hint that it is none of them."""
+    found = []
+
+    def look(name: str, module: nn.Module, output: Any) -> None:
+        tensors = [*module.parameters(recurse=False)]
+        tensors += [output] if isinstance(output, Tensor) else []
+        if not found and not all(torch.isfinite(t).all() for t in tensors):
+            found.append(name)
+
+    handles = [
+        module.register_forward_hook(lambda m, i, o, name=name: look(name, m, o))
+        for name, module in model.named_modules()
+        if not list(module.children()) or list(module.parameters(recurse=False))
+    ]
+    try:
+        model._run_forward(model.data_preprocessor(batch, True), mode='loss')
+    except Exception as error:  # a detector may refuse what is not finite
+        found.append(f'unknown (the forward pass fails: {error})')
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found else 'none of the layers: look at the loss itself'

@@ -1,0 +1,137 @@
+"""The held-out split inside a Runner, and randomness that survives a resume."""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.model import is_model_wrapper
+from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mmmpq.datasets import split_dataset
+from mmmpq.randomness import isolated_randomness
+
+
+def unwrapped(runner: Runner) -> nn.Module:
+    """The toolbox's model, without DDP around it."""
+    model = runner.model
+    return model.module if is_model_wrapper(model) else model
+
+
+def hold_out(runner: Runner, held_out: Any) -> DataLoader:
+    """Splits the training set of ``runner`` and returns the held-out loader.
+
+    The loop goes on with the rest: its length, and the schedules that were built for
+    the length before, are made anew.
+
+    Args:
+        runner: Before its run (``before_run``).
+        held_out: A share of the training set, or the config of another dataset.
+    """
+    loop, cfg = runner.train_loop, dict(runner.cfg.train_dataloader)
+    if isinstance(held_out, dict):
+        return _loader(runner, dict(cfg, dataset=copy.deepcopy(held_out)))
+    rest, held = split_dataset(loop.dataloader.dataset, held_out, runner.seed or 0)
+    before = len(loop.dataloader)
+    loop.dataloader = _loader(runner, dict(cfg, dataset=rest))
+    runner._train_dataloader = loop.dataloader
+    if isinstance(loop, IterBasedTrainLoop):
+        loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
+    elif len(loop.dataloader) != before:
+        loop._max_iters = loop.max_epochs * len(loop.dataloader)
+        _rebuild_schedulers(runner)
+    return _loader(runner, dict(cfg, dataset=held))
+
+
+def _loader(runner: Runner, cfg: dict) -> DataLoader:
+    return Runner.build_dataloader(
+        cfg,
+        seed=runner.seed,
+        diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False),
+    )
+
+
+def _rebuild_schedulers(runner: Runner) -> None:
+    if not runner.cfg.get('param_scheduler'):
+        return
+    wrapper = runner.optim_wrapper
+    wrappers = wrapper.values() if isinstance(wrapper, dict) else [wrapper]
+    for each in wrappers:
+        for group in each.optimizer.param_groups:
+            for key in [k for k in group if k.startswith('initial_')]:
+                group[key[len('initial_') :]] = group.pop(key)
+    cfg = copy.deepcopy(runner.cfg.param_scheduler)
+    runner.param_schedulers = runner.build_param_scheduler(cfg)
+
+
+class Batches:
+    """Batches of a loader without end, from a position that a checkpoint can hold.
+
+    The randomness of each batch follows from its position and leaves the generators of
+    training as they were.
+
+    Args:
+        loader: A loader.
+        position: Batches taken before, over all epochs.
+        seed: Of the augmentations, with the position.
+
+    Raises:
+        ValueError: The loader gives no batch at all.
+    """
+
+    def __init__(self, loader: DataLoader, position: int = 0, seed: int = 0) -> None:
+        if len(loader) == 0:
+            raise ValueError(
+                f'held_out: its {len(loader.dataset)} samples make no batch; hold out '
+                'more, or make batch_size smaller, or set drop_last=False'
+            )
+        self.loader = loader
+        self.position = position
+        self.seed = seed
+        self._iterator: Iterator = iter(())
+        self._left = 0
+
+    def __next__(self) -> Any:
+        with isolated_randomness(self.seed + 7_919 * self.position):
+            return self._next()
+
+    def _next(self) -> Any:
+        epoch, done = divmod(self.position, len(self.loader))
+        if self._left == 0:
+            for sampler in (self.loader.sampler, self.loader.batch_sampler):
+                inner = getattr(sampler, 'sampler', sampler)
+                if hasattr(inner, 'set_epoch'):
+                    inner.set_epoch(epoch)
+            self._iterator = iter(self.loader)
+            for _ in range(done):  # a resume in the middle of an epoch
+                next(self._iterator)
+            self._left = len(self.loader) - done
+        self._left -= 1
+        self.position += 1
+        return next(self._iterator)
+
+    def take(self, count: int) -> list[Any]:
+        return [next(self) for _ in range(count)]
+
+
+class Reseeding:
+    """A batch iterator that seeds all generators before each batch, by its number.
+
+    An iteration-based loop that resumes replays the batches that it has had; with this,
+    what is random in the next one is what it would have been.
+    """
+
+    def __init__(self, iterator: Iterator, runner: Runner) -> None:
+        self.iterator, self.runner, self.count = iterator, runner, 0
+
+    def __next__(self) -> Any:
+        reseed(self.runner, self.count)
+        self.count += 1
+        return next(self.iterator)
+
+
+def reseed(runner: Runner, number: int) -> None:
+    """Seeds Python, NumPy and torch by the run's seed and ``number``."""
+    diff = runner._randomness_cfg.get('diff_rank_seed', False)
+    set_random_seed(((runner.seed or 0) + 1_000_003 * number) % 2**31, False, diff)

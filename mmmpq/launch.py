@@ -1,0 +1,159 @@
+"""From a command line to a config that can run here: shared by the tools.
+
+MMEngine trains on several processes and in mixed precision on accelerators only; the
+functions here make the same commands work on a CPU.
+"""
+
+import argparse
+import atexit
+import difflib
+import os
+import sys
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.optim import OptimWrapper
+from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
+from mmengine.runner import Runner
+
+
+@OPTIM_WRAPPERS.register_module()
+class CPUAmpOptimWrapper(OptimWrapper):
+    """``AmpOptimWrapper`` for a CPU: bfloat16, whose range needs no loss scaling."""
+
+    @contextmanager
+    def optim_context(self, model):
+        with super().optim_context(model), torch.autocast('cpu', torch.bfloat16):
+            yield
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that the train.py and test.py of both toolboxes share."""
+    parser.add_argument(
+        '--work-dir',
+        metavar='DIR',
+        help='where logs and results go (default: the work_dir of the config, '
+        'else work_dirs/<name of the config>)',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='automatic mixed precision (on a CPU: bfloat16)',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config: train_cfg.max_epochs=3 '
+        'key="[a,b]" key="[(a,b),(c,d)]"',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how the processes were started (default: none, one process; '
+        'pytorch works without a GPU too)',
+    )
+    parser.add_argument(
+        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
+    )
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read ``args.config`` and apply the flags of :func:`add_common_arguments`.
+
+    Raises:
+        FileNotFoundError: If there is no such config; lists near names.
+    """
+    check_file(args.config, 'config')
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.launcher = args.launcher
+    if args.work_dir is not None:
+        cfg.work_dir = args.work_dir
+    elif cfg.get('work_dir') is None:
+        cfg.work_dir = f'work_dirs/{Path(args.config).stem}'
+    if cfg.get('default_scope') == 'mmpretrain':  # as mmpretrain's own tools do
+        for split in ('train', 'val', 'test'):
+            if loader := cfg.get(f'{split}_dataloader'):
+                loader.setdefault('collate_fn', dict(type='default_collate'))
+                loader.setdefault('pin_memory', get_device() != 'cpu')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return cfg
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the Runner of a config, on a CPU as well as on accelerators.
+
+    Without an accelerator, ``launcher='pytorch'`` opens the gloo process group before
+    MMEngine would ask CUDA for a device, and ``AmpOptimWrapper`` becomes
+    :class:`CPUAmpOptimWrapper`.
+
+    Raises:
+        FileNotFoundError: If ``load_from`` names a local file that does not exist.
+    """
+    if cfg.get('load_from') is not None:
+        check_file(cfg.load_from, 'load_from')
+    if get_device() == 'cpu':
+        wrapper = cfg.get('optim_wrapper') or {}
+        if wrapper.get('type') == 'AmpOptimWrapper':
+            wrapper.type = 'CPUAmpOptimWrapper'
+            for key in ('loss_scale', 'dtype', 'use_fsdp'):
+                wrapper.pop(key, None)
+        if cfg.launcher == 'pytorch':
+            if not dist.is_initialized():
+                dist.init_process_group('gloo')
+            cfg.model_wrapper_cfg = {
+                'type': 'MMDistributedDataParallel',
+                'broadcast_buffers': False,
+                'find_unused_parameters': cfg.get('find_unused_parameters', False),
+                **(cfg.get('model_wrapper_cfg') or {}),
+                'device_ids': None,
+            }
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def check_file(path: str, key: str) -> None:
+    """Raise a FileNotFoundError that lists near names if a local file is missing."""
+    if '://' in path or Path(path).expanduser().is_file():
+        return
+    folder = Path(path).expanduser().parent
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    near = difflib.get_close_matches(Path(path).name, names, n=3)
+    hint = f'; near names there: {", ".join(near)}' if near else ''
+    if not folder.is_dir():
+        hint = f'; the folder {folder} does not exist either'
+    raise FileNotFoundError(f'{key}: found no file {path}{hint}')
+
+
+def run(main: Callable[[], None]) -> None:
+    """Call ``main``; end with status 2 and one line on standard error for user errors.
+
+    These are ValueError, KeyError and FileNotFoundError. ``MMMPQ_TRACEBACK=1`` shows
+    their traceback instead.
+    """
+    try:
+        main()
+    except (ValueError, KeyError, FileNotFoundError) as error:
+        if os.environ.get('MMMPQ_TRACEBACK', '0') not in ('', '0'):
+            raise
+        # str() of a KeyError is the repr of its message
+        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        print(f'error: {message} (MMMPQ_TRACEBACK=1 shows where)', file=sys.stderr)
+        sys.exit(2)
+    if dist.is_initialized() and dist.get_backend() == 'gloo':
+        # The threads of a gloo group sometimes abort the interpreter at its end, with
+        # the group destroyed or not (torch 2.11), and torchrun reports a failure. So:
+        # what others have registered for the end, then leave without the rest.
+        dist.barrier()
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)

@@ -1,0 +1,137 @@
+"""Relaxations: from the logits of a group to probabilities over its candidates."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from mmmpq.policy import Precision
+from mmmpq.registry import RELAXATIONS
+
+
+@RELAXATIONS.register_module()
+class Softmax(nn.Module):
+    """p = softmax(theta / temperature), shared by the layers of one group.
+
+    Joint: one logit per candidate pair. Factorised: logits for w and for a, with
+    p(w, a) = p(w) · p(a); the candidates must then be all pairs of their widths.
+
+    The logits are parameters without ``requires_grad``: the optimizer of the weights
+    and DDP pass them by, and the search alone turns their gradient on.
+
+    Args:
+        candidates: The m candidate precisions.
+        factorised: Separate logits for weight and activation widths.
+        temperature: Divides the logits.
+        init: Value that all logits start from.
+        group: Name of the group, for logs and reports.
+
+    Raises:
+        ValueError: ``factorised`` with candidates that are no full grid.
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[Precision],
+        factorised: bool = False,
+        temperature: float = 1.0,
+        init: float = 0.0,
+        group: str = '',
+    ) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(
+                f'relaxation.temperature: found {temperature!r}; accepted are '
+                'numbers > 0'
+            )
+        self.candidates: tuple[Precision, ...] = tuple(candidates)
+        self.factorised = factorised
+        self.temperature = temperature
+        self.group = group
+        self.choice: int | None = None  # the path that mixing 'sampled' takes
+        self.owned = False  # whether a layer holds it as its submodule
+        self.w_bits = tuple(sorted({c.w_bits for c in self.candidates}))
+        self.a_bits = tuple(sorted({c.a_bits for c in self.candidates}))
+        full = len(self.w_bits) * len(self.a_bits) == len(self.candidates)
+        if factorised and not full:
+            raise ValueError(
+                'relaxation.factorised: needs every pair of the widths '
+                f'{list(self.w_bits)} and {list(self.a_bits)} among the candidates; '
+                f'found {", ".join(map(str, self.candidates))}'
+            )
+        sizes = self._sizes()
+        self.logits = nn.Parameter(torch.full((sum(sizes),), float(init)), requires_grad=False)
+        w_index = [self.w_bits.index(c.w_bits) for c in self.candidates]
+        a_index = [self.a_bits.index(c.a_bits) for c in self.candidates]
+        self.register_buffer('w_index', torch.tensor(w_index), persistent=False)
+        self.register_buffer('a_index', torch.tensor(a_index), persistent=False)
+
+    def _sizes(self) -> tuple[int, ...]:
+        if self.factorised:
+            return len(self.w_bits), len(self.a_bits)
+        return (len(self.candidates),)
+
+    def _relax(self, logits: Tensor, temperature: float) -> Tensor:
+        parts = [
+            torch.softmax(part / temperature, 0)
+            for part in logits.split(self._sizes())
+        ]
+        if self.factorised:
+            return parts[0][self.w_index] * parts[1][self.a_index]
+        return parts[0]
+
+    def probs(self) -> Tensor:
+        """Probabilities over the candidates (m,); they sum to 1."""
+        return self._relax(self.logits, self.temperature)
+
+    def mixture(self) -> Tensor:
+        """Coefficients (m,) that the layers mix their candidates with."""
+        return self.probs()
+
+    def marginals(self, probs: Tensor) -> tuple[Tensor, Tensor]:
+        """p(w) over ``w_bits`` and p(a) over ``a_bits``, from p over the candidates."""
+        w = probs.new_zeros(len(self.w_bits)).index_add(0, self.w_index, probs)
+        a = probs.new_zeros(len(self.a_bits)).index_add(0, self.a_index, probs)
+        return w, a
+
+    def path(self) -> Tensor:
+        """One-hot of the sampled path (m,), straight-through to ``probs``."""
+        probs = self.probs()
+        hard = torch.zeros_like(probs)
+        hard[self.choice] = 1
+        return hard + probs - probs.detach() if probs.requires_grad else hard
+
+    def draw(self, generator: torch.Generator) -> None:
+        """Takes the random numbers of one step from ``generator``, a CPU's."""
+
+
+@RELAXATIONS.register_module()
+class GumbelSoftmax(Softmax):
+    """m_k = exp((theta_k + g_k) / tau) / Σ, with Gumbel noise g drawn once a step.
+
+    The largest m_k is candidate k with probability softmax(theta)_k, whatever the
+    temperature tau: these are ``probs``, and what is mixed outside training.
+
+    Source: Categorical Reparameterization with Gumbel-Softmax, 2016, arXiv 1611.01144.
+
+    Args:
+        candidates, factorised, temperature, init, group: As in :class:`Softmax`.
+    """
+
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.register_buffer('noise', torch.zeros_like(self.logits))
+
+    def probs(self) -> Tensor:
+        """Probabilities softmax(theta) over the candidates (m,)."""
+        return self._relax(self.logits, 1.0)
+
+    def mixture(self) -> Tensor:
+        """While training, a relaxed one-hot sample over the candidates (m,)."""
+        if not self.training:
+            return self.probs()
+        return self._relax(self.logits + self.noise, self.temperature)
+
+    def draw(self, generator: torch.Generator) -> None:
+        uniform = torch.rand(self.noise.shape, generator=generator).clamp_min(1e-20)
+        self.noise.copy_(-torch.log(-torch.log(uniform)), non_blocking=True)

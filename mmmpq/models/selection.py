@@ -1,0 +1,185 @@
+"""Which layers of a model are quantized, which are fixed, which choose together."""
+
+import re
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torch import nn
+
+from mmmpq.layers import MixedConv2d, MixedLinear, QuantConv2d, QuantLinear
+from mmmpq.policy import Precision, near
+
+# Final prediction layers of the toolboxes' heads: they stay at 8/8 unless a config says
+# otherwise, as does the stem. Matched against the last parts of a layer's name.
+PREDICTION_LAYERS = [
+    'retina_cls',
+    'retina_reg',
+    'rpn_cls',
+    'rpn_reg',
+    'fc_cls',
+    'fc_reg',
+    'conv_cls',
+    'conv_reg',
+    'conv_seg',
+    'conv_centerness',
+    'conv_logits',
+    'conv_obj',
+    'atss_cls',
+    'atss_reg',
+    'atss_centerness',
+    'gfl_cls',
+    'gfl_reg',
+    'vfnet_cls',
+    'vfnet_reg',
+    'rtm_cls',
+    'rtm_reg',
+    'rtm_obj',
+    'fcos_cls',
+    'fcos_reg',
+    'multi_level_conv_cls',
+    'multi_level_conv_reg',
+    'multi_level_conv_obj',
+    'cls_branches',
+    'reg_branches',
+    'convs_pred',
+    'heatmap_head',
+    'wh_head',
+    'offset_head',
+    'class_embed',
+    'bbox_embed',
+    'reppoints_cls_out',
+    'reppoints_pts_init_out',
+    'reppoints_pts_refine_out',
+    'cls_embed',
+    'solo_cls',
+    'loss_cls',
+]
+CLASSIFIER_LAYERS = ('head.fc', 'head.layers.*', 'head.head', 'fc', 'classifier')
+
+# Nearest enclosing module of one of these names is a residual block.
+BLOCKS = re.compile(
+    r'(Block|Bottleneck|InvertedResidual|Residual|EncoderLayer'
+    r'|DecoderLayer|BasicBlock\w*|Bottle2neck|Bottleneck\w*)$'
+)
+
+
+def float_twin(module: nn.Module) -> tuple[type, type] | None:
+    """(mixed, fixed) classes that can take the place of ``module``, or None.
+
+    Only plain layers qualify: a subclass with a forward of its own computes something
+    else. The wrappers of mmcv differ for empty inputs of old torch versions alone.
+    """
+    kind = type(module)
+    if kind is nn.Conv2d or _is_mmcv_wrapper(kind, nn.Conv2d):
+        return MixedConv2d, QuantConv2d
+    if kind is nn.Linear or _is_mmcv_wrapper(kind, nn.Linear):
+        return MixedLinear, QuantLinear
+    return None
+
+
+def _is_mmcv_wrapper(kind: type, base: type) -> bool:
+    return kind.__module__ == 'mmcv.cnn.bricks.wrappers' and issubclass(kind, base)
+
+
+def expand(patterns: Iterable[str], names: Sequence[str], key: str) -> list[str]:
+    """The names that match any shell pattern, in the order of ``names``.
+
+    Raises:
+        ValueError: A pattern that matches nothing; near names are listed.
+    """
+    found = set()
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise ValueError(
+                f'{key}: found {pattern!r}; accepted are shell patterns such as '
+                '"backbone.layer1.*"'
+            )
+        hits = [n for n in names if fnmatchcase(n, pattern)]
+        if not hits:
+            raise ValueError(
+                f'{key}: {pattern!r} matches no layer; {near(pattern, names)}'
+            )
+        found.update(hits)
+    return [n for n in names if n in found]
+
+
+def default_fixed(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """Stem and final prediction layers: the detector-safe default.
+
+    The stem is the first layer of ``model.backbone`` (of the model, without one).
+    """
+    stem = [n for n in names if n.startswith('backbone.')][:1] or list(names)[:1]
+    if len(names) == 1:
+        stem = []
+    last = [n for n in names if set(n.split('.')) & set(PREDICTION_LAYERS)]
+    if not hasattr(model, 'bbox_head') and not hasattr(model, 'roi_head'):
+        last += [n for n in names if any(fnmatchcase(n, p) for p in CLASSIFIER_LAYERS)]
+    return [n for n in names if n in set(stem) | set(last)]
+
+
+def parse_fixed(
+    fixed: dict[str, Any], names: Sequence[str]
+) -> dict[str, Precision | None]:
+    """``{pattern: precision or None}`` to ``{layer: ...}``; later patterns win."""
+    if not isinstance(fixed, dict):
+        raise ValueError(
+            f'quant.fixed: found {fixed!r}; accepted is a dict of patterns to '
+            'precisions, with None to search a layer that is fixed by default'
+        )
+    found: dict[str, Precision | None] = {}
+    for pattern, value in fixed.items():
+        key = f'quant.fixed[{pattern!r}]'
+        precision = None if value is None else Precision.parse(value, key)
+        found.update(dict.fromkeys(expand([pattern], names, 'quant.fixed'), precision))
+    return found
+
+
+def group_layers(
+    model: nn.Module, names: Sequence[str], groups: Any
+) -> dict[str, list[str]]:
+    """Layers that share one choice: ``{group: layers}`` in network order.
+
+    Args:
+        model: The model.
+        names: The searchable layers.
+        groups: 'layer'; 'residual_block'; or a list of patterns, or of lists of them:
+            what an entry matches is a group, and every other layer is one of its own.
+    """
+    if groups == 'layer':
+        label = {n: n for n in names}
+    elif groups == 'residual_block':
+        modules = dict(model.named_modules())
+        label = {n: _block(n, modules) for n in names}
+    elif isinstance(groups, (list, tuple)):
+        label = {n: n for n in names}
+        taken: dict[str, Any] = {}
+        for entry in groups:
+            patterns = [entry] if isinstance(entry, str) else entry
+            matched = expand(patterns, names, 'quant.groups')
+            for name in matched:
+                if name in taken:
+                    raise ValueError(
+                        f'quant.groups: {name} is matched by {taken[name]!r} and by '
+                        f'{entry!r}; a layer belongs to one group'
+                    )
+                taken[name] = entry
+                label[name] = ' + '.join(patterns)
+    else:
+        raise ValueError(
+            f'quant.groups: found {groups!r}; accepted are "layer", "residual_block" '
+            'and a list of patterns or of lists of patterns'
+        )
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(label[name], []).append(name)
+    return found
+
+
+def _block(name: str, modules: dict[str, nn.Module]) -> str:
+    parts = name.split('.')
+    for end in range(len(parts) - 1, 0, -1):
+        parent = '.'.join(parts[:end])
+        if BLOCKS.search(type(modules[parent]).__name__):
+            return parent
+    return name

@@ -1,0 +1,172 @@
+"""Precisions of layers and the policy file that holds them."""
+
+import difflib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mmmpq.fileio import atomic_write
+
+BITS = (1, 2, 3, 4, 5, 6, 7, 8, 32)
+
+
+class Precision(NamedTuple):
+    """Bit-widths of one layer's weights and of its input activations; 32 is float."""
+
+    w_bits: int
+    a_bits: int
+
+    def __str__(self) -> str:
+        return f'W{self.w_bits}A{self.a_bits}'
+
+    @classmethod
+    def parse(cls, value: Any, key: str = 'precision') -> 'Precision':
+        """Reads ``'W4A4'``, ``(4, 4)`` or a ``Precision``.
+
+        Args:
+            value: What a config or file holds.
+            key: Its name there, for the message of an error.
+
+        Raises:
+            ValueError: Neither form, or a width that is not 1 to 8 or 32.
+
+        Examples:
+            >>> Precision.parse('W4A8')
+            Precision(w_bits=4, a_bits=8)
+        """
+        if isinstance(value, str):
+            match = re.fullmatch(r'[Ww](\d+)[Aa](\d+)', value)
+            value = tuple(map(int, match.groups())) if match else value
+        if (
+            isinstance(value, (str, bytes))
+            or not isinstance(value, Sequence)
+            or len(value) != 2
+        ):
+            raise ValueError(
+                f'{key}: found {value!r}; accepted are a name such as "W4A4" or a '
+                'pair (w_bits, a_bits)'
+            )
+        for bits in value:
+            if isinstance(bits, bool) or bits not in BITS:
+                raise ValueError(
+                    f'{key}: found {bits!r} bits in {value!r}; accepted are 1 to 8, '
+                    'and 32 for float'
+                )
+        return cls(*map(int, value))
+
+
+FLOAT = Precision(32, 32)
+
+
+def parse_candidates(values: Any, key: str = 'candidates') -> tuple[Precision, ...]:
+    """The candidate precisions of a layer, in the order given.
+
+    Raises:
+        ValueError: None is given, one is given twice, or one cannot be read.
+    """
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise ValueError(
+            f'{key}: found {values!r}; accepted is a list of precisions such as '
+            '[(2, 2), (4, 4)]'
+        )
+    candidates = tuple(Precision.parse(v, f'{key}[{i}]') for i, v in enumerate(values))
+    if not candidates:
+        raise ValueError(f'{key}: found an empty list; at least one is needed')
+    twice = sorted({c for c in candidates if candidates.count(c) > 1})
+    if twice:
+        raise ValueError(f'{key}: {", ".join(map(str, twice))} is given more than once')
+    return candidates
+
+
+@dataclass
+class Policy:
+    """The precision of every quantized layer, and what it was found for.
+
+    Args:
+        layers: Precision of each quantized layer, by its name in the model.
+        meta: What the policy was found for: model, input_shape, budgets (with the
+            cost that the policy has), seed, version of mmmpq.
+    """
+
+    layers: dict[str, Precision]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    FORMAT = 'mmmpq-policy'
+    VERSION = 1
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the policy as JSON, a layer a line."""
+        layers = ',\n'.join(
+            f'    {json.dumps(name)}: [{p.w_bits}, {p.a_bits}]'
+            for name, p in self.layers.items()
+        )
+        text = (
+            f'{{\n  "format": "{self.FORMAT}",\n  "version": {self.VERSION},\n'
+            f'  "layers": {{\n{layers}\n  }},\n'
+            f'  "meta": {json.dumps(self.meta, indent=2)}\n}}\n'
+        )
+        return atomic_write(path, text)
+
+    @classmethod
+    def load(cls, path: str | Path) -> 'Policy':
+        """Reads a policy file.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: It is not a policy, is damaged, or of a newer version.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(
+                f'policy: found no file {path}; accepted are a policy.json that a '
+                'search wrote and a uniform precision such as "W4A4"'
+            )
+        try:
+            data = json.loads(Path(path).read_text())
+        except ValueError as error:
+            raise ValueError(
+                f'policy: {path} is damaged or cut short: it is no JSON ({error})'
+            ) from error
+        if not isinstance(data, dict) or data.get('format') != cls.FORMAT:
+            raise ValueError(f'policy: {path} is JSON, but no {cls.FORMAT} file')
+        if not isinstance(data.get('version'), int) or data['version'] > cls.VERSION:
+            raise ValueError(
+                f'policy: {path} has format version {data.get("version")!r}; this '
+                f'mmmpq reads up to {cls.VERSION}'
+            )
+        layers = data.get('layers')
+        if not isinstance(layers, dict) or not layers:
+            raise ValueError(f'policy: {path} holds no layers')
+        return cls(
+            {n: Precision.parse(p, f'{path}: {n}') for n, p in layers.items()},
+            data.get('meta') or {},
+        )
+
+    def check_layers(self, names: Iterable[str]) -> None:
+        """Raises ValueError if the policy's layers are not exactly ``names``."""
+        names = list(names)
+        unknown = [n for n in self.layers if n not in set(names)]
+        missing = [n for n in names if n not in self.layers]
+        if unknown or missing:
+            raise ValueError(
+                f'policy: it was found for {self.meta.get("model", "another model")}, '
+                'whose quantized layers differ from this model: '
+                f'{_some("only in the policy", unknown)}'
+                f'{_some("only in the model", missing)}'
+            )
+
+
+def _some(title: str, names: list[str], most: int = 8) -> str:
+    if not names:
+        return ''
+    more = f' and {len(names) - most} more' if len(names) > most else ''
+    return f'{title}: {", ".join(names[:most])}{more}. '
+
+
+def near(name: str, known: Iterable[str], most: int = 3) -> str:
+    """Near names among ``known``, for the end of an error message."""
+    known = list(known)
+    found = difflib.get_close_matches(name, known, most, 0.4) or known[:most]
+    return f'near names: {", ".join(found)}' if found else 'there are none at all'

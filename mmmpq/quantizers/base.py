@@ -1,0 +1,148 @@
+"""What every quantizer offers to a layer."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from mmmpq.quantizers.functional import (
+    Levels,
+    fake_quantize,
+    mix_fake_quantize,
+    uniform_levels,
+)
+
+TARGETS = ('weight', 'activation')
+
+
+class Quantizer(nn.Module):
+    """Quantizes one tensor of one layer at any of several bit-widths.
+
+    A subclass gives ``calibrate`` and either ``scales`` with ``scale_grad``, for evenly
+    spaced levels, or ``forward`` and ``mix`` of its own. It knows no layer.
+
+    Args:
+        bits: The distinct widths that it must serve; 32 is the identity.
+        target: 'weight' or 'activation'.
+        channels: Output channels, for a quantizer of weights per output channel.
+        min_bits: The smallest width that the quantizer can represent.
+
+    Raises:
+        ValueError: An unknown target, or a width below ``min_bits``.
+    """
+
+    def __init__(
+        self,
+        bits: Sequence[int],
+        target: str,
+        channels: int = 1,
+        min_bits: int = 1,
+    ) -> None:
+        super().__init__()
+        if target not in TARGETS:
+            raise ValueError(f'target: found {target!r}; accepted are {TARGETS}')
+        low = [b for b in bits if b < min_bits]
+        if low:
+            raise ValueError(
+                f'candidates: {type(self).__name__} of a {target} needs at least '
+                f'{min_bits} bits; found {low[0]}'
+            )
+        self.bits: tuple[int, ...] = tuple(bits)
+        self.target = target
+        self.channels = channels
+        # 1 signed, 0 unsigned, -1 not calibrated yet. The attribute beside the buffer
+        # spares a device synchronisation per call.
+        self.register_buffer('signed', torch.tensor(-1, dtype=torch.int8))
+        self._signed = -1
+
+    @property
+    def calibrated(self) -> bool:
+        return self._signed >= 0
+
+    def levels(self, bits: int) -> Levels:
+        return uniform_levels(bits, self._signed != 0)
+
+    def set_sign(self, signed: bool) -> None:
+        self._signed = int(signed)
+        self.signed.fill_(self._signed)
+
+    def sync_sign(self) -> None:
+        """Takes the attribute from the buffer, after a load or a broadcast."""
+        self._signed = int(self.signed)
+
+    def _load_from_state_dict(self, *args, **kwargs) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self.sync_sign()
+
+    def calibrate(self, x: Tensor) -> None:
+        """Sets sign and ranges from a sample ``x`` of the tensor to be quantized."""
+        raise NotImplementedError
+
+    def scales(self, x: Tensor, bits: Sequence[int]) -> Tensor:
+        """Steps of the widths ``bits``: (m, ...), each broadcastable against ``x``."""
+        raise NotImplementedError
+
+    def scale_grad(self, x: Tensor, bits: int) -> float:
+        """Factor on the gradient of the step of ``bits``."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, bits: int) -> Tensor:
+        """``x`` at ``bits`` bits, in its own shape and dtype."""
+        if bits == 32:
+            return x
+        if not self.calibrated:
+            self.calibrate(x)
+        scale = self.scales(x, (bits,))[0]
+        return fake_quantize(x, scale, self.levels(bits), self.scale_grad(x, bits))
+
+    def mix(self, x: Tensor, bits: Sequence[int], probs: Tensor) -> Tensor:
+        """Σ_j p_j Q_j(x) over the widths ``bits`` with coefficients ``probs`` (m,)."""
+        if not self.calibrated:
+            self.calibrate(x)
+        return mix_fake_quantize(
+            x,
+            self.scales(x, bits),
+            probs,
+            [self.levels(b) for b in bits],
+            [self.scale_grad(x, b) for b in bits],
+        )
+
+    def top(self, bits: int) -> int:
+        """qmax, the largest integer level; 1 for float."""
+        levels = self.levels(bits)
+        return 1 if levels is None else levels[1]
+
+    def rows(self, values: Tensor, bits: Sequence[int]) -> Tensor:
+        """The rows of ``values`` (widths, channels) that belong to ``bits``."""
+        if self.bits == tuple(bits):
+            return values
+        return values[[self.bits.index(b) for b in bits]]
+
+    def per_width(self) -> nn.Parameter:
+        """Ones (widths, channels), trained unless float is the only width.
+
+        A parameter that takes part in no forward would stop DDP.
+        """
+        trained = any(b != 32 for b in self.bits)
+        ones = torch.ones(len(self.bits), self.channels)
+        return nn.Parameter(ones, requires_grad=trained)
+
+    def select(self, bits: int) -> None:
+        """Keeps what belongs to one width only."""
+        for name, param in list(self.named_parameters(recurse=False)):
+            kept = self.rows(param.detach(), (bits,)).clone()
+            trained = param.requires_grad and bits != 32
+            setattr(self, name, nn.Parameter(kept, requires_grad=trained))
+        self.bits = (bits,)
+
+
+@cache
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)
+
+
+def constant(values: Sequence[float], like: Tensor) -> Tensor:
+    """A float32 tensor of numbers on the device of ``like``, copied there only once."""
+    return _constant(tuple(map(float, values)), like.device)

@@ -1,0 +1,53 @@
+"""Registries of mmmpq: children of MMEngine's, all in the scope ``mmmpq``.
+
+A type is written ``mmmpq.Name`` from a config whose default scope is another one. The
+scope is found by its package name, so that this works with ``custom_imports`` and, once
+mmmpq is installed, without.
+"""
+
+from typing import Any
+
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import Registry
+
+from mmmpq.policy import near
+
+MODELS = Registry(
+    'model', parent=MMENGINE_MODELS, scope='mmmpq', locations=['mmmpq.models']
+)
+HOOKS = Registry(
+    'hook', parent=MMENGINE_HOOKS, scope='mmmpq', locations=['mmmpq.hooks']
+)
+DATASETS = Registry(
+    'dataset', parent=MMENGINE_DATASETS, scope='mmmpq', locations=['mmmpq.datasets']
+)
+TRANSFORMS = Registry(
+    'transform',
+    parent=MMENGINE_TRANSFORMS,
+    scope='mmmpq',
+    locations=['mmmpq.datasets'],
+)
+QUANTIZERS = Registry('quantizer', scope='mmmpq', locations=['mmmpq.quantizers'])
+RELAXATIONS = Registry('relaxation', scope='mmmpq', locations=['mmmpq.layers'])
+COSTS = Registry('cost', scope='mmmpq', locations=['mmmpq.costs'])
+LOSSES = Registry('loss', scope='mmmpq', locations=['mmmpq.losses'])
+
+
+def build(registry: Registry, cfg: dict, **default_args: Any) -> Any:
+    """Builds one of mmmpq's own parts, whatever the default scope of the config is.
+
+    Raises:
+        ValueError: ``cfg`` names no type, or one that does not exist (near names).
+    """
+    if not isinstance(cfg, dict) or 'type' not in cfg:
+        raise ValueError(
+            f'{registry.name}: found {cfg!r}; accepted is a dict with the key type'
+        )
+    kind = cfg['type']
+    known = registry.module_dict
+    if isinstance(kind, str) and kind.rpartition('.')[2] not in known:
+        raise ValueError(f'{registry.name}.type: found {kind!r}; {near(kind, known)}')
+    return registry.build(dict(cfg, _scope_='mmmpq'), default_args=default_args)

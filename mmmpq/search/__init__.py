@@ -1,0 +1,20 @@
+"""Search spaces, and the discrete choice under budgets."""
+
+from mmmpq.search.discretise import measure_gains, most_probable, spend
+from mmmpq.search.solver import solve
+from mmmpq.search.space import CostTable, Group, SearchSpace, cost_tables
+from mmmpq.search.start import STARTS, bias_logits, bounds
+
+__all__ = [
+    'STARTS',
+    'CostTable',
+    'Group',
+    'SearchSpace',
+    'bias_logits',
+    'bounds',
+    'cost_tables',
+    'measure_gains',
+    'most_probable',
+    'solve',
+    'spend',
+]

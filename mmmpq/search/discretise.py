@@ -1,0 +1,81 @@
+"""From probabilities to the policy that fits, and what is left of the budgets spent."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from mmmpq.search.solver import solve
+from mmmpq.search.space import CostTable, SearchSpace
+
+
+def most_probable(space: SearchSpace, tables: Sequence[CostTable]) -> list[int]:
+    """The choice that maximises Σ_g log p_g subject to every budget."""
+    scores = [
+        np.log(p.detach().double().cpu().numpy().clip(1e-12)) for p in space.probs()
+    ]
+    return solve(scores, *_problem(tables))
+
+
+def spend(
+    choice: Sequence[int],
+    gains: Sequence[np.ndarray],
+    tables: Sequence[CostTable],
+) -> list[int]:
+    """Upgrades of ``choice`` that gain most, within what is left of every budget.
+
+    A group may only move to a candidate that costs at least as much under every budget
+    and that gains something.
+
+    Args:
+        choice: One candidate per group, feasible.
+        gains: For each group, how much the loss falls if it moves to a candidate (m,);
+            0 for the present one.
+    """
+    costs, limits = _problem(tables)
+    allowed = []
+    for g, j in enumerate(choice):
+        dearer = np.all([cost[g] >= cost[g][j] for cost in costs], axis=0)
+        mask = dearer & (np.asarray(gains[g]) > 0)
+        mask[j] = True
+        allowed.append(mask)
+    return solve(gains, costs, limits, allowed)
+
+
+def measure_gains(
+    space: SearchSpace,
+    choice: Sequence[int],
+    tables: Sequence[CostTable],
+    loss_of: Callable[[Sequence[int]], float],
+    step: Callable[[], None] | None = None,
+) -> list[np.ndarray]:
+    """How much the loss falls when one group alone leaves ``choice``.
+
+    Only moves that cost more under some budget and fit on their own are measured.
+
+    Args:
+        loss_of: Loss of the discrete net of a choice.
+        step: Called after each measurement, to show progress.
+    """
+    costs, limits = _problem(tables)
+    spent = [sum(float(c[g][j]) for g, j in enumerate(choice)) for c in costs]
+    base = loss_of(choice)
+    gains = []
+    for g, group in enumerate(space.groups):
+        gain = np.zeros(len(group.candidates))
+        for j in range(len(group.candidates)):
+            more = [float(c[g][j] - c[g][choice[g]]) for c in costs]
+            fits = all(s + m <= n for s, m, n in zip(spent, more, limits))
+            if j == choice[g] or not fits or max(more) <= 0:
+                continue
+            moved = list(choice)
+            moved[g] = j
+            gain[j] = base - loss_of(moved)
+            if step is not None:
+                step()
+        gains.append(gain)
+    return gains
+
+
+def _problem(tables: Sequence[CostTable]):
+    costs = [[v.numpy() for v in t.values] for t in tables]
+    return costs, [t.limit - t.constant for t in tables]

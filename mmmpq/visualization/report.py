@@ -1,0 +1,131 @@
+"""Writes the report of a search: ``report/index.html`` and its figures."""
+
+import difflib
+import math
+from pathlib import Path
+
+from ..fileio import atomic_write
+from ..policy import Policy
+from . import curves, page, plots
+from .history import SearchHistory
+from .theme import DARK, LIGHT, draw
+
+_ROW_KEYS = ('name', 'metric', 'bops', 'weight_bytes', 'expected_bops')
+_COST_KEYS = {'BOPs': 'bops', 'WeightBytes': 'weight_bytes'}
+
+
+def write_report(work_dir, rows=None, out_dir=None):
+    """Make the report of a search from the files in its ``work_dir``.
+
+    Reads ``policy.json`` and ``search_history.jsonl``; writes ``index.html``, which
+    needs no other file, and ``bits.png``, ``probabilities.png``, ``cost.png`` and
+    ``penalties.png``. Every file is written beside its place and then renamed.
+
+    Args:
+        work_dir (str | Path): Folder of a finished or running search.
+        rows (list[dict], optional): Nets to compare, the float one first: ``name``,
+            and where known ``metric`` (accuracy), ``bops``, ``weight_bytes``,
+            ``expected_bops``. Default: what the policy's meta tells.
+        out_dir (str | Path, optional): Default ``<work_dir>/report``.
+
+    Returns:
+        Path: The ``index.html``.
+
+    Raises:
+        FileNotFoundError: An input file is missing.
+        ValueError: One is damaged, or the two are from different searches.
+    """
+    work_dir = Path(work_dir)
+    out_dir = Path(out_dir) if out_dir is not None else work_dir / 'report'
+    path = work_dir / 'policy.json'
+    if not path.is_file():
+        raise FileNotFoundError(
+            f'{path} does not exist: SearchHook writes it after every epoch and at '
+            'the end of a search'
+        )
+    policy = Policy.load(path)
+    history = SearchHistory.load(work_dir / 'search_history.jsonl')
+    strangers = [n for n in history.group_of if n not in policy.layers]
+    if strangers:
+        raise ValueError(
+            f'{work_dir}: search_history.jsonl and policy.json are from different '
+            f'searches: the policy has no layer {", ".join(strangers[:5])}'
+        )
+    rows = check_rows(rows) if rows else known_rows(policy.meta)
+    figures = {
+        'bits': (plots.bits, policy.layers, history),
+        'probabilities': (plots.probabilities, policy.layers, history),
+        'cost': (curves.costs, history, _final_costs(policy.meta, history)),
+        'penalties': (curves.penalties, history),
+    }
+    if not history.budgets:
+        del figures['cost']
+    if not history.groups:
+        del figures['probabilities']
+    images = {}
+    for name, (figure, *args) in figures.items():
+        images[name] = {
+            theme.name: draw(figure, theme, *args) for theme in (LIGHT, DARK)
+        }
+        atomic_write(out_dir / f'{name}.png', images[name]['light'])
+    html = page.render(work_dir, policy, history, rows, images)
+    atomic_write(out_dir / 'index.html', html)
+    return out_dir / 'index.html'
+
+
+def check_rows(rows, source='rows'):
+    """``rows`` as they are, if they can be shown.
+
+    Raises:
+        ValueError: A row without a name, an unknown key, or what is no number.
+    """
+    if not isinstance(rows, (list, tuple)):
+        raise ValueError(f'{source} must be a list of dicts, found {rows!r:.60}')
+    for index, row in enumerate(rows):
+        where = f'{source}[{index}]'
+        if not isinstance(row, dict) or not isinstance(row.get('name'), str):
+            raise ValueError(f"{where} must be a dict with a 'name', found {row!r:.60}")
+        for key, value in row.items():
+            if key not in _ROW_KEYS:
+                near = difflib.get_close_matches(key, _ROW_KEYS, 1)
+                hint = f', did you mean {near[0]!r}?' if near else ''
+                raise ValueError(
+                    f'{where} has key {key!r}; accepted: {_ROW_KEYS}{hint}'
+                )
+            if key != 'name' and value is not None and not _is_number(value):
+                raise ValueError(f'{where}[{key!r}] must be a number, found {value!r}')
+    return list(rows)
+
+
+def _is_number(value):
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+    )
+
+
+def known_rows(meta):
+    """Rows without accuracy, from ``meta['costs']`` or else the budgets' costs."""
+    costs = dict(meta.get('costs') or {})
+    if 'searched' not in costs:
+        costs['searched'] = {
+            _COST_KEYS[b['type']]: b.get('cost')
+            for b in meta.get('budgets') or ()
+            if b.get('type') in _COST_KEYS
+        }
+    rows = []
+    for kind in ('float', 'uniform', 'searched'):
+        cost = costs.get(kind)
+        if cost:
+            name = f'{kind} {cost["name"]}' if 'name' in cost else kind
+            rows.append({'name': name, **{k: cost.get(k) for k in _COST_KEYS.values()}})
+    return rows
+
+
+def _final_costs(meta, history):
+    """The policy's cost under every budget of the history, None where unknown."""
+    budgets = meta.get('budgets') or []
+    if len(budgets) != len(history.budgets):
+        return [None] * len(history.budgets)
+    return [budget.get('cost') for budget in budgets]

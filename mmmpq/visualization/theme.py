@@ -1,0 +1,77 @@
+"""Colours and sizes that all figures share, light and dark.
+
+One colour means one thing in all figures; the colours keep apart under colour
+blindness (Okabe-Ito's).
+"""
+
+import io
+from dataclasses import dataclass
+
+import matplotlib
+
+DPI = 160
+WIDTH = 11.0  # of a full-width figure, in inches
+
+
+@dataclass(frozen=True)
+class Theme:
+    """Colours of a figure on a light or a dark page."""
+
+    name: str
+    page: str
+    ink: str
+    faint: str
+    band: str
+    fixed: tuple
+    weights: str
+    activations: str
+    expected: str
+    realised: str
+    over: str
+
+    @property
+    def rc(self):
+        ink, faint = self.ink, self.faint
+        return {
+            'font.size': 8,
+            'font.family': 'sans-serif',
+            'axes.titlesize': 8.5,
+            'axes.linewidth': 0.6,
+            'axes.edgecolor': faint,
+            'axes.labelcolor': ink,
+            'axes.titlecolor': ink,
+            'axes.spines.top': False,
+            'axes.spines.right': False,
+            'axes.facecolor': self.page,
+            'figure.facecolor': self.page,
+            'savefig.facecolor': self.page,
+            'text.color': ink,
+            'xtick.color': faint,
+            'ytick.color': faint,
+            'xtick.labelcolor': ink,
+            'ytick.labelcolor': ink,
+            'grid.color': faint,
+            'grid.alpha': 0.35,
+            'grid.linewidth': 0.5,
+            'hatch.linewidth': 0.5,
+            'legend.frameon': False,
+            'lines.linewidth': 1.4,
+        }
+
+
+LIGHT = Theme(
+    'light', '#ffffff', '#1c2128', '#7d8590', '#f0f2f5', ('#8b929c', '#c3c8cf'),
+    '#0072b2', '#d55e00', '#aa4499', '#009e73', '#d55e00',
+)  # fmt: skip
+DARK = Theme(
+    'dark', '#171b21', '#e3e7ec', '#8b949e', '#20262e', ('#8b929c', '#565e68'),
+    '#56b4e9', '#e69f00', '#dd8fc4', '#2fc59b', '#e69f00',
+)  # fmt: skip
+
+
+def draw(figure, theme, *args):
+    """PNG bytes of ``figure(*args, theme)``."""
+    with matplotlib.rc_context(theme.rc):
+        out = io.BytesIO()
+        figure(*args, theme).savefig(out, format='png', dpi=DPI)
+    return out.getvalue()

@@ -1,0 +1,140 @@
+"""Precision and Policy: reading, writing, refusing."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mmmpq.policy import BITS, FLOAT, Policy, Precision, near, parse_candidates
+
+
+@pytest.mark.parametrize(
+    'value', ['W4A8', 'w4a8', (4, 8), [4, 8], Precision(4, 8), (4.0, 8)]
+)
+def test_forms_of_a_precision(value):
+    found = Precision.parse(value)
+    assert found == (4, 8)
+    assert isinstance(found, Precision)
+    assert all(type(bits) is int for bits in found)
+    assert str(found) == 'W4A8'
+
+
+@given(st.sampled_from(BITS), st.sampled_from(BITS))
+def test_name_and_back(w_bits, a_bits):
+    precision = Precision(w_bits, a_bits)
+    assert Precision.parse(str(precision)) == precision
+
+
+def test_float():
+    assert Precision.parse('W32A32') == FLOAT
+
+
+@pytest.mark.parametrize(
+    'value', [(0, 4), (4, 9), (16, 16), 'W0A4', 'W4A33', (4, 4.5), (True, 4), (4, '4')]
+)
+def test_bits_out_of_range(value):
+    with pytest.raises(ValueError, match=r'quant\.x: found .*1 to 8, and 32'):
+        Precision.parse(value, 'quant.x')
+
+
+@pytest.mark.parametrize('value', ['W4', '4/4', 'A4W4', (4,), (4, 4, 4), 4, None, {}])
+def test_no_precision(value):
+    with pytest.raises(ValueError, match=r'quant\.x: found .*"W4A4" or a pair'):
+        Precision.parse(value, 'quant.x')
+
+
+def test_candidates():
+    assert parse_candidates(['W2A2', (4, 4)]) == (Precision(2, 2), Precision(4, 4))
+
+
+@pytest.mark.parametrize(
+    ('values', 'message'),
+    [
+        ([], 'empty'),
+        ([(2, 2), 'W4A4', (2, 2), 'W2A2'], r'W2A2 is given more than once'),
+        ([(2, 2), (4, 12)], r'quant\.candidates\[1\]: found 12'),
+        ('W4A4', 'accepted is a list'),
+        (None, 'accepted is a list'),
+    ],
+)
+def test_bad_candidates(values, message):
+    with pytest.raises(ValueError, match=message):
+        parse_candidates(values, 'quant.candidates')
+
+
+@pytest.fixture
+def policy():
+    layers = {'backbone.conv1': Precision(8, 8), 'head "fc"': Precision(2, 4)}
+    return Policy(layers, dict(model='RetinaNet', input_shape=[3, 8, 8], seed=0))
+
+
+def test_saved_and_loaded(policy, tmp_path):
+    path = policy.save(tmp_path / 'new' / 'policy.json')
+    again = Policy.load(path)
+    assert again == policy
+    assert list(again.layers) == list(policy.layers)
+    data = json.loads(path.read_text())
+    assert data['format'] == 'mmmpq-policy'
+    assert data['version'] == 1
+    assert data['layers']['backbone.conv1'] == [8, 8]
+    assert data['meta']['model'] == 'RetinaNet'
+
+
+def test_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r'none\.json.*"W4A4"'):
+        Policy.load(tmp_path / 'none.json')
+
+
+@pytest.mark.parametrize('share', [0, 0.1, 0.5, 0.9, 0.98])
+def test_cut_short(policy, tmp_path, share):
+    path = policy.save(tmp_path / 'policy.json')
+    text = path.read_text()
+    path.write_text(text[: int(share * len(text))])
+    with pytest.raises(ValueError, match=r'policy\.json is damaged or cut short'):
+        Policy.load(path)
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (b'\xff\xfe\x00binary', 'damaged'),
+        (b'[]', 'no mmmpq-policy file'),
+        (b'{"layers": {"a": [4, 4]}}', 'no mmmpq-policy file'),
+        (b'{"format": "mmmpq-policy", "layers": {"a": [4, 4]}}', 'version None'),
+        (
+            b'{"format": "mmmpq-policy", "version": 2, "layers": {"a": [4, 4]}}',
+            'version 2; this mmmpq reads up to 1',
+        ),
+        (b'{"format": "mmmpq-policy", "version": 1, "layers": {}}', 'holds no layers'),
+        (b'{"format": "mmmpq-policy", "version": 1, "layers": 3}', 'holds no layers'),
+        (
+            b'{"format": "mmmpq-policy", "version": 1, "layers": {"neck.a": [4, 12]}}',
+            r'neck\.a: found 12 bits',
+        ),
+    ],
+)
+def test_damaged(tmp_path, content, message):
+    path = tmp_path / 'policy.json'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        Policy.load(path)
+
+
+def test_another_models_policy_names_the_layers(policy):
+    policy.check_layers(policy.layers)
+    with pytest.raises(ValueError) as error:
+        policy.check_layers(['backbone.conv1', 'neck.conv', *map(str, range(20))])
+    text = str(error.value)
+    assert 'RetinaNet' in text
+    assert 'only in the policy: head "fc".' in text
+    assert 'only in the model: neck.conv, 0, 1' in text
+    assert 'and 13 more' in text
+
+
+def test_near_names():
+    assert near('retina', ['retinanet', 'fcos', 'retina']).startswith(
+        'near names: retina, retinanet'
+    )
+    assert near('xyz', ['a', 'b']) == 'near names: a, b'
+    assert near('xyz', []) == 'there are none at all'
