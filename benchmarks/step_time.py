@@ -2,10 +2,11 @@
 
 Every variant is built from the same toolbox config. Times are paired: the variants
 take turns in one process, and a ratio is the median over the rounds of (variant / float
-of the same round). Memory is measured in one fresh process per variant: on a CPU the
-growth of the resident set's peak (VmHWM) over what the imports took, so it counts
-the model, its gradients, the optimizer's state and what the allocator keeps; on a GPU
-the peak of the caching allocator.
+of the same round); beside it stands the ratio of the fastest rounds, which a busy
+machine disturbs less. Memory is measured in one fresh process per variant: on a CPU the
+peak of the anonymous resident memory (RssAnon of Linux, read every 2 ms) over what it
+was after the imports, so it counts the model, its gradients, the optimizer's state,
+workspaces and what the allocator keeps; on a GPU the peak of the caching allocator.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from statistics import median
@@ -22,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from mmengine import Config
+from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
 from rich.console import Console
@@ -47,17 +50,16 @@ VARIANTS = {
     'float': (None, 'weight'),
     'W4A4': (dict(policy='W4A4'), 'weight'),
     'composite': (SUPERNET, 'weight'),
-    'composite, architecture': (SUPERNET, 'architecture'),
+    'composite, logits': (SUPERNET, 'architecture'),
 }
 
 
 def build(model: str, quant: dict | None) -> torch.nn.Module:
     """The toolbox's model with random weights; quantized if ``quant`` is given."""
     config = INPUTS[model][0]
-    cfg = Config.fromfile(ROOT / config) if config.startswith('configs') else None
-    cfg = cfg or _toolbox_config(config)
-    init_default_scope('mmdet' if model.startswith('retinanet') else 'mmpretrain')
+    cfg = get_config(config) if '::' in config else Config.fromfile(ROOT / config)
     cfg = cfg.model
+    init_default_scope('mmdet' if model.startswith('retinanet') else 'mmpretrain')
     if 'backbone' in cfg:
         cfg.backbone.init_cfg = None  # no download
     if 'data_preprocessor' not in cfg:
@@ -66,12 +68,6 @@ def build(model: str, quant: dict | None) -> torch.nn.Module:
         cfg.update(base_type=cfg.type, type='mmmpq.QuantModel', quant=quant)
     torch.manual_seed(0)
     return MODELS.build(cfg)
-
-
-def _toolbox_config(name: str) -> Config:
-    from mmengine.hub import get_config
-
-    return get_config(name)
 
 
 def make_batch(model: str, size: tuple) -> dict:
@@ -135,20 +131,31 @@ class Step:
             torch.cuda.synchronize()
 
 
-def _resident(key: str) -> float:
+def _anonymous() -> float:
     status = Path('/proc/self/status').read_text()
-    return int(re.search(rf'{key}:\s+(\d+) kB', status)[1]) / 1024
+    return int(re.search(r'RssAnon:\s+(\d+) kB', status)[1]) / 1024
 
 
 def measure_memory(model: str, variant: str, size: tuple, device: str) -> float:
     """Peak of three steps in this process, in MiB."""
-    before = _resident('VmRSS')
+    before = peak = _anonymous()
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not done.wait(0.002):
+            peak = max(peak, _anonymous())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     step = Step(model, variant, size, device)
     for _ in range(3):
         step()
+    done.set()
+    watcher.join()
     if device == 'cuda':
         return torch.cuda.max_memory_allocated() / 2**20
-    return _resident('VmHWM') - before
+    return peak - before
 
 
 def memory_of(model: str, variant: str, args: argparse.Namespace) -> float:
@@ -161,6 +168,11 @@ def memory_of(model: str, variant: str, args: argparse.Namespace) -> float:
     if result.returncode:
         raise RuntimeError(f'{model}, {variant}:\n{result.stderr[-2000:]}')
     return float(result.stdout.split()[-1])
+
+
+def fastest(rounds: list[dict], variant: str) -> float:
+    """The least disturbed round's seconds: of use on a machine that is not idle."""
+    return min(r[variant] for r in rounds)
 
 
 def measure(model: str, args: argparse.Namespace) -> list[dict]:
@@ -184,6 +196,7 @@ def measure(model: str, args: argparse.Namespace) -> list[dict]:
             step=VARIANTS[v][1],
             candidates=len((VARIANTS[v][0] or {}).get('candidates', [None])),
             time_ratio=round(median(r[v] / r['float'] for r in rounds), 3),
+            fastest_ratio=round(fastest(rounds, v) / fastest(rounds, 'float'), 3),
             memory_ratio=round(memory[v] / memory['float'], 3),
             seconds=round(median(r[v] for r in rounds), 4),
             memory_mib=round(memory[v], 1),
@@ -198,8 +211,9 @@ def measure_search_setup(args: argparse.Namespace) -> list[dict]:
     start = time.perf_counter()
     space = SearchSpace(model)
     shape = (3, 800, 1333)
-    budgets = [dict(type=t, limit='W3A3', input_shape=shape) for t in ('BOPs',)]
-    budgets.append(dict(type='WeightBytes', limit='W3A3', input_shape=shape))
+    budgets = [
+        dict(type=t, limit='W3A3', input_shape=shape) for t in ('BOPs', 'WeightBytes')
+    ]
     tables = cost_tables(model, space, [Budget.build(b) for b in budgets])
     profiled = time.perf_counter()
     choice = most_probable(space, tables)
@@ -209,27 +223,25 @@ def measure_search_setup(args: argparse.Namespace) -> list[dict]:
     common = dict(model='retinanet_r50', device=args.device_name, input=[1, *shape])
     common.update(candidates=len(GRID), groups=len(space.groups), budgets=2)
     return [
-        dict(common, step='profile and cost tables', seconds=profiled - start),
-        dict(common, step='solve', seconds=solved - profiled),
+        dict(common, step='profile', seconds=round(profiled - start, 3)),
+        dict(common, step='solve', seconds=round(solved - profiled, 3)),
     ]
 
 
 def show(console: Console, records: list[dict]) -> None:
     """Prints the records as a table."""
     table = Table(title='One step, as multiples of the float step')
-    for name in ('model', 'input', 'variant', 'step', 'candidates'):
+    for name in ('model', 'variant', 'step'):
         table.add_column(name)
-    for name in ('time', 'memory', 'seconds', 'MiB'):
+    for name in ('time', 'fastest', 'memory', 'seconds', 'MiB'):
         table.add_column(name, justify='right')
     for r in records:
-        ratios = [f'{r[k]:.2f}x' if k in r else '' for k in ('time_ratio', 'memory_ratio')]
+        ratios = ('time_ratio', 'fastest_ratio', 'memory_ratio')
         table.add_row(
             r['model'],
-            'x'.join(map(str, r['input'])),
-            r.get('variant', 'composite'),
+            r.get('variant', ''),
             r['step'],
-            str(r['candidates']),
-            *ratios,
+            *(f'{r[k]:.2f}x' if k in r else '' for k in ratios),
             f'{r["seconds"]:.3f}',
             f'{r["memory_mib"]:.0f}' if 'memory_mib' in r else '',
         )

@@ -136,12 +136,12 @@ def check_file(path: str, key: str) -> None:
 def run(main: Callable[[], None]) -> None:
     """Call ``main``; end with status 2 and one line on standard error for user errors.
 
-    These are ValueError, KeyError and FileNotFoundError. ``MMMPQ_TRACEBACK=1`` shows
-    their traceback instead.
+    These are ValueError, KeyError, FileNotFoundError and FloatingPointError (a loss
+    that became NaN). ``MMMPQ_TRACEBACK=1`` shows their traceback instead.
     """
     try:
         main()
-    except (ValueError, KeyError, FileNotFoundError) as error:
+    except (ValueError, KeyError, FileNotFoundError, FloatingPointError) as error:
         if os.environ.get('MMMPQ_TRACEBACK', '0') not in ('', '0'):
             raise
         # str() of a KeyError is the repr of its message

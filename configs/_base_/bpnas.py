@@ -11,5 +11,5 @@ search = dict(
         dict(type='BarrierPenalty', mu=0.01),
         dict(type='Prob1Regularizer', weight=0.5, ramp=(0.6, 0.9)),
     ],
-    optimizer=dict(type='Adam', lr=0.02, betas=(0.5, 0.999)),
+    optimizer=dict(type='Adam', lr=0.1, betas=(0.5, 0.999)),
 )

@@ -1,11 +1,9 @@
 """Calibration before a fixed-precision model is fine-tuned."""
 
-import itertools
-
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from mmmpq.hooks.held_out import unwrapped
+from mmmpq.hooks.held_out import train_batches, unwrapped
 from mmmpq.layers import quantized_layers
 from mmmpq.models import calibrate, recalibrate_batchnorm
 from mmmpq.randomness import isolated_randomness
@@ -39,9 +37,8 @@ class CalibrationHook(Hook):
         ready = all(
             q.calibrated for m in layers for q in (m.w_quantizer, m.a_quantizer)
         )
+        batches = train_batches(runner, self.batches)
         with isolated_randomness():
-            loader = runner.train_dataloader
-            batches = list(itertools.islice(loader, self.batches))
             if not ready:
                 calibrate(model, batches)
             if self.batchnorm:

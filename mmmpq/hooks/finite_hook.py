@@ -16,19 +16,18 @@ class FiniteLossHook(Hook):
     """Stops the run at a non-finite loss and names the first layer concerned.
 
     A loss is looked at one iteration later, when the device has long computed it, and
-    always before a checkpoint is written, so that the last one on disk is a good one.
+    always before a checkpoint or a policy is written, so that those on disk are good.
     """
 
     priority = 'HIGHEST'
 
     def __init__(self) -> None:
-        self._loss: Tensor | None = None
-        self._batch: Any = None
+        self._watched: list[tuple[Tensor, Any]] = []
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
-        self._check(runner)
+        self.check(runner)
 
     def after_train_iter(
         self,
@@ -39,16 +38,24 @@ class FiniteLossHook(Hook):
     ) -> None:
         loss = outputs.get('loss') if isinstance(outputs, dict) else None
         if isinstance(loss, Tensor):
-            self._loss, self._batch = loss.detach(), data_batch
+            self.watch(loss, data_batch)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self.check(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self._check(runner)
+        self.check(runner)
 
-    def _check(self, runner: Runner) -> None:
-        loss, self._loss = self._loss, None
-        if loss is None or bool(torch.isfinite(loss).all()):
-            return
-        stop_at_non_finite(runner, self._batch, float(loss.sum()))
+    def watch(self, loss: Tensor, batch: Any) -> None:
+        """Has a loss looked at in the next :meth:`check`."""
+        self._watched.append((loss.detach(), batch))
+
+    def check(self, runner: Runner) -> None:
+        """Raises FloatingPointError if a loss watched since the last time is bad."""
+        watched, self._watched = self._watched, []
+        for loss, batch in watched:
+            if not bool(torch.isfinite(loss).all()):
+                stop_at_non_finite(runner, batch, float(loss.sum()))
 
 
 def stop_at_non_finite(runner: Runner, batch: Any, loss: float) -> None:

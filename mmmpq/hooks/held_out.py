@@ -29,24 +29,47 @@ def hold_out(runner: Runner, held_out: Any) -> DataLoader:
         runner: Before its run (``before_run``).
         held_out: A share of the training set, or the config of another dataset.
     """
-    loop, cfg = runner.train_loop, dict(runner.cfg.train_dataloader)
+    loop = runner.train_loop
     if isinstance(held_out, dict):
-        return _loader(runner, dict(cfg, dataset=copy.deepcopy(held_out)))
-    rest, held = split_dataset(loop.dataloader.dataset, held_out, runner.seed or 0)
+        return _loader(runner, copy.deepcopy(held_out))
+    # The seed of the config, not the run's: where that one is drawn at random, a
+    # resume must not hold out images that the weights have learned from.
+    seed = runner._randomness_cfg.get('seed') or 0
+    rest, held = split_dataset(loop.dataloader.dataset, held_out, seed)
     before = len(loop.dataloader)
-    loop.dataloader = _loader(runner, dict(cfg, dataset=rest))
+    loop.dataloader = _loader(runner, rest)
+    if len(loop.dataloader) == 0:
+        raise ValueError(
+            f'held_out={held_out}: the {len(rest)} samples left to train on make no '
+            'batch; hold out less, or make batch_size smaller'
+        )
     runner._train_dataloader = loop.dataloader
     if isinstance(loop, IterBasedTrainLoop):
         loop.dataloader_iterator = type(loop.dataloader_iterator)(loop.dataloader)
     elif len(loop.dataloader) != before:
         loop._max_iters = loop.max_epochs * len(loop.dataloader)
         _rebuild_schedulers(runner)
-    return _loader(runner, dict(cfg, dataset=held))
+    return _loader(runner, held)
 
 
-def _loader(runner: Runner, cfg: dict) -> DataLoader:
+def train_batches(runner: Runner, count: int) -> list[Any]:
+    """The first batches of the training set, the same in every run of a seed.
+
+    They come from a loader of their own: the loop's keeps its place and its workers.
+
+    Args:
+        runner: A runner.
+        count: How many; fewer if the set has no more.
+    """
+    loader = _loader(runner, runner.train_dataloader.dataset)
+    batches = Batches(loader, seed=runner.seed or 0)
+    return batches.take(min(count, len(loader)))
+
+
+def _loader(runner: Runner, dataset: Any) -> DataLoader:
+    """A loader like the one for training, of another dataset (or its config)."""
     return Runner.build_dataloader(
-        cfg,
+        dict(runner.cfg.train_dataloader, dataset=dataset),
         seed=runner.seed,
         diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False),
     )
@@ -93,23 +116,24 @@ class Batches:
         self._left = 0
 
     def __next__(self) -> Any:
-        with isolated_randomness(self.seed + 7_919 * self.position):
-            return self._next()
-
-    def _next(self) -> Any:
-        epoch, done = divmod(self.position, len(self.loader))
         if self._left == 0:
-            for sampler in (self.loader.sampler, self.loader.batch_sampler):
-                inner = getattr(sampler, 'sampler', sampler)
-                if hasattr(inner, 'set_epoch'):
-                    inner.set_epoch(epoch)
+            self._start(*divmod(self.position, len(self.loader)))
+        with isolated_randomness(self.seed + 7_919 * self.position):
+            batch = next(self._iterator)
+        self._left -= 1
+        self.position += 1
+        return batch
+
+    def _start(self, epoch: int, done: int) -> None:
+        for sampler in (self.loader.sampler, self.loader.batch_sampler):
+            inner = getattr(sampler, 'sampler', sampler)
+            if hasattr(inner, 'set_epoch'):
+                inner.set_epoch(epoch)
+        with isolated_randomness(self.seed + epoch):
             self._iterator = iter(self.loader)
             for _ in range(done):  # a resume in the middle of an epoch
                 next(self._iterator)
-            self._left = len(self.loader) - done
-        self._left -= 1
-        self.position += 1
-        return next(self._iterator)
+        self._left = len(self.loader) - done
 
     def take(self, count: int) -> list[Any]:
         return [next(self) for _ in range(count)]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mmmpq.fileio import atomic_write
 from mmmpq.search import CostTable, SearchSpace
 
 FILE = 'search_history.jsonl'
@@ -45,8 +46,14 @@ class History:
         )
         self.path.write_text(json.dumps(header) + '\n')
 
-    def resume(self, iteration: int) -> None:
-        """Drops the records that the resumed run is going to write again."""
+    def resume(self, iteration: int) -> bool:
+        """Drops the records that the resumed run is going to write again.
+
+        Returns:
+            Whether there is a file to go on with.
+        """
+        if not self.path.is_file():
+            return False
         kept: list[str] = []
         for line in self.path.read_text().splitlines():
             try:
@@ -55,7 +62,8 @@ class History:
                 break
             if record.get('iter', -1) < iteration:
                 kept.append(line + '\n')
-        self.path.write_text(''.join(kept))
+        atomic_write(self.path, ''.join(kept))
+        return bool(kept)
 
     def append(self, record: dict[str, Any]) -> None:
         with self.path.open('a') as file:

@@ -39,7 +39,7 @@ class ScaleClipHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         for module in unwrapped(runner).modules():
-            if isinstance(module, (nn.Conv2d, nn.Linear)):
-                if module.weight.requires_grad:
-                    limit = scale_clip_range(module.weight, self.k)
-                    module.weight.clamp_(-limit, limit)
+            quantizable = isinstance(module, (nn.Conv2d, nn.Linear))
+            if quantizable and module.weight.requires_grad:
+                limit = scale_clip_range(module.weight, self.k)
+                module.weight.clamp_(-limit, limit)

@@ -14,8 +14,15 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 
 from mmmpq.costs import Budget
-from mmmpq.hooks.finite_hook import FiniteLossHook, stop_at_non_finite
-from mmmpq.hooks.held_out import Batches, Reseeding, hold_out, reseed, unwrapped
+from mmmpq.hooks.finite_hook import FiniteLossHook
+from mmmpq.hooks.held_out import (
+    Batches,
+    Reseeding,
+    hold_out,
+    reseed,
+    train_batches,
+    unwrapped,
+)
 from mmmpq.hooks.history import History
 from mmmpq.hooks.search_result import finish, preview
 from mmmpq.models import calibrate
@@ -27,11 +34,12 @@ from mmmpq.search import (
     bounds,
     cost_tables,
     most_probable,
+    project,
 )
 
 RECORDS = 200  # about as many lines of history, whatever the length of the search
 PENALTIES = (dict(type='BarrierPenalty'), dict(type='Prob1Regularizer'))
-ADAM = dict(type='Adam', lr=0.02, betas=(0.5, 0.999))
+ADAM = dict(type='Adam', lr=0.1, betas=(0.5, 0.999))
 
 
 @HOOKS.register_module()
@@ -43,6 +51,11 @@ class SearchHook(Hook):
     weight step as always. At the end the most probable policy inside every budget is
     solved for and written, with the weights that go with it.
 
+    The barrier alone would let a step of the optimizer jump over it: where one does,
+    the logits are moved back to the nearest ones inside, so that E[B] stays below the
+    bound throughout. The architecture step leaves weights and their gradients alone;
+    BatchNorm's running statistics see its batches as well.
+
     Source: Search What You Want: Barrier Panelty NAS for Mixed Precision Quantization,
     2020, arXiv 2007.10026; the feasible start, the schedules and the solver are ours.
 
@@ -50,17 +63,19 @@ class SearchHook(Hook):
         budgets: Configs of :class:`mmmpq.costs.Budget`; at least one.
         penalties: Configs of losses on the probabilities. Default: ``BarrierPenalty``
             and ``Prob1Regularizer``.
-        optimizer: Config of the optimizer of the logits. Default: Adam, lr 0.02.
+        optimizer: Config of the optimizer of the logits. Default: Adam, lr 0.1.
         scheduler: Config of its learning rate schedule, in architecture steps.
         clip_grad: As of ``OptimWrapper``, for the logits.
         held_out: Share of the training set for the architecture step, or the config of
             a dataset of its own.
         warmup: Share of the search that trains the weights alone.
-        interval: Iterations from one architecture step to the next.
+        interval: Iterations from one architecture step to the next; with ``joint``,
+            steps of the weights, which gradient accumulation takes more for.
         joint: The logits step on the training batch, with the weights (EdMIPS).
         start: 'biased' or 'continuation', see :mod:`mmmpq.search.start`.
         margin: Slack of the biased start, a share of the budget.
-        continuation: Share of the search at which the bound reaches the budget.
+        continuation: Share of the search at which the bound reaches the budget; more
+            than ``warmup``, when it starts to shrink.
         calibration: Batches on which quantizer ranges are fitted.
         measure: Held-out batches on which the loss of upgrades is measured, to spend
             what the most probable policy leaves of the budgets; 0 leaves it unspent.
@@ -84,7 +99,7 @@ class SearchHook(Hook):
         margin: float = 0.02,
         continuation: float = 0.6,
         calibration: int = 8,
-        measure: int = 4,
+        measure: int = 2,
     ) -> None:
         if not budgets:
             raise ValueError(
@@ -96,6 +111,11 @@ class SearchHook(Hook):
         if not 0 <= warmup < 1:
             raise ValueError(
                 f'SearchHook.warmup: found {warmup!r}; accepted are shares from 0 to 1'
+            )
+        if start == 'continuation' and not warmup < continuation <= 1:
+            raise ValueError(
+                f'SearchHook.continuation: found {continuation!r}; accepted are shares '
+                f'of the search above warmup={warmup} and up to 1'
             )
         if interval < 1:
             raise ValueError(f'SearchHook.interval: found {interval!r}; at least 1')
@@ -113,8 +133,10 @@ class SearchHook(Hook):
         self.continuation = continuation
         self.calibration = calibration
         self.measure = measure
+        # Not registered with the runner: that would insert it before this hook while
+        # the runner goes through its hooks, which then calls this one twice.
+        self.finite = FiniteLossHook()
         self._resumed: dict | None = None
-        self._task_loss: Tensor | None = None
         self._last: dict[str, Any] = {}
 
     # --- set-up -------------------------------------------------------------------
@@ -132,8 +154,6 @@ class SearchHook(Hook):
         if not self.joint:
             loader = hold_out(runner, self.held_out)
             self.batches = Batches(loader, seed=runner.seed or 0)
-        if not any(isinstance(hook, FiniteLossHook) for hook in runner.hooks):
-            runner.register_hook(FiniteLossHook())
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self._resumed = checkpoint.get(self.KEY) if runner._resume else None
@@ -147,13 +167,14 @@ class SearchHook(Hook):
         if self._resumed is not None:
             self.started_at = list(self._resumed['started_at'])
             self.steps = self._resumed['steps']
+            self._last = self._resumed['last']
             self.optimizer.load_state_dict(self._resumed['optimizer'])
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(self._resumed['scheduler'])
             if not self.joint:
                 self.batches.position = self._resumed['position']
-            if dist.is_main_process():
-                self.history.resume(runner.iter)
+            if dist.is_main_process() and not self.history.resume(runner.iter):
+                self._begin_history()
         loop = runner.train_loop
         if isinstance(loop, IterBasedTrainLoop):
             loop.dataloader_iterator = Reseeding(loop.dataloader_iterator, runner)
@@ -162,12 +183,11 @@ class SearchHook(Hook):
 
     def _begin(self, runner: Runner) -> None:
         model = unwrapped(runner)
-        batches = Batches(runner.train_dataloader, seed=runner.seed or 0)
         runner.logger.info(
             f'Search: {len(self.space.groups)} groups, calibrating on '
             f'{self.calibration} batches'
         )
-        calibrate(model, batches.take(min(self.calibration, len(batches.loader))))
+        calibrate(model, train_batches(runner, self.calibration))
         if self.start == 'biased':
             bias_logits(self.space, self.tables, self.margin)
         self.steps = 0
@@ -176,24 +196,31 @@ class SearchHook(Hook):
                 float(t.expected(self.space.probs())) for t in self.tables
             ]
         if dist.is_main_process():
-            self.history.begin(self.space, self.tables, self.interval)
-        for table in self.tables:
-            unit = table.budget.cost.unit
+            self._begin_history()
+        for t in self.tables:
+            unit = t.budget.cost.unit
             runner.logger.info(
-                f'Budget {table.name} {table.budget.limit!r}: {table.limit:.6g} {unit}, '
-                f'candidates span [{table.min:.6g}, {table.max:.6g}] {unit}'
+                f'Budget {t.name} {t.budget.limit!r}: {t.limit:.6g} {unit}, '
+                f'candidates span [{t.min:.6g}, {t.max:.6g}] {unit}'
             )
+
+    def _begin_history(self) -> None:
+        self.history.begin(self.space, self.tables, self.interval)
 
     def _build_optimizer(self) -> OptimWrapper:
         cfg = dict(self.optimizer_cfg, params=self.space.logits)
-        return OptimWrapper(OPTIMIZERS.build(cfg), clip_grad=self.clip_grad)
+        clip_grad = self.clip_grad and dict(self.clip_grad)
+        wrapper = OptimWrapper(OPTIMIZERS.build(cfg), clip_grad=clip_grad)
+        wrapper.grad_name = 'arch_grad_norm'
+        return wrapper
 
     def _build_scheduler(self, runner: Runner) -> Any:
         if self.scheduler_cfg is None:
             return None
         cfg = dict(self.scheduler_cfg, by_epoch=False)
         if cfg['type'].endswith('CosineAnnealingLR'):
-            active = runner.max_iters * (1 - self.warmup)
+            window, first = self._windows(runner)
+            active = runner.max_iters / window - first
             cfg.setdefault('T_max', math.ceil(active / self.interval))
         return PARAM_SCHEDULERS.build(cfg, default_args=dict(optimizer=self.optimizer))
 
@@ -206,6 +233,7 @@ class SearchHook(Hook):
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
+        self.finite.check(runner)
         self.generator.manual_seed((runner.seed or 0) + 104_729 * runner.iter)
         self.space.draw(self.generator)
         if not self.joint and self._is_due(runner):
@@ -221,24 +249,35 @@ class SearchHook(Hook):
         data_batch: Any = None,
         outputs: dict | None = None,
     ) -> None:
+        self.finite.after_train_iter(runner, batch_idx, data_batch, outputs)
         if self.joint and self._is_due(runner):
             self._joint_step(runner, outputs)
         if self.every_n_train_iters(runner, self._every) or self.is_last_train_iter(
             runner
         ):
             self._record(runner, outputs)
-        if isinstance(runner.train_loop, IterBasedTrainLoop):
-            if self.every_n_train_iters(runner, max(1, runner.max_iters // 10)):
-                preview(runner, self)
+        tenth = self.every_n_train_iters(runner, max(1, runner.max_iters // 10))
+        if tenth and isinstance(runner.train_loop, IterBasedTrainLoop):
+            preview(runner, self)
 
     def after_train_epoch(self, runner: Runner) -> None:
+        self.finite.check(runner)
         if not isinstance(runner.train_loop, IterBasedTrainLoop):
             preview(runner, self)
 
+    def before_val(self, runner: Runner) -> None:
+        """With mixing 'sampled', what is evaluated is the net that would be chosen."""
+        if hasattr(self, 'space'):
+            choice = most_probable(self.space, self.tables)
+            for group, j in zip(self.space.groups, choice, strict=True):
+                group.relaxation.choice = j
+
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self.finite.check(runner)
         state = dict(
             steps=self.steps,
             started_at=list(self.started_at),
+            last={k: float(v) for k, v in self._last.items()},
             optimizer=self.optimizer.state_dict(),
         )
         if self.scheduler is not None:
@@ -254,21 +293,38 @@ class SearchHook(Hook):
         """Share of the search that is done, 0 to 1."""
         return runner.iter / max(1, runner.max_iters - 1)
 
-    def bounds(self, runner: Runner) -> list[float]:
-        """B(t) of every budget at this iteration."""
-        until = self.continuation if self.start == 'continuation' else 0.0
-        return bounds(self.tables, self.started_at, self.progress(runner), until)
+    def bounds(self, runner: Runner, ahead: int = 0) -> list[float]:
+        """B(t) of every budget at this iteration, or ``ahead`` iterations from now.
+
+        It shrinks from the end of the warm-up on, as the logits rest until then.
+        """
+        window, first = self._windows(runner)
+        moved = max(0, runner.iter + ahead - first * window)
+        until = self.continuation - self.warmup if self.start == 'continuation' else 0.0
+        return bounds(
+            self.tables, self.started_at, moved / max(1, runner.max_iters - 1), until
+        )
 
     def _is_due(self, runner: Runner) -> bool:
-        first = math.ceil(self.warmup * runner.max_iters)
-        return runner.iter >= first and (runner.iter - first) % self.interval == 0
+        window, first = self._windows(runner)
+        since = runner.iter // window - first
+        return since >= 0 and since % self.interval == 0
+
+    def _windows(self, runner: Runner) -> tuple[int, int]:
+        """Iterations in which the logits step once, and the first such window."""
+        accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+        window = accumulated if self.joint else 1
+        return window, math.ceil(self.warmup * runner.max_iters / window)
 
     def penalty(self, runner: Runner) -> tuple[Tensor, dict[str, Tensor]]:
-        """Sum of the penalties, a scalar with the logits' gradient, and each by name."""
+        """Their sum, a scalar with the logits' gradient, and each penalty by name."""
         probs = self.space.probs()
         limits = self.bounds(runner)
         ratios = torch.stack(
-            [t.expected(probs) / limit for t, limit in zip(self.tables, limits)]
+            [
+                t.expected(probs) / limit
+                for t, limit in zip(self.tables, limits, strict=True)
+            ]
         ).float()
         progress = self.progress(runner)
         parts = {p.name: p(probs, ratios, progress) for p in self.penalties}
@@ -287,23 +343,25 @@ class SearchHook(Hook):
             with wrapper.optim_context(model):
                 data = model.data_preprocessor(batch, True)
                 loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
-            self._check_last_loss(runner)
-            self._task_loss, self._batch = loss.detach(), batch
+            self.finite.watch(loss, batch)
             penalty, parts = self.penalty(runner)
             grads = torch.autograd.grad(
                 loss * scale + penalty * scale, self.space.logits, allow_unused=True
             )
         finally:
             self._set_gradients(False)
-        self._step(grads, scale)
-        self._last = dict(parts, arch_loss=loss.detach())
+        self._step(runner, grads, scale)
+        self._last = {k: v.detach() for k, v in dict(parts, arch_loss=loss).items()}
 
-    def _step(self, grads: Sequence[Tensor | None], scale: float) -> None:
-        """One step of the logits, with gradients averaged over the processes."""
+    def _step(
+        self, runner: Runner, grads: Sequence[Tensor | None], scale: float
+    ) -> None:
+        """One step of the logits, with gradients averaged over the processes, that
+        stays inside the bounds of the next one."""
         flat = torch.cat(
             [
                 (torch.zeros_like(p) if g is None else g).float().flatten()
-                for p, g in zip(self.space.logits, grads)
+                for p, g in zip(self.space.logits, grads, strict=True)
             ]
         )
         dist.all_reduce(flat, op='mean')
@@ -311,25 +369,23 @@ class SearchHook(Hook):
         if scale != 1.0 and not bool(torch.isfinite(flat).all()):
             return  # fp16 overflowed: the loss scaler is about to shrink
         parts = flat.split([p.numel() for p in self.space.logits])
-        for logits, grad in zip(self.space.logits, parts):
+        for logits, grad in zip(self.space.logits, parts, strict=True):
             logits.grad = grad.view_as(logits).to(logits.dtype)
+        self._set_gradients(True)  # clip_grad passes by what does not require them
         self.optimizer.step()
+        self._set_gradients(False)
         for logits in self.space.logits:
             logits.grad = None
+        ahead = self.interval * self._windows(runner)[0]
+        project(self.space, self.tables, self.bounds(runner, ahead))
         if self.scheduler is not None:
             self.scheduler.step()
         self.steps += 1
 
-    def _check_last_loss(self, runner: Runner) -> None:
-        if self._task_loss is None:
-            return
-        if not bool(torch.isfinite(self._task_loss)):
-            stop_at_non_finite(runner, self._batch, float(self._task_loss))
-
     # --- joint mode ---------------------------------------------------------------
 
     def _collect_joint_gradients(self) -> None:
-        """Takes the logits' gradients away before the optimizer of the weights steps."""
+        """Takes the logits' gradients away before the weights' optimizer steps."""
         self._joint: list[Tensor | None] = [None] * len(self.space.logits)
 
         def take(index: int):
@@ -347,22 +403,24 @@ class SearchHook(Hook):
 
     def _joint_step(self, runner: Runner, outputs: dict | None) -> None:
         wrapper = runner.optim_wrapper
-        if wrapper._inner_count % wrapper._accumulative_counts:
+        if not wrapper.should_update():
             return  # in the middle of gradient accumulation
         scale = self._scale
         penalty, parts = self.penalty(runner)
         grads = torch.autograd.grad(penalty * scale, self.space.logits)
         task, self._joint = self._joint, [None] * len(grads)
         self._set_gradients(False)
-        self._step(
-            [g if t is None else g + t.float() for g, t in zip(grads, task)], scale
-        )
-        self._last = dict(parts)
+        total = [
+            g if t is None else g + t.float() for g, t in zip(grads, task, strict=True)
+        ]
+        self._step(runner, total, scale)
+        self._last = {k: v.detach() for k, v in parts.items()}
 
     # --- records ------------------------------------------------------------------
 
     def _record(self, runner: Runner, outputs: dict | None) -> None:
         """Expected and realised cost, penalties and bits: to log, visualizer, file."""
+        self.finite.check(runner)
         with torch.no_grad():
             probs = [p.detach() for p in self.space.probs()]
             expected = [float(t.expected(probs)) for t in self.tables]
@@ -372,15 +430,18 @@ class SearchHook(Hook):
         entropy = sum(-q * math.log(max(q, 1e-12)) for p in values for q in p)
         scalars = {k: float(v) for k, v in self._last.items()}
         scalars['entropy'] = entropy / len(values)
-        for table, e, r in zip(self.tables, expected, realised):
+        for table, e, r in zip(self.tables, expected, realised, strict=True):
             scalars[f'{table.name}_expected'] = e / table.limit
             scalars[f'{table.name}_realised'] = r / table.limit
         for key, value in scalars.items():
             runner.message_hub.update_scalar(f'train/{key}', value)
         bits = {}
-        for group, p in zip(self.space.groups, values):
+        for group, p in zip(self.space.groups, values, strict=True):
             for kind in ('w_bits', 'a_bits'):
-                mean = sum(q * getattr(c, kind) for q, c in zip(p, group.candidates))
+                mean = sum(
+                    q * getattr(c, kind)
+                    for q, c in zip(p, group.candidates, strict=True)
+                )
                 bits[f'{kind}/{group.name}'] = mean
         if not dist.is_main_process():
             return
@@ -393,12 +454,14 @@ class SearchHook(Hook):
             dict(
                 iter=runner.iter,
                 epoch=runner.epoch,
-                loss=None if loss is None else float(loss),
+                loss=loss.item() if isinstance(loss, Tensor) else loss,
                 penalties=penalties,
                 expected=expected,
                 realised=realised,
                 bound=self.bounds(runner),
-                probs={g.name: p for g, p in zip(self.space.groups, values)},
+                probs={
+                    g.name: p for g, p in zip(self.space.groups, values, strict=True)
+                },
             )
         )
 

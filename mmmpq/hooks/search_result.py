@@ -14,7 +14,7 @@ from torch import nn
 
 from mmmpq.costs import BOPs, WeightBytes, total_cost
 from mmmpq.fileio import atomic_save
-from mmmpq.hooks.held_out import unwrapped
+from mmmpq.hooks.held_out import train_batches, unwrapped
 from mmmpq.layers import MixedLayer
 from mmmpq.models import apply_policy
 from mmmpq.policy import Policy, Precision
@@ -23,6 +23,8 @@ from mmmpq.search import SearchSpace, measure_gains, most_probable, spend
 from mmmpq.version import __version__
 from mmmpq.visualization import write_report
 
+SPENDING_ROUNDS = 3  # each measures every upgrade that fits on its own
+ENOUGH = 0.99  # share of a budget from which upgrades are not worth measuring
 PREVIEW_SECONDS = 300  # drawing takes seconds, an epoch on a small set hardly more
 
 if TYPE_CHECKING:
@@ -71,6 +73,7 @@ def finish(runner: Runner, hook: 'SearchHook') -> None:
     )
     policy.save(work_dir / 'policy.json')
     write_report(work_dir)
+    runner.logger.info('The net that was found:\n' + _comparison(policy))
     for table in hook.tables:
         cost = table.of(policy)
         runner.logger.info(
@@ -134,13 +137,29 @@ def _costs(hook: 'SearchHook', policy: Policy) -> dict[str, dict[str, Any]]:
     return costs
 
 
+def _comparison(policy: Policy) -> str:
+    """Float, uniform and searched net, a line each; accuracies come from a test."""
+    costs = policy.meta['costs']
+    base = costs['float']
+    lines = [f'{"":<16}{"GBOPs":>12}{"":>9}{"weight MB":>12}']
+    for kind in ('float', 'uniform', 'searched'):
+        row = costs.get(kind)
+        if row is not None:
+            name = row.get('name', '')
+            lines.append(
+                f'{f"{kind} {name}":<16}{row["bops"] / 1e9:>12.4f}'
+                f'{base["bops"] / row["bops"]:>8.1f}x'
+                f'{row["weight_bytes"] / 1e6:>12.4f}'
+                f'{base["weight_bytes"] / row["weight_bytes"]:>8.1f}x'
+            )
+    return '\n'.join(lines)
+
+
 def _spend(runner: Runner, hook: 'SearchHook', choice: list[int]) -> list[int]:
     """Measures upgrades on held-out batches and takes the best that still fit."""
     model = unwrapped(runner)
     if hook.joint:
-        with isolated_randomness():
-            loader = iter(runner.train_dataloader)
-            batches = [b for _, b in zip(range(hook.measure), loader)]
+        batches = train_batches(runner, hook.measure)
     else:
         batches = hook.batches.take(hook.measure)
 
@@ -155,8 +174,15 @@ def _spend(runner: Runner, hook: 'SearchHook', choice: list[int]) -> list[int]:
         dist.all_reduce(total, op='mean')
         return float(total) / len(batches)
 
-    runner.logger.info('Measuring where the rest of the budget helps most')
-    for _ in range(len(hook.space.groups)):
+    for _ in range(SPENDING_ROUNDS):
+        policy = hook.space.policy(choice)
+        spent = max(t.of(policy) / t.limit for t in hook.tables)
+        runner.logger.info(
+            f'{spent:.1%} of the budget is spent'
+            + ('' if spent > ENOUGH else '; measuring where the rest helps most')
+        )
+        if spent > ENOUGH:
+            break
         gains = measure_gains(hook.space, choice, hook.tables, loss_of)
         better = spend(choice, gains, hook.tables)
         if better == choice:
@@ -169,30 +195,25 @@ def _spend(runner: Runner, hook: 'SearchHook', choice: list[int]) -> list[int]:
 def discrete(
     model: nn.Module, space: SearchSpace, choice: Sequence[int]
 ) -> Iterator[None]:
-    """Within it the supernet computes as the discrete net of ``choice``, in train mode
-    and with BatchNorm's running statistics untouched."""
+    """Within it the supernet computes as the discrete net of ``choice``, in train mode;
+    afterwards its buffers (BatchNorm's statistics, slow averages) are as before."""
     layers = [m for m in model.modules() if isinstance(m, MixedLayer)]
     mixings = [layer.mixing for layer in layers]
     drawn = [g.relaxation.choice for g in space.groups]
-    norms = [
-        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-    ]
-    momenta = [n.momentum for n in norms]
+    buffers = [(b, b.clone()) for b in model.buffers()]
     was_training = model.training
     model.train()
     for layer in layers:
         layer.mixing = 'sampled'
-    for group, j in zip(space.groups, choice):
+    for group, j in zip(space.groups, choice, strict=True):
         group.relaxation.choice = j
-    for norm in norms:
-        norm.momentum = 0.0
     try:
         yield
     finally:
-        for layer, mixing in zip(layers, mixings):
+        for layer, mixing in zip(layers, mixings, strict=True):
             layer.mixing = mixing
-        for group, j in zip(space.groups, drawn):
+        for group, j in zip(space.groups, drawn, strict=True):
             group.relaxation.choice = j
-        for norm, momentum in zip(norms, momenta):
-            norm.momentum = momentum
+        for buffer, value in buffers:
+            buffer.copy_(value)
         model.train(was_training)

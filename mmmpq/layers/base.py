@@ -74,9 +74,10 @@ class QuantizedLayer:
         return self._quantized(x)
 
     def calibrate(self, samples: Sequence[Tensor]) -> None:
-        """Fits both quantizers: to the weights, and to samples of the inputs."""
-        self.w_quantizer.calibrate(self.weight)
-        if samples:
+        """Fits what is not calibrated yet: to the weights, to samples of the inputs."""
+        if not self.w_quantizer.calibrated:
+            self.w_quantizer.calibrate(self.weight)
+        if samples and not self.a_quantizer.calibrated:
             self.a_quantizer.calibrate(torch.cat(list(samples)))
 
 
@@ -249,14 +250,15 @@ def float_mode(model: nn.Module):
     try:
         yield
     finally:
-        for layer, mode in zip(layers, before):
+        for layer, mode in zip(layers, before, strict=True):
             layer._mode = mode
 
 
 @contextlib.contextmanager
 def calibrating(model: nn.Module):
     """Within it the layers compute in float and sample their inputs; at the end they
-    fit their quantizers to what they saw. Layers without any input are reported."""
+    fit to what they saw those quantizers that are not calibrated yet. Layers without
+    any input are reported."""
     layers = quantized_layers(model)
     try:
         for layer in layers.values():

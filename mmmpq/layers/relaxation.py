@@ -60,7 +60,9 @@ class Softmax(nn.Module):
                 f'found {", ".join(map(str, self.candidates))}'
             )
         sizes = self._sizes()
-        self.logits = nn.Parameter(torch.full((sum(sizes),), float(init)), requires_grad=False)
+        self.logits = nn.Parameter(
+            torch.full((sum(sizes),), float(init)), requires_grad=False
+        )
         w_index = [self.w_bits.index(c.w_bits) for c in self.candidates]
         a_index = [self.a_bits.index(c.a_bits) for c in self.candidates]
         self.register_buffer('w_index', torch.tensor(w_index), persistent=False)
@@ -73,8 +75,7 @@ class Softmax(nn.Module):
 
     def _relax(self, logits: Tensor, temperature: float) -> Tensor:
         parts = [
-            torch.softmax(part / temperature, 0)
-            for part in logits.split(self._sizes())
+            torch.softmax(part / temperature, 0) for part in logits.split(self._sizes())
         ]
         if self.factorised:
             return parts[0][self.w_index] * parts[1][self.a_index]

@@ -20,7 +20,7 @@ def run_batches(model: BaseModel, batches: Iterable[Any]) -> None:
 
 
 def calibrate(model: BaseModel, batches: Iterable[Any]) -> None:
-    """Fits signs and ranges of all quantizers to what the float layers see.
+    """Fits signs and ranges of quantizers that have none to what the float layers see.
 
     The model is in train mode meanwhile, as a detector computes no loss otherwise;
     BatchNorm's running statistics are left as they were. With several processes, rank 0
@@ -41,7 +41,7 @@ def calibrate(model: BaseModel, batches: Iterable[Any]) -> None:
         with calibrating(model):
             run_batches(model, batches)
     finally:
-        for norm, momentum, count in zip(norms, momenta, counts):
+        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(count)
         model.train(was_training)
@@ -73,7 +73,7 @@ def recalibrate_batchnorm(model: BaseModel, batches: Iterable[Any]) -> None:
     try:
         run_batches(model, batches)
     finally:
-        for norm, momentum in zip(norms, momenta):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
         model.train(was_training)
 

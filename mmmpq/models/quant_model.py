@@ -76,7 +76,7 @@ def quantize(
     groups: Any = 'residual_block',
     fixed: dict[str, Any] | None = None,
     exclude: Iterable[str] = (),
-    mixing: str = 'composite',
+    mixing: str = 'sampled',
     relaxation: dict | None = None,
     hardware: str | None = None,
     **unknown: Any,
@@ -98,7 +98,8 @@ def quantize(
         fixed: Pattern -> precision, on top of the default: the stem and the final
             prediction layers at 8/8. None as a precision makes a layer searchable.
         exclude: Patterns of layers that stay float.
-        mixing: 'composite', 'outputs' or 'sampled'.
+        mixing: 'sampled' (our default), 'composite' or 'outputs', see
+            :class:`mmmpq.layers.MixedLayer`.
         relaxation: Config; default ``dict(type='Softmax')``.
         hardware: File of a hardware profile; candidates it lacks are left out.
 

@@ -53,7 +53,24 @@ PREDICTION_LAYERS = [
     'reppoints_pts_refine_out',
     'cls_embed',
     'solo_cls',
-    'loss_cls',
+    'atss_iou',
+    'aux_cls_branches',
+    'aux_reg_branches',
+    'bbox_pred',
+    'centerness',
+    'cls_score',
+    'conv_coeff',
+    'conv_kernel',
+    'conv_pred',
+    'fc_reg_cls',
+    'fc_reg_offset',
+    'object_pred',
+    'retina_bbox_cls',
+    'retina_bbox_reg',
+    'rtm_kernel',
+    'tood_cls',
+    'tood_reg',
+    'vfnet_reg_refine',
 ]
 CLASSIFIER_LAYERS = ('head.fc', 'head.layers.*', 'head.head', 'fc', 'classifier')
 
@@ -107,9 +124,13 @@ def expand(patterns: Iterable[str], names: Sequence[str], key: str) -> list[str]
 def default_fixed(model: nn.Module, names: Sequence[str]) -> list[str]:
     """Stem and final prediction layers: the detector-safe default.
 
-    The stem is the first layer of ``model.backbone`` (of the model, without one).
+    The stem is the first layer of ``model.backbone`` (of the model, without one). Where
+    that one cannot be quantized and stays float, no other takes its place.
     """
-    stem = [n for n in names if n.startswith('backbone.')][:1] or list(names)[:1]
+    layers = [
+        n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))
+    ]
+    stem = [n for n in layers if n.startswith('backbone.')][:1] or layers[:1]
     if len(names) == 1:
         stem = []
     last = [n for n in names if set(n.split('.')) & set(PREDICTION_LAYERS)]

@@ -12,6 +12,7 @@ from mmmpq.quantizers.functional import (
     mix_fake_quantize,
     uniform_levels,
 )
+from mmmpq.quantizers.ranges import nonzero_rows
 
 TARGETS = ('weight', 'activation')
 
@@ -78,6 +79,20 @@ class Quantizer(nn.Module):
     def calibrate(self, x: Tensor) -> None:
         """Sets sign and ranges from a sample ``x`` of the tensor to be quantized."""
         raise NotImplementedError
+
+    def calibration_rows(self, x: Tensor) -> Tensor | None:
+        """The sample ``x`` as (channels, values), with the sign set from it.
+
+        None if it tells nothing, being empty or activations that are all zero: the
+        quantizer then waits for its next input.
+        """
+        x = x.detach().float()
+        if x.numel() == 0 or (self.target == 'activation' and not x.any()):
+            return None
+        self.set_sign(self.target == 'weight' or bool((x < 0).any()))
+        if self.target == 'weight':
+            return nonzero_rows(x, self.channels)
+        return x.reshape(1, -1)
 
     def scales(self, x: Tensor, bits: Sequence[int]) -> Tensor:
         """Steps of the widths ``bits``: (m, ...), each broadcastable against ``x``."""

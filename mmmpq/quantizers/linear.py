@@ -36,9 +36,9 @@ class LinearQuantizer(Quantizer):
         target: 'weight' or 'activation'.
         range: Where a comes from. 'learned': one trained a per width (and channel),
             started at the least squares fit; its gradient is scaled as LSQ's, by
-            min(n, 7)^1.5 / sqrt(numel). 'scale_clip': a = clip_ratio · mean|x|, of the tensor
-            itself for weights, of a slow average over training for activations, the
-            same for all widths.
+            min(n, 7)^1.5 / sqrt(numel). 'scale_clip': a = clip_ratio · mean|x|, of the
+            tensor itself for weights, of a slow average over training for activations,
+            the same for all widths.
         clip_ratio: k of Scale-Clip. Default: 2 for weights, 4 for activations (ours).
         per_channel: One learned range per output channel; weights alone.
         channels: Output channels of the layer.
@@ -50,7 +50,7 @@ class LinearQuantizer(Quantizer):
         bits: Sequence[int],
         target: str,
         range: str = 'learned',
-        clip_ratio: float = None,
+        clip_ratio: float | None = None,
         per_channel: bool = False,
         channels: int = 1,
         momentum: float = 0.01,
@@ -62,6 +62,10 @@ class LinearQuantizer(Quantizer):
             raise ValueError(
                 'quantizer.per_channel: accepted for weights with range="learned" '
                 f'only; found target={target!r}, range={range!r}'
+            )
+        if clip_ratio is not None and not clip_ratio > 0:
+            raise ValueError(
+                f'quantizer.clip_ratio: found {clip_ratio!r}; accepted are numbers > 0'
             )
         self.learned = range == 'learned'
         self.clip_ratio = clip_ratio or (2.0 if target == 'weight' else 4.0)
@@ -75,14 +79,12 @@ class LinearQuantizer(Quantizer):
 
     def calibrate(self, x: Tensor) -> None:
         """Fits sign and ranges to ``x``: weights, or a sample of activations."""
-        x = x.detach().float()
-        if x.numel() == 0:
+        x = self.calibration_rows(x)
+        if x is None:
             return
-        self.set_sign(self.target == 'weight' or bool((x < 0).any()))
-        rows = x.reshape(self.channels, -1)
         with torch.no_grad():
             if self.learned:
-                rows = subsample(rows, 16384 if self.channels == 1 else 1024)
+                rows = subsample(x, 16384 if self.channels == 1 else 1024)
                 for i, bits in enumerate(self.bits):
                     self.range[i] = least_squares_range(rows, self.levels(bits))
             elif self.target == 'activation':

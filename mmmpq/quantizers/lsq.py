@@ -14,8 +14,8 @@ from mmmpq.registry import QUANTIZERS
 class LSQQuantizer(Quantizer):
     """x̂ = round(clip(x / |s|, Qn, Qp)) · |s| with one learned step s per width.
 
-    Signed: Qn = -2^(b-1), Qp = 2^(b-1) - 1; unsigned: Qn = 0, Qp = 2^b - 1. The gradient
-    of s is scaled by 1 / sqrt(numel · Qp); s starts at 2 · mean|x| / sqrt(Qp).
+    Signed: Qn = -2^(b-1), Qp = 2^(b-1) - 1; unsigned: Qn = 0, Qp = 2^b - 1. The
+    gradient of s is scaled by 1 / sqrt(numel · Qp); s starts at 2 · mean|x| / sqrt(Qp).
 
     Source: Learned Step Size Quantization, 2020, arXiv 1902.08153.
 
@@ -43,11 +43,10 @@ class LSQQuantizer(Quantizer):
         return levels and (levels[0] - (levels[0] < 0), levels[1])
 
     def calibrate(self, x: Tensor) -> None:
-        x = x.detach().float()
-        if x.numel() == 0:
+        x = self.calibration_rows(x)
+        if x is None:
             return
-        self.set_sign(self.target == 'weight' or bool((x < 0).any()))
-        mean = x.reshape(self.channels, -1).abs().mean(dim=1).clamp_min(1e-8)
+        mean = x.abs().mean(dim=1).clamp_min(1e-8)
         with torch.no_grad():
             for i, bits in enumerate(self.bits):
                 self.step[i] = 2 * mean / self.top(bits) ** 0.5

@@ -15,8 +15,25 @@ def subsample(x: Tensor, most: int) -> Tensor:
     return x[:, :: max(1, x.shape[1] // most)]
 
 
+def nonzero_rows(weight: Tensor, rows: int) -> Tensor:
+    """A weight as (rows, values), with a spread in place of each row of zeros.
+
+    A layer that starts at zero will not stay there, and a range fitted to zeros would
+    clip, and so stop, whatever it learns. The spread is that of torch's own start of a
+    layer, ±1 / sqrt(fan_in).
+
+    Args:
+        weight: (C_out, ...).
+        rows: 1 or C_out.
+    """
+    bound = max(1, weight[0].numel()) ** -0.5
+    weight = weight.reshape(rows, -1)
+    spread = torch.linspace(-bound, bound, weight.shape[1], device=weight.device)
+    return torch.where(weight.any(dim=1, keepdim=True), weight, spread)
+
+
 def least_squares_range(x: Tensor, levels: Levels, grid: int = 60) -> Tensor:
-    """The clip a of each row that minimises ‖x - Q(x)‖² on a grid of fractions of max|x|.
+    """The clip a of each row that minimises ‖x - Q(x)‖², among fractions of max|x|.
 
     Args:
         x: (rows, values), a sample.

@@ -3,7 +3,7 @@
 from mmmpq.search.discretise import measure_gains, most_probable, spend
 from mmmpq.search.solver import solve
 from mmmpq.search.space import CostTable, Group, SearchSpace, cost_tables
-from mmmpq.search.start import STARTS, bias_logits, bounds
+from mmmpq.search.start import STARTS, bias_logits, bounds, project
 
 __all__ = [
     'STARTS',
@@ -15,6 +15,7 @@ __all__ = [
     'cost_tables',
     'measure_gains',
     'most_probable',
+    'project',
     'solve',
     'spend',
 ]

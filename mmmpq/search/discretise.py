@@ -64,7 +64,7 @@ def measure_gains(
         gain = np.zeros(len(group.candidates))
         for j in range(len(group.candidates)):
             more = [float(c[g][j] - c[g][choice[g]]) for c in costs]
-            fits = all(s + m <= n for s, m, n in zip(spent, more, limits))
+            fits = all(s + m <= n for s, m, n in zip(spent, more, limits, strict=True))
             if j == choice[g] or not fits or max(more) <= 0:
                 continue
             moved = list(choice)

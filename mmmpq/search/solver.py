@@ -38,7 +38,7 @@ def solve(
     # what it returns is checked, and asked again a little inside if need be.
     for inside in (0.0, 1e-9, 1e-7, 1e-6, 1e-5, 1e-4):
         constraints = [one_each]
-        for cost, limit in zip(table, limits):
+        for cost, limit in zip(table, limits, strict=True):
             unit = max(abs(limit), 1e-12)
             bound = limit / unit - inside
             constraints.append(LinearConstraint(cost[None] / unit, -np.inf, bound))
@@ -55,7 +55,7 @@ def solve(
     shares = [
         sum(
             np.asarray(cost[g], float) / max(abs(n), 1e-12)
-            for cost, n in zip(costs, limits)
+            for cost, n in zip(costs, limits, strict=True)
         )
         + (0 if allowed is None else np.where(allowed[g], 0, np.inf))
         for g in range(len(sizes))
@@ -69,5 +69,5 @@ def solve(
 def _within(choice, costs, limits) -> bool:
     return all(
         sum(float(cost[g][j]) for g, j in enumerate(choice)) <= limit
-        for cost, limit in zip(costs, limits)
+        for cost, limit in zip(costs, limits, strict=True)
     )

@@ -70,7 +70,7 @@ class SearchSpace:
         """
         with torch.no_grad():
             probs = torch.cat(self.probs()).float().cpu()
-        for group, p in zip(self.groups, probs.split(self.sizes)):
+        for group, p in zip(self.groups, probs.split(self.sizes), strict=True):
             group.relaxation.draw(generator)
             group.relaxation.choice = int(torch.multinomial(p, 1, generator=generator))
 
@@ -81,7 +81,7 @@ class SearchSpace:
     def policy(self, choice: Sequence[int]) -> Policy:
         """The policy in which group g takes candidate ``choice[g]``."""
         layers = dict(self.fixed)
-        for group, j in zip(self.groups, choice):
+        for group, j in zip(self.groups, choice, strict=True):
             layers.update(dict.fromkeys(group.layers, group.candidates[j]))
         return Policy({name: layers[name] for name in self.order})
 
@@ -132,7 +132,7 @@ class CostTable:
         return type(self.budget.cost).__name__
 
     def uniform(self, precision: Precision) -> float:
-        """Cost with every searched layer at ``precision``, the fixed ones as they are."""
+        """Cost with every searched layer at ``precision``, fixed ones as they are."""
         layers = dict(self._space.fixed)
         for group in self._space.groups:
             layers.update(dict.fromkeys(group.layers, precision))

@@ -1,5 +1,5 @@
-# Made by tools/dataset_converters/shapes.py: 1000 + 200 images of 128 px. Resize changes
-# nothing at this size; it is there for the scale_factor that mmdet's heads ask for.
+# Made by tools/dataset_converters/shapes.py: 1000 + 200 images of 128 px. Resize leaves
+# them as they are; it is there for the scale_factor that mmdet's heads ask for.
 data_root = 'data/shapes/'
 
 train_pipeline = [

@@ -1,0 +1,308 @@
+"""Every config builds; those on public data run on small sets of the same format."""
+
+import os
+import pickle
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import mmdet
+import mmpretrain
+import numpy as np
+import pytest
+import yaml
+from mmdet.datasets import CocoDataset
+from mmengine.config import Config
+from mmengine.fileio import dump, load
+from mmengine.registry import MODELS, init_default_scope
+from mmpretrain.datasets import CIFAR10
+
+from mmmpq.hooks import search_result
+from mmmpq.layers import MixedLayer, QuantLayer, quantized_layers
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / 'configs'
+NAMES = sorted(
+    path.relative_to(CONFIGS).as_posix()
+    for path in CONFIGS.rglob('*.py')
+    if '_base_' not in path.parts
+)
+TWINS = [name for name in NAMES if name.endswith('_finetune.py')]
+
+# What makes a run short, as --cfg-options. Nothing else of a config is changed.
+DATA = [
+    f'{split}_dataloader.{key}'
+    for split in ('train', 'val', 'test')
+    for key in ('num_workers=0', 'persistent_workers=False')
+]
+COCO = [
+    *DATA,
+    'train_cfg.max_epochs=1',
+    'train_dataloader.batch_size=4',
+    'train_dataloader.dataset.pipeline.2.scale=(64,64)',
+    'val_dataloader.dataset.pipeline.1.scale=(64,64)',
+    'test_dataloader.dataset.pipeline.1.scale=(64,64)',
+]
+IMAGENET = [
+    *DATA,
+    'train_cfg.max_epochs=1',
+    'train_dataloader.batch_size=4',
+    'train_dataloader.dataset.pipeline.1.scale=32',
+    'val_dataloader.dataset.pipeline.1.scale=36',
+    'val_dataloader.dataset.pipeline.2.crop_size=32',
+    'test_dataloader.dataset.pipeline.1.scale=36',
+    'test_dataloader.dataset.pipeline.2.crop_size=32',
+]
+CIFAR = [*DATA, 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=8']
+OURS = ROOT / 'tools'
+SEARCH = ['load_from=None', 'custom_hooks.0.calibration=1', 'custom_hooks.0.measure=0']
+
+
+def budget(side):
+    return f'custom_hooks.0.budgets.0.input_shape=(3,{side},{side})'
+
+
+def own_tools(package):
+    return Path(package.__file__).parent / '.mim' / 'tools'
+
+
+# --- as they are ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_config_builds_its_model(name):
+    cfg = Config.fromfile(CONFIGS / name)
+    init_default_scope(cfg.default_scope)
+    if name in TWINS:
+        cfg.model.quant.policy = 'W4A4'  # its own is written by a search
+    layers = quantized_layers(MODELS.build(cfg.model)).values()
+    mixed = sum(isinstance(layer, MixedLayer) for layer in layers)
+    fixed = sum(isinstance(layer, QuantLayer) for layer in layers)
+    if name.startswith('float/'):
+        assert not layers
+    elif name in TWINS:
+        assert fixed and not mixed
+    else:
+        assert fixed and mixed
+
+
+@pytest.mark.parametrize('name', TWINS)
+def test_finetune_twin_takes_what_its_search_writes(name):
+    twin = Config.fromfile(CONFIGS / name)
+    search = Config.fromfile(CONFIGS / name.replace('_finetune', ''))
+    run = 'work_dirs/' + Path(name).stem.removesuffix('_finetune')
+    quant = twin.model.pop('quant'), search.model.pop('quant')
+    assert twin.load_from == f'{run}/searched.pth'
+    assert quant[0].policy == f'{run}/policy.json'
+    assert quant[0].quantizer == quant[1].quantizer
+    assert twin.model == search.model
+    assert twin.train_dataloader == search.train_dataloader
+
+
+def test_public_checkpoints_are_those_of_the_model_zoos():
+    zoo = {}
+    for package in (mmdet, mmpretrain):
+        mim = Path(package.__file__).parent / '.mim'
+        for kind in ('retinanet', 'faster_rcnn', 'resnet'):
+            file = mim / 'configs' / kind / 'metafile.yml'
+            for model in (
+                yaml.safe_load(file.read_text())['Models'] if file.exists() else ()
+            ):
+                zoo[model.get('Weights')] = model['Config']
+    for name in NAMES:
+        cfg = Config.fromfile(CONFIGS / name)
+        if '://' in (cfg.load_from or ''):
+            base = zoo[cfg.load_from].removeprefix('configs/')
+            assert f'::{base}' in (CONFIGS / name).read_text()
+
+
+def test_metafiles_list_the_configs():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    listed = []
+    for metafile in index['Import']:
+        content = yaml.safe_load((ROOT / metafile).read_text())
+        collections = {collection['Name'] for collection in content['Collections']}
+        for model in content['Models']:
+            assert model['In Collection'] in collections
+            cfg = Config.fromfile(ROOT / model['Config'])
+            assert model['Metadata']['Epochs'] == cfg.train_cfg.max_epochs
+            listed.append(model['Config'].removeprefix('configs/'))
+    public = [n for n in NAMES if n.startswith('bpnas/')]
+    bundled = [n for n in public if 'digits' in n or 'shapes' in n]
+    assert sorted(listed) == sorted(set(public) - set(bundled))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_loaders_suit_mmpretrains_own_tools(name):
+    """They keep workers alive unless told otherwise, which none cannot be."""
+    cfg = Config.fromfile(CONFIGS / name)
+    for split in ('train', 'val', 'test'):
+        loader = cfg[f'{split}_dataloader']
+        if cfg.default_scope == 'mmpretrain' and loader.num_workers == 0:
+            assert loader.persistent_workers is False
+
+
+# --- on small data --------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A folder with small sets where the configs expect the public ones."""
+    folder = tmp_path_factory.mktemp('configs')
+    random = np.random.default_rng(0)
+    write_coco(folder / 'data/coco', random)
+    write_imagenet(folder / 'data/imagenet', random)
+    write_cifar(folder / 'data/cifar10/cifar-10-batches-py', random)
+    return folder
+
+
+def write_coco(root, random):
+    """Bright boxes on noise, two categories, in COCO's layout and its 80 names."""
+    (root / 'annotations').mkdir(parents=True)
+    names = CocoDataset.METAINFO['classes']
+    categories = [dict(id=i, name=name) for i, name in enumerate(names, 1)]
+    for split, count in (('train2017', 10), ('val2017', 2)):
+        (root / split).mkdir()
+        images, annotations = [], []
+        for i in range(count):
+            image = random.integers(0, 80, (64, 64, 3), dtype=np.uint8)
+            x, y, side = *random.integers(0, 30, 2).tolist(), 30
+            image[y : y + side, x : x + side, i % 2] = 255
+            file = f'{i:012}.jpg'
+            cv2.imwrite(str(root / split / file), image)
+            images.append(dict(id=i, file_name=file, width=64, height=64))
+            box = dict(bbox=[x, y, side, side], area=side**2, iscrowd=0)
+            annotations.append(dict(box, id=i + 1, image_id=i, category_id=1 + i % 2))
+        dump(
+            dict(images=images, annotations=annotations, categories=categories),
+            root / 'annotations' / f'instances_{split}.json',
+        )
+
+
+def write_imagenet(root, random):
+    (root / 'meta').mkdir(parents=True)
+    for split, count in (('train', 10), ('val', 2)):
+        lines = []
+        for i in range(count):
+            file = f'n{i % 2:08}/{split}_{i}.JPEG'
+            (root / split / file).parent.mkdir(parents=True, exist_ok=True)
+            image = random.integers(0, 256, (40, 40, 3), dtype=np.uint8)
+            cv2.imwrite(str(root / split / file), image)
+            lines.append(f'{file} {i % 2}\n')
+        (root / 'meta' / f'{split}.txt').write_text(''.join(lines))
+
+
+def write_cifar(root, random):
+    root.mkdir(parents=True)
+    for name, _ in CIFAR10.train_list + CIFAR10.test_list:
+        data = random.integers(0, 256, (4, 3072), dtype=np.uint8)
+        batch = dict(data=data, labels=[0, 1, 2, 3], batch_label=name)
+        (root / name).write_bytes(pickle.dumps(batch))
+
+
+@pytest.fixture
+def tool(folder, monkeypatch):
+    """Runs a tool as its command line does, in the folder of the data."""
+    monkeypatch.chdir(folder)
+    for split in ('train_list', 'test_list'):  # the names without their checksums
+        files = [[name, None] for name, _ in getattr(CIFAR10, split)]
+        monkeypatch.setattr(CIFAR10, split, files)
+
+    def run(path, config, *args):
+        monkeypatch.setattr(sys, 'argv', [str(path), str(CONFIGS / config), *args])
+        runpy.run_path(str(path), run_name='__main__')
+
+    return run
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Drawing takes longer than the short search of a large net."""
+    monkeypatch.setattr(search_result, 'write_report', lambda work_dir: None)
+
+
+def in_own_process(path, config, *args):
+    """As ``tool``, where nothing but the config can have imported mmmpq."""
+    done = subprocess.run(
+        [sys.executable, str(path), str(CONFIGS / config), *args],
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+
+
+def search_and_finetune(tools, tool, name, options, search, first=None):
+    """Search, fine-tuning by the twin, test: all with the scripts in ``tools``.
+
+    ``tool`` runs them, ``first`` (default: ``tool``) the search.
+    """
+    (first or tool)(
+        *[tools / 'train.py', f'bpnas/{name}.py', '--cfg-options', *options],
+        *[*SEARCH, *search],
+    )
+    searched = Path('work_dirs') / name
+    assert (searched / 'policy.json').is_file()
+    twin = f'bpnas/{name}_finetune.py'
+    tool(tools / 'train.py', twin, '--cfg-options', *options)
+    tuned = Path('work_dirs') / f'{name}_finetune'
+    checkpoint = str(tuned / 'epoch_1.pth')
+    tool(tools / 'test.py', twin, checkpoint, '--cfg-options', *options)
+    # the last folder by time is the test's; its one JSON file holds the metrics
+    return load(max(tuned.glob('2*/*.json')))
+
+
+def test_retinanet_on_coco(tool, no_report):
+    metrics = search_and_finetune(
+        *[OURS, tool, 'retinanet_r50_coco'],
+        *[[*COCO, 'model.test_cfg.score_thr=0.0'], [budget(64)]],
+    )
+    assert 0 <= metrics['coco/bbox_mAP'] <= 1
+
+
+def test_resnet50_on_imagenet(tool, no_report):
+    metrics = search_and_finetune(
+        OURS, tool, 'resnet50_imagenet', IMAGENET, [budget(32)]
+    )
+    assert metrics['accuracy/top1'] in (0, 50, 100)
+
+
+def test_resnet20_on_cifar10(tool):
+    float_net = 'resnet20_cifar10_float'
+    tool(OURS / 'train.py', f'float/{float_net}.py', '--cfg-options', *CIFAR)
+    metrics = search_and_finetune(
+        *[OURS, tool, 'resnet20_cifar10', CIFAR],
+        # its own budget; the float net of one epoch; upgrades are measured
+        [f'load_from=work_dirs/{float_net}/epoch_1.pth', 'custom_hooks.0.measure=1'],
+    )
+    assert metrics['accuracy/top1'] in (0, 25, 50, 75, 100)
+    assert Path('work_dirs/resnet20_cifar10/report/index.html').is_file()
+    policy = load('work_dirs/resnet20_cifar10/policy.json')
+    found = policy['meta']['budgets'][0]
+    assert found['cost'] <= found['limit']
+
+
+# --- with the toolboxes' own tools ----------------------------------------------------
+
+
+def test_faster_rcnn_with_mmdets_own_tools(tool, no_report):
+    small = ['model.backbone.depth=18', 'model.neck.in_channels=[64,128,256,512]']
+    metrics = search_and_finetune(
+        *[own_tools(mmdet), tool, 'faster-rcnn_r50_coco'],
+        [*COCO, *small, 'model.test_cfg.rcnn.score_thr=0.0'],
+        [budget(64), 'custom_hooks.0.budgets.0.proposals=10'],
+        first=in_own_process,
+    )
+    assert 0 <= metrics['coco/bbox_mAP'] <= 1
+
+
+def test_resnet18_with_mmpretrains_own_tools(tool, no_report):
+    metrics = search_and_finetune(
+        *[own_tools(mmpretrain), tool, 'resnet18_imagenet', IMAGENET, [budget(32)]],
+        first=in_own_process,
+    )
+    assert metrics['accuracy/top1'] in (0, 50, 100)

@@ -1,0 +1,188 @@
+"""A search that was killed and resumed ends bit by bit as one that never was."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+KILL = 'KillHook'
+ITERATIONS = {
+    'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=18),
+    'default_hooks': dict(checkpoint=dict(by_epoch=False, interval=5)),
+}
+SCHEDULES = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=6),
+    dict(type='CosineAnnealingLR', by_epoch=True, T_max=3, convert_to_iter_based=True),
+]
+ARCH = dict(
+    optimizer=dict(type='Adam', lr=0.05, betas=(0.5, 0.999)),
+    scheduler=dict(type='CosineAnnealingLR', eta_min=0.01),
+)
+SEARCHES = {
+    'alternated': {},
+    'joint': dict(joint=True),
+    'biased, every second': dict(start='biased', interval=2),
+}
+QUANTS = {
+    'composite': {},
+    'gumbel': {
+        'model.quant.relaxation': dict(type='GumbelSoftmax', temperature=0.7),
+        'model.quant.mixing': 'outputs',
+    },
+    'sampled': {
+        'model.quant.mixing': 'sampled',
+        'model.quant.quantizer': dict(type='LinearQuantizer', range='scale_clip'),
+    },
+}
+
+
+def outcome(runner, hook):
+    folder = Path(runner.work_dir)
+    return dict(
+        logits=[p.clone() for p in hook.space.logits],
+        state=runner.model.state_dict(),
+        written=torch.load(folder / 'searched.pth', weights_only=True)['state_dict'],
+        policy=(folder / 'policy.json').read_text(),
+        history=(folder / 'search_history.jsonl').read_text(),
+        optimizer=hook.optimizer.state_dict(),
+    )
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(v, b[k]) for k, v in a.items())
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def compare(make, hook_of, tmp_path, kills, search, **changes):
+    search = {**ARCH, **search}
+    changes = {'param_scheduler': SCHEDULES, **changes}
+    whole = make(search=search, **changes)
+    whole.train()
+    folder = tmp_path / 'killed'
+    for i, at in enumerate(kills):
+        resume = dict(resume=True) if i else {}
+        killed = make(
+            hooks=[dict(type=KILL, at=at)],
+            search=search,
+            work_dir=folder,
+            **changes,
+            **resume,
+        )
+        with pytest.raises(KeyboardInterrupt):
+            killed.train()
+    with (folder / 'search_history.jsonl').open('a') as file:
+        file.write('{"iter": 99, "epo')  # it died while it wrote a line
+    resumed = make(search=search, work_dir=folder, resume=True, **changes)
+    resumed.train()
+    first = outcome(whole, hook_of(whole))
+    second = outcome(resumed, hook_of(resumed))
+    for key, value in first.items():
+        assert same(value, second[key]), key
+    iterations = [json.loads(x)['iter'] for x in first['history'].splitlines()[1:]]
+    assert iterations == list(range(whole.max_iters))
+    return whole, resumed
+
+
+@pytest.mark.parametrize(
+    ('search', 'quant'),
+    [
+        ('alternated', 'gumbel'),
+        ('joint', 'sampled'),
+        ('joint', 'gumbel'),
+        ('biased, every second', 'composite'),
+    ],
+)
+def test_by_epochs(make, hook_of, tmp_path, search, quant):
+    kills = [13, 20] if search == 'alternated' else [20]
+    compare(make, hook_of, tmp_path, kills, SEARCHES[search], **QUANTS[quant])
+
+
+@pytest.mark.parametrize('search', SEARCHES.values(), ids=list(SEARCHES))
+@pytest.mark.parametrize('kill', [6, 17])
+def test_by_iterations(make, hook_of, tmp_path, search, kill):
+    """Checkpoints after 5, 10 and 15; data and held-out set wrap around between."""
+    compare(make, hook_of, tmp_path, [kill], search, **QUANTS['sampled'], **ITERATIONS)
+
+
+def test_gumbel_by_iterations(make, hook_of, tmp_path):
+    compare(make, hook_of, tmp_path, [8, 12], {}, **QUANTS['gumbel'], **ITERATIONS)
+
+
+def test_killed_after_the_last_checkpoint(make, hook_of, tmp_path, monkeypatch):
+    """Only the end is done again: the same policy, from the same measurements."""
+    for search in ({}, dict(joint=True)):
+        folder = tmp_path / f'joint{bool(search)}'
+        whole = make(search={**search, 'measure': 2}, work_dir=folder)
+        whole.train()
+        first = outcome(whole, hook_of(whole))
+        again = make(search={**search, 'measure': 2}, work_dir=folder, resume=True)
+        again.train()
+        second = outcome(again, hook_of(again))
+        for key, value in first.items():
+            assert same(value, second[key]), key
+
+
+def test_with_ema(make, hook_of, tmp_path):
+    """The logits, too, come from the net itself and not from its average."""
+    ema = dict(type='EMAHook', momentum=0.3)
+    whole = make(hooks=[ema], search=ARCH)
+    whole.train()
+    folder = tmp_path / 'killed'
+    hooks = [ema, dict(type=KILL, at=12)]
+    with pytest.raises(KeyboardInterrupt):
+        make(hooks=hooks, search=ARCH, work_dir=folder).train()
+    resumed = make(hooks=[ema], search=ARCH, work_dir=folder, resume=True)
+    resumed.train()
+    first, second = (outcome(r, hook_of(r)) for r in (whole, resumed))
+    for key, value in first.items():
+        assert same(value, second[key]), key
+
+
+def test_in_another_folder(make, hook_of, tmp_path):
+    """``--resume FILE`` with a new work_dir: the history starts there anew."""
+    first = make(search={})
+    first.train()
+    second = make(
+        search={},
+        resume=True,
+        load_from=f'{first.work_dir}/epoch_2.pth',
+    )
+    second.train()
+    a, b = (outcome(r, hook_of(r)) for r in (first, second))
+    assert same(a['logits'], b['logits']) and a['policy'] == b['policy']
+    header, *records = map(json.loads, b['history'].splitlines())
+    assert header == json.loads(a['history'].splitlines()[0])
+    assert [r['iter'] for r in records] == list(range(16, 24))
+
+
+def test_without_a_seed_the_split_is_the_same(make, hook_of, tmp_path):
+    folder = tmp_path / 'unseeded'
+    changes = dict(search={}, work_dir=folder, randomness=dict(seed=None))
+    first = make(**changes)
+    first.train()
+    (folder / 'last_checkpoint').write_text(str(folder / 'epoch_2.pth'))
+    second = make(**changes, resume=True)
+    second.train()
+    held = [hook_of(r).batches.loader.dataset for r in (first, second)]
+    pictures = [[float(d[i]['labels']) for i in range(len(d))] for d in held]
+    assert [d.get_data_info(0)['inputs'].tolist() for d in held][0] == (
+        held[1].get_data_info(0)['inputs'].tolist()
+    )
+    assert pictures[0] == pictures[1]
+
+
+def test_workers_see_the_same_pictures(make, hook_of, tmp_path):
+    compare(
+        make,
+        hook_of,
+        tmp_path,
+        [13],
+        {},
+        **{'train_dataloader.num_workers': 1, 'train_dataloader.prefetch_factor': 2},
+    )

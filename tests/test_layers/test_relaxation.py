@@ -1,0 +1,101 @@
+"""Softmax and Gumbel-softmax over joint and factorised logits."""
+
+import pytest
+import torch
+
+from mmmpq.layers import GumbelSoftmax, Softmax
+from mmmpq.policy import parse_candidates
+
+PAIRS = parse_candidates([(8, 8), (2, 2), (2, 3), (4, 4)])
+GRID = parse_candidates([(w, a) for a in (2, 4) for w in (8, 3, 2)])
+
+
+def test_softmax_with_temperature():
+    relaxation = Softmax(PAIRS, temperature=0.5)
+    with torch.no_grad():
+        relaxation.logits.copy_(torch.tensor([0.0, 1.0, 2.0, -1.0]))
+    wanted = torch.tensor([0.0, 2.0, 4.0, -2.0]).exp()
+    torch.testing.assert_close(relaxation.probs(), wanted / wanted.sum())
+    assert torch.equal(relaxation.mixture(), relaxation.probs())
+
+
+def test_starts_uniform_whatever_the_start_value():
+    for init in (0, 0.01, 3):
+        probs = Softmax(PAIRS, init=init).probs()
+        torch.testing.assert_close(probs, torch.full((4,), 0.25))
+
+
+@pytest.mark.parametrize('factorised', [False, True])
+def test_marginals(factorised):
+    relaxation = Softmax(GRID, factorised=factorised)
+    with torch.no_grad():
+        relaxation.logits.normal_()
+    p = relaxation.probs()
+    w, a = relaxation.marginals(p)
+    assert relaxation.w_bits == (2, 3, 8)
+    assert relaxation.a_bits == (2, 4)
+    for i, bits in enumerate(relaxation.w_bits):
+        wanted = sum(p[j] for j, c in enumerate(GRID) if c.w_bits == bits)
+        torch.testing.assert_close(w[i], wanted)
+    for i, bits in enumerate(relaxation.a_bits):
+        wanted = sum(p[j] for j, c in enumerate(GRID) if c.a_bits == bits)
+        torch.testing.assert_close(a[i], wanted)
+    if factorised:
+        logits = relaxation.logits.split([3, 2])
+        torch.testing.assert_close(w, torch.softmax(logits[0], 0))
+        torch.testing.assert_close(a, torch.softmax(logits[1], 0))
+        for j, c in enumerate(GRID):
+            i, k = relaxation.w_bits.index(c.w_bits), relaxation.a_bits.index(c.a_bits)
+            torch.testing.assert_close(p[j], w[i] * a[k])
+
+
+def test_path_is_one_hot_with_the_gradient_of_probs():
+    relaxation = Softmax(PAIRS)
+    relaxation.choice = 2
+    assert relaxation.path().tolist() == [0, 0, 1, 0]
+    logits = relaxation.logits.requires_grad_()
+    path = relaxation.path()
+    assert path.tolist() == pytest.approx([0, 0, 1, 0])
+    weights = torch.randn(4)
+    found = torch.autograd.grad(path @ weights, logits)
+    wanted = torch.autograd.grad(relaxation.probs() @ weights, logits)
+    torch.testing.assert_close(found, wanted)
+
+
+def test_gumbel_noise_has_gumbels_moments_and_argmax_samples_softmax():
+    relaxation = GumbelSoftmax(PAIRS, temperature=0.1)
+    with torch.no_grad():
+        relaxation.logits.copy_(torch.tensor([0.0, 1.0, -1.0, 0.5]))
+    generator = torch.Generator().manual_seed(1)
+    noise, wins = [], torch.zeros(4)
+    for _ in range(4000):
+        relaxation.draw(generator)
+        noise.append(relaxation.noise.clone())
+        mixture = relaxation.mixture()
+        wins[mixture.argmax()] += 1
+    noise = torch.stack(noise)
+    assert noise.mean().item() == pytest.approx(0.5772, abs=0.03)
+    assert noise.var().item() == pytest.approx(torch.pi**2 / 6, abs=0.06)
+    torch.testing.assert_close(wins / 4000, relaxation.probs(), rtol=0, atol=0.03)
+    torch.testing.assert_close(mixture.sum(), torch.tensor(1.0))
+    wanted = torch.softmax((relaxation.logits + relaxation.noise) / 0.1, 0)
+    torch.testing.assert_close(mixture, wanted)
+
+
+def test_gumbel_draws_nothing_in_eval_and_repeats_with_the_seed():
+    relaxation = GumbelSoftmax(GRID, factorised=True, temperature=5.0)
+    relaxation.draw(torch.Generator().manual_seed(3))
+    first = relaxation.mixture()
+    assert not torch.allclose(first, relaxation.probs())
+    relaxation.draw(torch.Generator().manual_seed(3))
+    assert torch.equal(relaxation.mixture(), first)
+    relaxation.eval()
+    assert torch.equal(relaxation.mixture(), relaxation.probs())
+
+
+@pytest.mark.parametrize('cls', [Softmax, GumbelSoftmax])
+def test_bad_arguments(cls):
+    with pytest.raises(ValueError, match=r'factorised: needs every pair.*W8A8, W2A2'):
+        cls(PAIRS, factorised=True)
+    with pytest.raises(ValueError, match='temperature: found 0'):
+        cls(PAIRS, temperature=0)

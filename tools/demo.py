@@ -1,0 +1,236 @@
+"""The main job end to end on bundled data: float, search, fine-tune, test, report."""
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from rich.console import Console
+from rich.table import Table
+
+from mmmpq.fileio import atomic_write
+from mmmpq.launch import run
+from mmmpq.policy import Policy
+from mmmpq.visualization import write_report
+
+ROOT = Path(__file__).resolve().parents[1]
+STEP = re.compile(r'Epoch\((train|val|test)\)\s+(?:\[(\d+)\])?\[\s*(\d+)/(\d+)\]')
+LOSS = re.compile(r'\bloss: ([\d.]+)')
+
+
+class Demo:
+    """Runs the real tools, one stage after the other, each into a folder of its own."""
+
+    def __init__(self, work_dir: Path, options: list) -> None:
+        self.work_dir = work_dir
+        self.options = options
+        self.console = Console()
+        self.started = time.time()
+
+    def tool(self, title: str, *args: str) -> None:
+        """Runs a tool; its output goes to a log, its progress to one line here.
+
+        Raises:
+            ValueError: The tool failed; names the log.
+        """
+        log = self.work_dir / 'logs' / f'{title.replace(" ", "_")}.log'
+        log.parent.mkdir(parents=True, exist_ok=True)
+        began = time.time()
+        with self.console.status(title) as status, log.open('w') as file:
+            process = subprocess.Popen(
+                [sys.executable, *args],
+                cwd=ROOT,
+                env=environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for line in process.stdout:
+                file.write(line)
+                step = STEP.search(line)
+                if step:
+                    kind, epoch, done, total = step.groups()
+                    loss = LOSS.search(line)
+                    status.update(
+                        f'{title}: {kind} '
+                        + (f'epoch {epoch}, ' if epoch else '')
+                        + f'{done}/{total}'
+                        + (f', loss {loss[1]}' if loss else '')
+                    )
+        if process.wait():
+            raise ValueError(f'{title} failed; the whole output is in {log}')
+        self.console.print(f'{title:<34} {time.time() - began:6.0f} s')
+
+    def train(self, title: str, config: str, name: str, **options: object) -> Path:
+        """Trains a config into ``<work_dir>/<name>`` and returns that folder."""
+        folder = self.work_dir / name
+        self.tool(
+            title,
+            'tools/train.py',
+            config,
+            '--work-dir',
+            str(folder),
+            '--cfg-options',
+            *[f'{key}={value}' for key, value in options.items()],
+            'default_hooks.logger.interval=5',
+            *self.options,
+        )
+        return folder
+
+    def test(self, title: str, config: str, folder: Path, **options: object) -> float:
+        """mAP of the last checkpoint in ``folder``, from ``tools/test.py``."""
+        out = folder / 'metrics.json'
+        self.tool(
+            title,
+            'tools/test.py',
+            config,
+            (folder / 'last_checkpoint').read_text().strip(),
+            '--work-dir',
+            str(folder / 'test'),
+            '--out',
+            str(out),
+            '--out-item',
+            'metrics',
+            '--cfg-options',
+            *[f'{key}={value}' for key, value in options.items()],
+            'randomness.seed=0',
+        )
+        return json.loads(out.read_text())['coco/bbox_mAP']
+
+
+def environment() -> dict:
+    """Two cores are best used by one thread each; waiting threads must not spin."""
+    return dict(os.environ, OMP_WAIT_POLICY='PASSIVE', PYTHONUNBUFFERED='1')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Searches, fine-tunes, tests and reports a small RetinaNet on '
+        'synthetic shapes, inside the budget W3A3. Minutes on two cores.',
+        epilog='example: tools/demo.py --work-dir work_dirs/demo',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        '--work-dir',
+        metavar='DIR',
+        default='work_dirs/demo',
+        help='where everything goes (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--data',
+        metavar='DIR',
+        default='data/shapes',
+        help='where the shapes are made (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--train-images', type=int, default=1000, metavar='N', help='(default: 1000)'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        default=[],
+        metavar='KEY=VALUE',
+        help='more overrides for all trainings, such as train_cfg.max_epochs=1',
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    work_dir = Path(args.work_dir)
+    demo = Demo(work_dir, args.cfg_options)
+    console = demo.console
+    data = Path(args.data)
+    demo.tool(
+        'make the shapes',
+        'tools/dataset_converters/shapes.py',
+        '--out',
+        str(data),
+        '--train',
+        str(args.train_images),
+    )
+    root = {
+        f'{split}_dataloader.dataset.data_root': f'{data}/'
+        for split in ('train', 'val', 'test')
+    }
+    val = f'{data}/annotations/instances_val.json'
+    root.update({'val_evaluator.ann_file': val, 'test_evaluator.ann_file': val})
+
+    float_config = 'configs/float/retinanet_shapes_float.py'
+    folder = demo.train('train the float net', float_config, 'float', **root)
+    float_map = demo.test('test the float net', float_config, folder, **root)
+    checkpoint = (folder / 'last_checkpoint').read_text().strip()
+
+    search = demo.train(
+        'search, budget W3A3',
+        'configs/bpnas/retinanet_shapes.py',
+        'search',
+        **root,
+        load_from=checkpoint,
+    )
+    policy_file = search / 'policy.json'
+    finetune = 'configs/bpnas/retinanet_shapes_finetune.py'
+    maps = {}
+    for name, policy, start in (
+        ('searched', policy_file, search / 'searched.pth'),
+        ('uniform', 'W3A3', checkpoint),
+    ):
+        options = {**root, 'model.quant.policy': policy, 'load_from': start}
+        folder = demo.train(f'fine-tune the {name} net', finetune, name, **options)
+        maps[name] = demo.test(f'test the {name} net', finetune, folder, **options)
+
+    summary = summarise(search, float_map, maps, time.time() - demo.started)
+    atomic_write(work_dir / 'summary.json', json.dumps(summary, indent=2) + '\n')
+    costs = Policy.load(policy_file).meta['costs']
+    rows = [
+        dict(name='float', metric=float_map),
+        dict(name='uniform W3A3', metric=maps['uniform']),
+        dict(name='searched', metric=maps['searched']),
+    ]
+    for row, kind in zip(rows, ('float', 'uniform', 'searched'), strict=True):
+        row.update({k: costs[kind][k] for k in ('bops', 'weight_bytes')})
+    rows[-1]['expected_bops'] = summary['expected_bops']
+    page = write_report(search, rows, work_dir / 'report')
+
+    table = Table('', 'mAP', 'GBOPs', 'of budget', 'weight bytes', title='demo')
+    for row in rows:
+        table.add_row(
+            row['name'],
+            f'{row["metric"]:.3f}',
+            f'{row["bops"] / 1e9:.2f}',
+            f'{row["bops"] / summary["budget_bops"]:.1%}',
+            f'{row["weight_bytes"]:,.0f}',
+        )
+    console.print(table)
+    console.print(f'report: {page}\nsummary: {work_dir / "summary.json"}')
+
+
+def summarise(search: Path, float_map: float, maps: dict, seconds: float) -> dict:
+    """What ``summary.json`` holds."""
+    policy = Policy.load(search / 'policy.json')
+    budget = policy.meta['budgets'][0]
+    costs = policy.meta['costs']
+    records = (search / 'search_history.jsonl').read_text().splitlines()
+    return dict(
+        float_map=float_map,
+        uniform_map=maps['uniform'],
+        searched_map=maps['searched'],
+        budget_bops=budget['limit'],
+        uniform_bops=costs['uniform']['bops'],
+        searched_bops=budget['cost'],
+        expected_bops=json.loads(records[-1])['expected'][0],
+        searched_weight_bytes=costs['searched']['weight_bytes'],
+        float_weight_bytes=costs['float']['weight_bytes'],
+        feasible=budget['cost'] <= budget['limit'],
+        seconds=round(seconds, 1),
+    )
+
+
+if __name__ == '__main__':
+    run(main)
