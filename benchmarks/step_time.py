@@ -5,12 +5,14 @@ take turns in one process, and a ratio is the median over the rounds of (variant
 of the same round); beside it stands the ratio of the fastest rounds, which a busy
 machine disturbs less. Memory is measured in one fresh process per variant: on a CPU the
 peak of the anonymous resident memory (RssAnon of Linux, read every 2 ms) over what it
-was after the imports, so it counts the model, its gradients, the optimizer's state,
-workspaces and what the allocator keeps; on a GPU the peak of the caching allocator.
+was after the imports, with a malloc that gives freed tensors back at once: the model, its
+gradients, the optimizer's state, activations and workspaces; on a GPU the peak of the
+caching allocator.
 """
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -52,6 +54,11 @@ VARIANTS = {
     'composite': (SUPERNET, 'weight'),
     'composite, logits': (SUPERNET, 'architecture'),
 }
+
+# glibc gives every freed tensor back at once, so that what is resident is what is alive.
+EXACT_MALLOC = dict(
+    MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='65536', MALLOC_ARENA_MAX='1'
+)
 
 
 def build(model: str, quant: dict | None) -> torch.nn.Module:
@@ -164,7 +171,8 @@ def memory_of(model: str, variant: str, args: argparse.Namespace) -> float:
     command += ['--device', args.device, '--threads', str(args.threads)]
     if args.size:
         command += ['--size', *map(str, args.size)]
-    result = subprocess.run(command, capture_output=True, text=True)
+    env = dict(os.environ, **EXACT_MALLOC)
+    result = subprocess.run(command, capture_output=True, text=True, env=env)
     if result.returncode:
         raise RuntimeError(f'{model}, {variant}:\n{result.stderr[-2000:]}')
     return float(result.stdout.split()[-1])

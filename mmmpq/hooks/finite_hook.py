@@ -4,10 +4,12 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmmpq.hooks.held_out import unwrapped
+from mmmpq.quantizers import Quantizer
 from mmmpq.registry import HOOKS
 
 
@@ -15,33 +17,35 @@ from mmmpq.registry import HOOKS
 class FiniteLossHook(Hook):
     """Stops the run at a non-finite loss and names the first layer concerned.
 
-    A loss is looked at one iteration later, when the device has long computed it, and
-    always before a checkpoint or a policy is written, so that those on disk are good.
+    A loss is looked at before the weights take the step that it would spoil, when
+    the device has its backward pass to compute as well: what is in memory and on disk
+    stays good.
     """
 
     priority = 'HIGHEST'
 
     def __init__(self) -> None:
         self._watched: list[tuple[Tensor, Any]] = []
+        self._batch: Any = None
+
+    def before_train(self, runner: Runner) -> None:
+        wrapper = runner.optim_wrapper
+        if not isinstance(wrapper, OptimWrapper):
+            return  # several optimizers: their model decides what is a loss
+        update = wrapper.update_params
+
+        def watched_update(loss: Tensor, *args: Any, **kwargs: Any) -> None:
+            self.watch(loss, self._batch)
+            update(loss, *args, **kwargs)
+
+        wrapper.update_params = watched_update
+        wrapper.optimizer.register_step_pre_hook(lambda *_: self.check(runner))
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
-        self.check(runner)
-
-    def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: dict | None = None,
-    ) -> None:
-        loss = outputs.get('loss') if isinstance(outputs, dict) else None
-        if isinstance(loss, Tensor):
-            self.watch(loss, data_batch)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        self.check(runner)
+        self.check(runner)  # the loss scaler of fp16 may have left the step out
+        self._batch = data_batch
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self.check(runner)
@@ -85,7 +89,8 @@ def first_non_finite(model: nn.Module, batch: Any) -> str:
     handles = [
         module.register_forward_hook(lambda m, i, o, name=name: look(name, m, o))
         for name, module in model.named_modules()
-        if not list(module.children()) or list(module.parameters(recurse=False))
+        if not isinstance(module, Quantizer)  # its layer is named instead
+        and (not list(module.children()) or list(module.parameters(recurse=False)))
     ]
     try:
         model._run_forward(model.data_preprocessor(batch, True), mode='loss')

@@ -180,6 +180,7 @@ class SearchHook(Hook):
             loop.dataloader_iterator = Reseeding(loop.dataloader_iterator, runner)
         if self.joint:
             self._collect_joint_gradients()
+        self.finite.before_train(runner)
 
     def _begin(self, runner: Runner) -> None:
         model = unwrapped(runner)
@@ -233,7 +234,7 @@ class SearchHook(Hook):
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
-        self.finite.check(runner)
+        self.finite.before_train_iter(runner, batch_idx, data_batch)
         self.generator.manual_seed((runner.seed or 0) + 104_729 * runner.iter)
         self.space.draw(self.generator)
         if not self.joint and self._is_due(runner):
@@ -249,7 +250,6 @@ class SearchHook(Hook):
         data_batch: Any = None,
         outputs: dict | None = None,
     ) -> None:
-        self.finite.after_train_iter(runner, batch_idx, data_batch, outputs)
         if self.joint and self._is_due(runner):
             self._joint_step(runner, outputs)
         if self.every_n_train_iters(runner, self._every) or self.is_last_train_iter(
@@ -261,7 +261,6 @@ class SearchHook(Hook):
             preview(runner, self)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        self.finite.check(runner)
         if not isinstance(runner.train_loop, IterBasedTrainLoop):
             preview(runner, self)
 
@@ -368,6 +367,7 @@ class SearchHook(Hook):
         flat /= scale
         if scale != 1.0 and not bool(torch.isfinite(flat).all()):
             return  # fp16 overflowed: the loss scaler is about to shrink
+        self.finite.check(runner)
         parts = flat.split([p.numel() for p in self.space.logits])
         for logits, grad in zip(self.space.logits, parts, strict=True):
             logits.grad = grad.view_as(logits).to(logits.dtype)
@@ -420,7 +420,6 @@ class SearchHook(Hook):
 
     def _record(self, runner: Runner, outputs: dict | None) -> None:
         """Expected and realised cost, penalties and bits: to log, visualizer, file."""
-        self.finite.check(runner)
         with torch.no_grad():
             probs = [p.detach() for p in self.space.probs()]
             expected = [float(t.expected(probs)) for t in self.tables]

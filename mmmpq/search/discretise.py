@@ -7,13 +7,26 @@ import numpy as np
 from mmmpq.search.solver import solve
 from mmmpq.search.space import CostTable, SearchSpace
 
+# Nats that spending the whole of every budget is worth.
+TIE = 0.01
+
 
 def most_probable(space: SearchSpace, tables: Sequence[CostTable]) -> list[int]:
-    """The choice that maximises Σ_g log p_g subject to every budget."""
-    scores = [
-        np.log(p.detach().double().cpu().numpy().clip(1e-12)) for p in space.probs()
-    ]
-    return solve(scores, *_problem(tables))
+    """The choice that maximises Σ_g log p_g subject to every budget.
+
+    Between candidates that are as good as equally probable the dearer one is taken:
+    what is left of a budget is of no use.
+    """
+    costs, limits = _problem(tables)
+    scores = []
+    for g, probs in enumerate(space.probs()):
+        log_p = np.log(probs.detach().double().cpu().numpy().clip(1e-12))
+        shares = [
+            cost[g] / max(limit, 1e-12)
+            for cost, limit in zip(costs, limits, strict=True)
+        ]
+        scores.append(log_p + TIE * np.mean(shares, axis=0))
+    return solve(scores, costs, limits)
 
 
 def spend(

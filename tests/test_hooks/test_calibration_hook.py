@@ -33,12 +33,13 @@ def test_batchnorm_becomes_the_average_over_the_batches(calibrated):
     model = runner.model
     assert all(m.w_quantizer.calibrated for m in quantized_layers(model).values())
     means, variances = [], []
-    handle = model.norms[1].register_forward_hook(
-        lambda m, i, o: (
-            means.append(i[0].mean((0, 2, 3))),
-            variances.append(i[0].transpose(0, 1).flatten(1).var(1)),
-        )
-    )
+
+    def look(module, inputs, output):
+        x = inputs[0].transpose(0, 1).flatten(1)
+        means.append(x.mean(1))
+        variances.append(x.var(1))
+
+    handle = model.norms[1].register_forward_hook(look)
     found = model.norms[1].running_mean.clone(), model.norms[1].running_var.clone()
     model.train()
     with torch.no_grad():
