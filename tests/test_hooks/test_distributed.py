@@ -29,11 +29,15 @@ from mmmpq.hooks import SearchHook
 from mmmpq.search import most_probable
 
 def main():
-    tiny.SEARCH['joint'] = sys.argv[3] == 'joint'
+    for mode in ('alternated', 'joint'):
+        search(mode, f'{sys.argv[2]}/{mode}')
+
+def search(mode, folder):
+    tiny.SEARCH['joint'] = mode == 'joint'
     cfg = Config(copy.deepcopy(tiny.BASE))
     cfg.merge_from_dict(dict(
-        launcher='pytorch', work_dir=sys.argv[2], custom_hooks=[tiny.SEARCH],
-        sync_bn=None, train_cfg=dict(max_epochs=2)))
+        launcher='pytorch', work_dir=folder, custom_hooks=[tiny.SEARCH],
+        experiment_name=mode, train_cfg=dict(max_epochs=2)))
     runner = launch.build_runner(cfg)
     runner.train()
     hook = next(h for h in runner.hooks if isinstance(h, SearchHook))
@@ -44,15 +48,14 @@ def main():
              weights=[p.detach() for p in runner.model.parameters()],
              labels=[int(held[i]['labels']) for i in range(len(held))],
              steps=hook.steps, iters=runner.max_iters),
-        f'{sys.argv[2]}/rank{dist.get_rank()}.pt')
+        f'{folder}/rank{dist.get_rank()}.pt')
 
 launch.run(main)
 """
 
 
 @pytest.mark.skipif(launch.get_device() != 'cpu', reason='about a CPU')
-@pytest.mark.parametrize('mode', ['alternated', 'joint'])
-def test_two_processes_end_with_the_same_search(tmp_path, mode):
+def test_two_processes_end_with_the_same_search(tmp_path):
     script = tmp_path / 'rank.py'
     script.write_text(RANK)
     conftest = Path(__file__).with_name('conftest.py')
@@ -61,25 +64,30 @@ def test_two_processes_end_with_the_same_search(tmp_path, mode):
         port = free.getsockname()[1]
     done = subprocess.run(
         [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node=2']
-        + [f'--master_port={port}', str(script), str(conftest), str(tmp_path), mode],
+        + [f'--master_port={port}', str(script), str(conftest), str(tmp_path)],
         env=dict(SHORT, PYTHONPATH=str(ROOT)),
         capture_output=True,
         text=True,
         timeout=150,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    a, b = (torch.load(tmp_path / f'rank{i}.pt') for i in (0, 1))
+    for mode in ('alternated', 'joint'):
+        check_ranks(mode, tmp_path / mode)
+
+
+def check_ranks(mode, folder):
+    a, b = (torch.load(folder / f'rank{i}.pt') for i in (0, 1))
     assert a['iters'] == (10 if mode == 'joint' else 8)  # 40 or 32 pictures, 2 x 4
     assert a['steps'] > 0 and any(p.any() for p in a['logits'])
     for key in ('logits', 'weights'):
         assert all(map(torch.equal, a[key], b[key])), key
     assert a['choice'] == b['choice'] and a['labels'] == b['labels']
-    saved = torch.load(tmp_path / 'epoch_2.pth', weights_only=True)['state_dict']
+    saved = torch.load(folder / 'epoch_2.pth', weights_only=True)['state_dict']
     for i, logits in enumerate(a['logits'], 1):
         assert torch.equal(saved[f'convs.{i}.relaxation.logits'], logits)
-    policy = Policy.load(tmp_path / 'policy.json')
+    policy = Policy.load(folder / 'policy.json')
     assert policy.meta['budgets'][0]['cost'] <= policy.meta['budgets'][0]['limit']
-    lines = (tmp_path / 'search_history.jsonl').read_text().splitlines()
+    lines = (folder / 'search_history.jsonl').read_text().splitlines()
     assert len(lines) == 1 + a['iters']  # one process alone writes
 
 
@@ -97,7 +105,7 @@ def tool(*command, cwd):
 
 
 def test_digits_from_search_to_fine_tuned_net(tmp_path):
-    """The tools and configs as a user has them: search, killed and resumed; finetune."""
+    """The tools and configs as a user has them: search, resume, fine-tune."""
     tool(ROOT / 'tools/dataset_converters/digits.py', '--out', 'digits', cwd=tmp_path)
     data = [
         'train_dataloader.dataset.data_root=digits',
