@@ -5,9 +5,9 @@ take turns in one process, and a ratio is the median over the rounds of (variant
 of the same round); beside it stands the ratio of the fastest rounds, which a busy
 machine disturbs less. Memory is measured in one fresh process per variant: on a CPU the
 peak of the anonymous resident memory (RssAnon of Linux, read every 2 ms) over what it
-was after the imports, with a malloc that gives freed tensors back at once: the model, its
-gradients, the optimizer's state, activations and workspaces; on a GPU the peak of the
-caching allocator.
+was after the imports, with a malloc that gives freed tensors back at once: the model,
+its gradients, the optimizer's state, activations and workspaces; on a GPU the peak of
+the caching allocator.
 """
 
 import argparse
@@ -55,7 +55,7 @@ VARIANTS = {
     'composite, logits': (SUPERNET, 'architecture'),
 }
 
-# glibc gives every freed tensor back at once, so that what is resident is what is alive.
+# glibc gives freed tensors back at once, so that what is resident is what is alive.
 EXACT_MALLOC = dict(
     MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='65536', MALLOC_ARENA_MAX='1'
 )

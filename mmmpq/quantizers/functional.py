@@ -12,7 +12,7 @@ Levels = tuple[int, int] | None
 
 # Elements worked on at once by each thread of a CPU: few enough that what is in between
 # stays in its cache, enough that the calls themselves cost little.
-CHUNK = 1 << 16
+CHUNK = 1 << 17
 
 
 def uniform_levels(bits: int, signed: bool) -> Levels:
