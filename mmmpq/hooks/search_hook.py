@@ -10,7 +10,7 @@ from mmengine import dist
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
 
 from mmmpq.costs import Budget
@@ -143,6 +143,8 @@ class SearchHook(Hook):
 
     def before_run(self, runner: Runner) -> None:
         """Finds the groups, prices the candidates, checks the budgets, holds out."""
+        if not isinstance(runner._train_loop, BaseLoop):
+            return  # a test or validation of the supernet: nothing is searched
         model = unwrapped(runner)
         self.space = SearchSpace(model)
         self.tables = cost_tables(model, self.space, self.budgets)

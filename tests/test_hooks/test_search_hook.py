@@ -409,3 +409,11 @@ class TestBadInput:
         )
         with pytest.raises(ValueError, match='has no layer to search'):
             runner.train()
+
+
+def test_a_test_of_the_supernet_neither_splits_nor_searches(make, hook_of):
+    runner = make(search={})
+    runner.call_hook('before_run')  # as Runner.test does, with no training loop built
+    runner.call_hook('before_val')
+    assert isinstance(runner._train_loop, dict)
+    assert not hasattr(hook_of(runner), 'space')
