@@ -199,6 +199,7 @@ def measure(model: str, args: argparse.Namespace) -> list[dict]:
         dict(
             model=model,
             device=args.device_name,
+            threads=args.threads,
             input=[size[0], 3, *size[1:]],
             variant=v,
             step=VARIANTS[v][1],
@@ -277,7 +278,7 @@ def parse_args() -> argparse.Namespace:
     args.device_name = (
         torch.cuda.get_device_name()
         if args.device == 'cuda'
-        else f'{args.threads} cores, CPU'
+        else f'{os.cpu_count()} cores, CPU'
     )
     return args
 

@@ -106,7 +106,7 @@ class Demo:
 
 
 def environment() -> dict:
-    """Two cores are best used by one thread each; waiting threads must not spin."""
+    """Threads that wait sleep: where they spin, a busy machine is many times slower."""
     return dict(os.environ, OMP_WAIT_POLICY='PASSIVE', PYTHONUNBUFFERED='1')
 
 
