@@ -1,6 +1,5 @@
 """Uniform fake quantization as pure functions with straight-through gradients."""
 
-import threading
 from collections.abc import Sequence
 
 import torch
@@ -14,7 +13,6 @@ Levels = tuple[int, int] | None
 # Elements worked on at once by each thread of a CPU: few enough that what is in between
 # stays in its cache, enough that the calls themselves cost little.
 CHUNK = 1 << 17
-_kept = threading.local()
 
 
 def uniform_levels(bits: int, signed: bool) -> Levels:
@@ -82,9 +80,10 @@ class _MixFakeQuantize(Function):
         step = scale if probs is None else scale * _column(probs, scale)
         x = _dense(x)
         out = torch.empty_like(x)
+        v = None
         for xc, oc in _chunks((x, out), scale):
             xc, into = _working(x, xc, oc)
-            (v,) = _buffers(1, len(levels), xc)
+            v = _buffer(v, xc, len(levels))
             torch.mul(xc, inverse, out=v)
             _round(v, levels)
             _weighted_sum(v, step, into)
@@ -105,11 +104,11 @@ class _MixFakeQuantize(Function):
         grad = _laid_out_as(grad, x)
         grad_x = torch.empty_like(x)
         passed_sum, rounded_sum = torch.zeros_like(scale), torch.zeros_like(scale)
+        v = passed = None
         for xc, gc, dc in _chunks((x, grad, grad_x), scale):
             xc, gc, into = _working(x, xc, gc, dc)
-            v, passed = _buffers(2, len(ctx.levels), xc)
-            if probs is None:
-                passed = into[None]
+            v = _buffer(v, xc, len(ctx.levels))
+            passed = into[None] if probs is None else _buffer(passed, xc, len(v))
             torch.mul(xc, inverse, out=v)
             for level, row, inside in zip(ctx.levels, v, passed, strict=True):
                 _mask(gc, row, level, out=inside)
@@ -155,21 +154,11 @@ def _column(probs: Tensor, scale: Tensor) -> Tensor:
     return probs.reshape(-1, *[1] * (scale.dim() - 1))
 
 
-def _buffers(count: int, rows: int, x: Tensor) -> Tensor:
-    """Working memory (count, rows, *x.shape).
-
-    For a CPU's chunks it is the thread's own and stays: to get it anew for each chunk
-    costs several percent of a training step.
-    """
-    shape = (count, rows, *x.shape)
-    if type(x) is not Tensor or x.device.type != 'cpu' or x.numel() > _cpu_chunk():
-        return x.new_empty(shape)
-    kept = _kept.__dict__.get(x.dtype)
-    size = count * rows * x.numel()
-    if kept is None or kept.numel() < size:
-        with torch.inference_mode(False):
-            kept = _kept.__dict__[x.dtype] = torch.empty(size, dtype=x.dtype)
-    return kept[:size].view(shape)
+def _buffer(before: Tensor | None, x: Tensor, rows: int) -> Tensor:
+    """(rows, *x.shape), the one of the chunk before where it fits."""
+    if before is not None and before.shape[1:] == x.shape:
+        return before
+    return x.new_empty(rows, *x.shape)
 
 
 def _mask(grad: Tensor, v: Tensor, level: Levels, out: Tensor) -> None:
@@ -230,10 +219,6 @@ def _dense(x: Tensor) -> Tensor:
     return x if x.permute(_order(x)).is_contiguous() else x.contiguous()
 
 
-def _cpu_chunk() -> int:
-    return CHUNK * torch.get_num_threads()
-
-
 def _chunks(tensors: Sequence[Tensor], scale: Tensor):
     """Flat pieces of dense tensors of one layout; the whole if ``scale`` is no scalar.
 
@@ -242,7 +227,7 @@ def _chunks(tensors: Sequence[Tensor], scale: Tensor):
     x = tensors[0]
     if scale.dim() > 2 or scale.shape[1] > 1:
         return [tensors]
-    size = _cpu_chunk() if x.device.type == 'cpu' else 128 * CHUNK
+    size = CHUNK * (torch.get_num_threads() if x.device.type == 'cpu' else 128)
     order = _order(x)
     pieces = (t.permute(order).view(-1).split(size) for t in tensors)
     return zip(*pieces, strict=True)
