@@ -2,10 +2,8 @@
 
 import contextlib
 import math
-import random
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from mmengine.model import BaseModel
 from mmengine.structures import InstanceData
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmmpq.costs.tally import Tally
+from mmmpq.randomness import isolated_randomness
 
 # mmdet's RoI heads cut their mask branches at 100 boxes in a 'tensor' forward: two
 # runs beyond that number give every layer's value and its growth per box.
@@ -32,10 +31,11 @@ def dry_run(model: nn.Module, input_shape: tuple, proposals: int, tally: Tally) 
     Raises:
         ValueError: The forward fails.
     """
+    cuda_devices = {p.device for p in model.parameters() if p.device.type == 'cuda'}
     with contextlib.ExitStack() as stack:
         for context in (
             torch.no_grad(),
-            _random_state_kept(model),
+            isolated_randomness(devices=cuda_devices),
             _eval_mode(model),
             _float_mode(model),
             _reference_proposals(model, proposals, tally),
@@ -213,18 +213,6 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, flag in flags.items():
             module.training = flag
-
-
-@contextlib.contextmanager
-def _random_state_kept(model: nn.Module) -> Iterator[None]:
-    states = random.getstate(), np.random.get_state()
-    devices = {p.device for p in model.parameters() if p.device.type == 'cuda'}
-    try:
-        with torch.random.fork_rng(devices=devices):
-            yield
-    finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
 
 
 def _float_mode(model: nn.Module):
