@@ -41,7 +41,9 @@ setup(
     python_requires='>=3.10',
     packages=find_packages(include=['mmmpq', 'mmmpq.*']),
     package_data={
-        'mmmpq': [f'**/*.{kind}' for kind in ('json', 'yml', 'csv', 'html', 'css')]
+        'mmmpq': [
+            f'**/*.{kind}' for kind in ('json', 'yml', 'csv', 'html', 'css', 'cpp')
+        ]
     },
     cmdclass={'build_py': BuildWithConfigs},
     # Wider than requirements.txt, which pins what is tested; importing mmmpq warns of

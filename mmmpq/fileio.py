@@ -40,3 +40,9 @@ def atomic_write(path: str | Path, data: str | bytes) -> Path:
 def atomic_save(obj: Any, path: str | Path) -> Path:
     """``torch.save`` to ``path``, making its folder if need be."""
     return _replace(path, lambda beside: torch.save(obj, beside))
+
+
+def cache_folder() -> Path:
+    """The user's cache folder of mmmpq: ``MMMPQ_CACHE``, or ~/.cache/mmmpq."""
+    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(os.environ.get('MMMPQ_CACHE') or Path(base) / 'mmmpq')

@@ -14,7 +14,11 @@ BITS = (1, 2, 3, 4, 5, 6, 7, 8, 32)
 
 
 class Precision(NamedTuple):
-    """Bit-widths of one layer's weights and of its input activations; 32 is float."""
+    """Bit-widths of one layer's weights and of its input activations.
+
+    32 is float. (0, 0), of all layers of a residual block, means that the block is
+    skipped: it returns its input.
+    """
 
     w_bits: int
     a_bits: int
@@ -31,7 +35,8 @@ class Precision(NamedTuple):
             key: Its name there, for the message of an error.
 
         Raises:
-            ValueError: Neither form, or a width that is not 1 to 8 or 32.
+            ValueError: Neither form, a width that is not 1 to 8 or 32, or a 0 that is
+                not one of the pair (0, 0).
 
         Examples:
             >>> Precision.parse('W4A8')
@@ -50,15 +55,16 @@ class Precision(NamedTuple):
                 'pair (w_bits, a_bits)'
             )
         for bits in value:
-            if isinstance(bits, bool) or bits not in BITS:
+            if isinstance(bits, bool) or (bits not in BITS and tuple(value) != SKIP):
                 raise ValueError(
                     f'{key}: found {bits!r} bits in {value!r}; accepted are 1 to 8, '
-                    'and 32 for float'
+                    'and 32 for float; (0, 0), as a pair, skips a residual block'
                 )
         return cls(*map(int, value))
 
 
 FLOAT = Precision(32, 32)
+SKIP = Precision(0, 0)
 
 
 def parse_candidates(values: Any, key: str = 'candidates') -> tuple[Precision, ...]:

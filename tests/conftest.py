@@ -8,6 +8,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():  # before anything imports Triton
+    os.environ['TRITON_INTERPRET'] = '1'
 
 
 @pytest.fixture(autouse=True)

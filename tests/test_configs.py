@@ -29,7 +29,7 @@ NAMES = sorted(
     for path in CONFIGS.rglob('*.py')
     if '_base_' not in path.parts
 )
-TWINS = [name for name in NAMES if name.endswith('_finetune.py')]
+TWINS = [name for name in NAMES if name.endswith(('_finetune.py', '_scratch.py'))]
 
 # What makes a run short, as --cfg-options. Nothing else of a config is changed.
 DATA = [
@@ -55,8 +55,21 @@ IMAGENET = [
     'test_dataloader.dataset.pipeline.1.scale=36',
     'test_dataloader.dataset.pipeline.2.crop_size=32',
 ]
+# The smallest inputs that Inception-V3 takes
+INCEPTION = [option.replace('=32', '=75').replace('=36', '=80') for option in IMAGENET]
+BUNDLED = [
+    'train_cfg.max_epochs=1',
+    'train_cfg.val_interval=1',
+    'default_hooks.checkpoint.interval=1',
+    'train_dataloader.batch_size=8',
+    'train_dataloader.dataset.indices=40',
+    'val_dataloader.dataset.indices=8',
+    'test_dataloader.dataset.indices=8',
+]
 CIFAR = [*DATA, 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=8']
 OURS = ROOT / 'tools'
+# The keys of `quant` that a search alone has.
+SEARCHED = {'candidates', 'groups', 'relaxation', 'mixing', 'own_weights'}
 SEARCH = ['load_from=None', 'custom_hooks.0.calibration=1', 'custom_hooks.0.measure=0']
 
 
@@ -66,6 +79,10 @@ def budget(side):
 
 def own_tools(package):
     return Path(package.__file__).parent / '.mim' / 'tools'
+
+
+def search_of(twin):
+    return twin.replace('_finetune', '').replace('_scratch', '')
 
 
 # --- as they are ----------------------------------------------------------------------
@@ -85,18 +102,22 @@ def test_config_builds_its_model(name):
     elif name in TWINS:
         assert fixed and not mixed
     else:
-        assert fixed and mixed
+        assert mixed
+        # Stem and prediction layers are at 8/8, or float as published.
+        assert bool(fixed) != bool(cfg.model.quant.get('exclude'))
 
 
 @pytest.mark.parametrize('name', TWINS)
 def test_finetune_twin_takes_what_its_search_writes(name):
     twin = Config.fromfile(CONFIGS / name)
-    search = Config.fromfile(CONFIGS / name.replace('_finetune', ''))
-    run = 'work_dirs/' + Path(name).stem.removesuffix('_finetune')
+    search = Config.fromfile(CONFIGS / search_of(name))
+    run = search.get('work_dir') or f'work_dirs/{Path(search.filename).stem}'
     quant = twin.model.pop('quant'), search.model.pop('quant')
-    assert twin.load_from == f'{run}/searched.pth'
-    assert quant[0].policy == f'{run}/policy.json'
-    assert quant[0].quantizer == quant[1].quantizer
+    assert quant[0].pop('policy') == f'{run}/policy.json'
+    scratch = name.endswith('_scratch.py')
+    assert twin.load_from == (None if scratch else f'{run}/searched.pth')
+    assert quant[0] == {key: quant[1][key] for key in quant[0]}
+    assert set(quant[1]) - set(quant[0]) <= SEARCHED
     assert twin.model == search.model
     assert twin.train_dataloader == search.train_dataloader
 
@@ -129,7 +150,7 @@ def test_metafiles_list_the_configs():
             cfg = Config.fromfile(ROOT / model['Config'])
             assert model['Metadata']['Epochs'] == cfg.train_cfg.max_epochs
             listed.append(model['Config'].removeprefix('configs/'))
-    public = [n for n in NAMES if n.startswith('bpnas/')]
+    public = [n for n in NAMES if not n.startswith('float/')]
     bundled = [n for n in public if 'digits' in n or 'shapes' in n]
     assert sorted(listed) == sorted(set(public) - set(bundled))
 
@@ -155,6 +176,10 @@ def folder(tmp_path_factory):
     write_coco(folder / 'data/coco', random)
     write_imagenet(folder / 'data/imagenet', random)
     write_cifar(folder / 'data/cifar10/cifar-10-batches-py', random)
+    for name, counts in (('digits', []), ('shapes', ['--train', '40', '--val', '8'])):
+        converter = OURS / 'dataset_converters' / f'{name}.py'
+        out = ['--out', str(folder / 'data' / name)]
+        subprocess.run([sys.executable, str(converter), *out, *counts], check=True)
     return folder
 
 
@@ -237,28 +262,32 @@ def in_own_process(path, config, *args):
 
 
 def search_and_finetune(tools, tool, name, options, search, first=None):
-    """Search, fine-tuning by the twin, test: all with the scripts in ``tools``.
+    """Search, training by the twin, test: all with the scripts in ``tools``.
 
     ``tool`` runs them, ``first`` (default: ``tool``) the search.
     """
     (first or tool)(
-        *[tools / 'train.py', f'bpnas/{name}.py', '--cfg-options', *options],
+        *[tools / 'train.py', f'{name}.py', '--cfg-options', *options],
         *[*SEARCH, *search],
     )
-    searched = Path('work_dirs') / name
-    assert (searched / 'policy.json').is_file()
-    twin = f'bpnas/{name}_finetune.py'
+    assert (folder_of(f'{name}.py') / 'policy.json').is_file()
+    twin = next(t for t in TWINS if search_of(t) == f'{name}.py')
     tool(tools / 'train.py', twin, '--cfg-options', *options)
-    tuned = Path('work_dirs') / f'{name}_finetune'
+    tuned = folder_of(twin)
     checkpoint = str(tuned / 'epoch_1.pth')
     tool(tools / 'test.py', twin, checkpoint, '--cfg-options', *options)
     # the last folder by time is the test's; its one JSON file holds the metrics
     return load(max(tuned.glob('2*/*.json')))
 
 
+def folder_of(name):
+    own = Config.fromfile(CONFIGS / name).get('work_dir')
+    return Path(own or f'work_dirs/{Path(name).stem}')
+
+
 def test_retinanet_on_coco(tool, no_report):
     metrics = search_and_finetune(
-        *[OURS, tool, 'retinanet_r50_coco'],
+        *[OURS, tool, 'bpnas/retinanet_r50_coco'],
         *[[*COCO, 'model.test_cfg.score_thr=0.0'], [budget(64)]],
     )
     assert 0 <= metrics['coco/bbox_mAP'] <= 1
@@ -266,7 +295,7 @@ def test_retinanet_on_coco(tool, no_report):
 
 def test_resnet50_on_imagenet(tool, no_report):
     metrics = search_and_finetune(
-        OURS, tool, 'resnet50_imagenet', IMAGENET, [budget(32)]
+        OURS, tool, 'bpnas/resnet50_imagenet', IMAGENET, [budget(32)]
     )
     assert metrics['accuracy/top1'] in (0, 50, 100)
 
@@ -275,7 +304,7 @@ def test_resnet20_on_cifar10(tool):
     float_net = 'resnet20_cifar10_float'
     tool(OURS / 'train.py', f'float/{float_net}.py', '--cfg-options', *CIFAR)
     metrics = search_and_finetune(
-        *[OURS, tool, 'resnet20_cifar10', CIFAR],
+        *[OURS, tool, 'bpnas/resnet20_cifar10', CIFAR],
         # its own budget; the float net of one epoch; upgrades are measured
         [f'load_from=work_dirs/{float_net}/epoch_1.pth', 'custom_hooks.0.measure=1'],
     )
@@ -286,13 +315,66 @@ def test_resnet20_on_cifar10(tool):
     assert found['cost'] <= found['limit']
 
 
+# What each config of EdMIPS and DNAS runs with: its data, and what its search is given.
+INPUT = 'custom_hooks.0.penalties.0.cost.input_shape=(3,{0},{0})'
+SCORES = 'model.test_cfg.score_thr=0.0'
+SMALL_RUNS = {
+    'edmips/resnet18_imagenet': (IMAGENET, [INPUT.format(32)]),
+    'edmips/resnet50_imagenet': (IMAGENET, [INPUT.format(32)]),
+    'edmips/inception-v3_imagenet': (INCEPTION, [INPUT.format(75)]),
+    'edmips/retinanet_r50_coco': ([*COCO, SCORES], [INPUT.format(64)]),
+    'edmips/resnet_digits': (BUNDLED, []),
+    'edmips/retinanet_shapes': (BUNDLED, []),
+    'dnas/resnet18_imagenet_size': (IMAGENET, [INPUT.format(32)]),
+    'dnas/resnet18_imagenet_compute': (IMAGENET, [INPUT.format(32)]),
+    'dnas/resnet20_cifar10': (CIFAR, []),
+    'dnas/retinanet_r50_coco': ([*COCO, SCORES], [INPUT.format(64)]),
+    'dnas/resnet_digits': (BUNDLED, []),
+    'dnas/retinanet_shapes': (BUNDLED, []),
+}
+
+
+def test_small_runs_are_all_of_edmips_and_dnas():
+    searches = {n.removesuffix('.py') for n in set(NAMES) - set(TWINS)}
+    assert set(SMALL_RUNS) == {
+        n for n in searches if n.startswith(('edmips/', 'dnas/'))
+    }
+
+
+@pytest.mark.parametrize('name', SMALL_RUNS)
+def test_edmips_and_dnas_by_their_penalty_alone(tool, no_report, name):
+    data, search = SMALL_RUNS[name]
+    metrics = search_and_finetune(OURS, tool, name, data, search)
+    assert metrics
+    policy = load(folder_of(f'{name}.py') / 'policy.json')
+    assert not policy['meta']['budgets']
+    quant = Config.fromfile(CONFIGS / f'{name}.py').model.quant
+    assert {tuple(p) for p in policy['layers'].values()} <= set(
+        map(tuple, quant.candidates)
+    )
+
+
+@pytest.mark.parametrize('name', ['edmips/resnet_digits', 'dnas/resnet_digits'])
+def test_edmips_and_dnas_under_a_budget(tool, no_report, name):
+    budgets = "[dict(type='BOPs', limit='W3A3', input_shape=(3, 16, 16))]"
+    Path('under_a_budget.py').write_text(
+        f"_base_ = '{CONFIGS / name}.py'\n"
+        f'custom_hooks = [dict(_base_.custom_hooks[0], budgets={budgets})]\n'
+    )
+    config = str(Path('under_a_budget.py').absolute())
+    work_dir = ['--work-dir', f'work_dirs/budget/{name}']
+    tool(OURS / 'train.py', config, *work_dir, '--cfg-options', *BUNDLED, *SEARCH)
+    found = load(f'work_dirs/budget/{name}/policy.json')['meta']['budgets'][0]
+    assert found['cost'] <= found['limit']
+
+
 # --- with the toolboxes' own tools ----------------------------------------------------
 
 
 def test_faster_rcnn_with_mmdets_own_tools(tool, no_report):
     small = ['model.backbone.depth=18', 'model.neck.in_channels=[64,128,256,512]']
     metrics = search_and_finetune(
-        *[own_tools(mmdet), tool, 'faster-rcnn_r50_coco'],
+        *[own_tools(mmdet), tool, 'bpnas/faster-rcnn_r50_coco'],
         [*COCO, *small, 'model.test_cfg.rcnn.score_thr=0.0'],
         [budget(64), 'custom_hooks.0.budgets.0.proposals=10'],
         first=in_own_process,
@@ -302,7 +384,13 @@ def test_faster_rcnn_with_mmdets_own_tools(tool, no_report):
 
 def test_resnet18_with_mmpretrains_own_tools(tool, no_report):
     metrics = search_and_finetune(
-        *[own_tools(mmpretrain), tool, 'resnet18_imagenet', IMAGENET, [budget(32)]],
+        *[
+            own_tools(mmpretrain),
+            tool,
+            'bpnas/resnet18_imagenet',
+            IMAGENET,
+            [budget(32)],
+        ],
         first=in_own_process,
     )
     assert metrics['accuracy/top1'] in (0, 50, 100)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmmpq.policy import BITS, FLOAT, Policy, Precision, near, parse_candidates
+from mmmpq.policy import BITS, FLOAT, SKIP, Policy, Precision, near, parse_candidates
 
 
 @pytest.mark.parametrize(
@@ -30,8 +30,18 @@ def test_float():
     assert Precision.parse('W32A32') == FLOAT
 
 
+@pytest.mark.parametrize('value', ['W0A0', (0, 0), [0, 0], SKIP])
+def test_a_skipped_block(value, tmp_path):
+    assert Precision.parse(value) == SKIP == (0, 0)
+    assert str(SKIP) == 'W0A0'
+    path = Policy({'conv': SKIP}).save(tmp_path / 'policy.json')
+    assert Policy.load(path).layers == {'conv': SKIP}
+
+
 @pytest.mark.parametrize(
-    'value', [(0, 4), (4, 9), (16, 16), 'W0A4', 'W4A33', (4, 4.5), (True, 4), (4, '4')]
+    'value',
+    [(0, 4), (4, 0), 'W0A4', (0, 32), (False, False), (0, '0')]
+    + [(4, 9), (16, 16), 'W4A33', (4, 4.5), (True, 4), (4, '4')],
 )
 def test_bits_out_of_range(value):
     with pytest.raises(ValueError, match=r'quant\.x: found .*1 to 8, and 32'):

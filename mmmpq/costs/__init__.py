@@ -6,6 +6,7 @@ from mmmpq.costs.hardware import Hardware
 from mmmpq.costs.latency import Latency
 from mmmpq.costs.layer_types import layer_type
 from mmmpq.costs.profile import LayerProfile, profile, reference_input_shape
+from mmmpq.costs.reference import Reference
 
 __all__ = [
     'ActivationBytes',
@@ -15,6 +16,7 @@ __all__ = [
     'Hardware',
     'Latency',
     'LayerProfile',
+    'Reference',
     'WeightBytes',
     'layer_type',
     'profile',

@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmmpq.costs.cost import Cost
-from mmmpq.policy import Precision, near
-from mmmpq.registry import COSTS
+from mmmpq.costs.reference import KEYS, Reference, build_cost
+from mmmpq.policy import Precision
 
-_KEYS = ('type', 'limit', 'input_shape', 'proposals')
 _UNIFORM = re.compile(r'[Ww]\d+[Aa]\d+')
 
 
-class Budget:
+class Budget(Reference):
     """An upper bound on a cost at a reference input.
 
     Args:
@@ -21,9 +20,7 @@ class Budget:
         limit: Absolute with a unit (``'30 GBOPs'``, ``'12 MB'``), the cost of a
             uniform precision (``'W4A4'``), or a share of it
             (``dict(of='W4A4', ratio=0.9)``).
-        input_shape: (C, H, W) of the reference input; None leaves it to
-            :func:`mmmpq.costs.profile.reference_input_shape`.
-        proposals: Reference number of RoIs; None leaves it to the model's test_cfg.
+        input_shape, proposals: As in :class:`mmmpq.costs.reference.Reference`.
 
     Raises:
         ValueError: One of them cannot be read; the message lists what is accepted.
@@ -36,10 +33,8 @@ class Budget:
         input_shape: Sequence[int] | None = None,
         proposals: int | None = None,
     ) -> None:
-        self.cost = cost
+        super().__init__(cost, input_shape, proposals, where='budget')
         self.limit = limit
-        self.input_shape = _checked_shape(input_shape)
-        self.proposals = _checked_proposals(proposals)
         self._absolute, self._of, self._ratio = self._parse(limit)
 
     @classmethod
@@ -61,7 +56,7 @@ class Budget:
                 "dict(type='BOPs', limit='W4A4')"
             )
         return cls(
-            _build_cost(cfg),
+            build_cost(cfg, 'budget', (*KEYS, 'limit')),
             cfg.get('limit'),
             cfg.get('input_shape'),
             cfg.get('proposals'),
@@ -114,58 +109,9 @@ class Budget:
         return value, None, 1.0
 
 
-def _build_cost(cfg: Mapping) -> Cost:
-    own = {key: value for key, value in cfg.items() if key not in _KEYS}
-    known = sorted(COSTS.module_dict)
-    name = cfg.get('type')
-    if name is None:
-        raise ValueError(f'budget: type is missing; accepted are {", ".join(known)}')
-    cls = name
-    if isinstance(name, str):
-        cls = COSTS.module_dict.get(name.rpartition('mmmpq.')[2])
-    if not (isinstance(cls, type) and issubclass(cls, Cost)):
-        raise ValueError(
-            f'budget: unknown type {name!r}; {near(str(name), known)}; accepted are '
-            f'{", ".join(known)}'
-        )
-    try:
-        return cls(**own)
-    except TypeError as error:
-        names = [name for name in _KEYS if name not in cfg]
-        hints = '; '.join(f'{key}: {near(key, names)}' for key in own)
-        raise ValueError(
-            f'budget {cls.__name__}: wrong keys {sorted(own)} ({error}); {hints}'
-        ) from error
-
-
 def _ratio(limit: Mapping) -> float:
     ratio = limit['ratio']
     number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
     if not number or not 0 < ratio < math.inf:
         raise ValueError(f'budget: limit.ratio is {ratio!r}; needed is a number > 0')
     return float(ratio)
-
-
-def _checked_shape(shape: Any) -> tuple[int, int, int] | None:
-    if shape is None:
-        return None
-    if (
-        not isinstance(shape, Sequence)
-        or len(shape) != 3
-        or not all(_positive_int(length) for length in shape)
-    ):
-        raise ValueError(
-            f'budget: input_shape is {shape!r}; needed are three positive ints '
-            '(C, H, W) such as (3, 224, 224)'
-        )
-    return tuple(shape)
-
-
-def _checked_proposals(proposals: Any) -> int | None:
-    if proposals is not None and not _positive_int(proposals):
-        raise ValueError(f'budget: proposals is {proposals!r}; needed is an int > 0')
-    return proposals
-
-
-def _positive_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

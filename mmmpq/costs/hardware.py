@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mmmpq.costs.layer_types import LAYER_TYPES
-from mmmpq.policy import Precision, near, parse_candidates
+from mmmpq.policy import SKIP, Precision, near, parse_candidates
 
 _ANY = 'any'
 _DEFAULT = 'default'
@@ -19,7 +19,8 @@ class Hardware:
         layers: From a layer type (or ``'default'``) to the precisions that it allows,
             ``'any'`` or a list such as ``['W4A4', 'W8A8']`` (``'W32A32'`` for float).
             Depthwise convs without an entry follow the entry of their conv type. A
-            type without any entry, and without a default, allows nothing.
+            type without any entry, and without a default, allows nothing. Skipping a
+            block (``'W0A0'``) needs no entry: every hardware can.
 
     Raises:
         ValueError: A layer type or precision is unknown; the near names are listed.
@@ -66,7 +67,9 @@ class Hardware:
         return cls(**data)
 
     def allows(self, layer_type: str, precision: Precision) -> bool:
-        """Whether layers of that type run at that precision."""
+        """Whether layers of that type run at that precision; to skip one is allowed."""
+        if precision == SKIP:
+            return True
         names = (layer_type, layer_type.replace('Depthwise', ''), _DEFAULT)
         allowed = next((self._allowed[n] for n in names if n in self._allowed), ())
         return allowed == _ANY or precision in allowed
@@ -77,11 +80,11 @@ class Hardware:
         """The candidates that are allowed.
 
         Raises:
-            ValueError: None is.
+            ValueError: None is, except for skipping.
         """
         candidates = tuple(candidates)
         allowed = tuple(c for c in candidates if self.allows(layer_type, c))
-        if not allowed:
+        if not set(allowed) - {SKIP}:
             raise ValueError(
                 f'hardware {self.name!r} allows none of '
                 f'{", ".join(map(str, candidates))} for {layer_type} layers'

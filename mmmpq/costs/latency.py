@@ -6,7 +6,7 @@ from pathlib import Path
 from mmmpq.costs.cost import Cost
 from mmmpq.costs.layer_types import LAYER_TYPES
 from mmmpq.costs.profile import LayerProfile
-from mmmpq.policy import Precision, near
+from mmmpq.policy import SKIP, Precision, near
 from mmmpq.registry import COSTS
 
 _SHAPE = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'groups')
@@ -18,7 +18,7 @@ class Latency(Cost):
     """Microseconds of a layer, looked up by shape and precision.
 
     A layer costs the sum over its inputs (its calls, or the RoIs of a call) of the
-    entry for their size. A layer that is never called costs nothing.
+    entry for their size. A layer that is never called, or skipped, costs nothing.
 
     Args:
         table: A JSON file: a list of ``{"type": "Conv2d", "in_channels": 64,
@@ -75,10 +75,14 @@ class Latency(Cost):
         if isinstance(us, bool) or not isinstance(us, (int, float)) or not us >= 0:
             raise ValueError(f'{where} has us={us!r}; needed is a number >= 0')
         precision = Precision.parse((row['w_bits'], row['a_bits']), where)
+        if precision == SKIP:
+            raise ValueError(f'{where} has 0 bits: a skipped layer costs nothing')
         return _key(row['type'], row, row['input_size'], precision), float(us)
 
     def __call__(self, layer: LayerProfile, precision: Precision) -> float:
         total = 0.0
+        if precision == SKIP:
+            return total
         for size, count in layer.shape['input_sizes'].items():
             key = _key(layer.type, layer.shape, size, precision)
             if key not in self._us:

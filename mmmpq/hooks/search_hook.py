@@ -1,15 +1,12 @@
 """The gradient search inside the toolbox's own training loop."""
 
 import copy
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
 
@@ -24,9 +21,21 @@ from mmmpq.hooks.held_out import (
     unwrapped,
 )
 from mmmpq.hooks.history import History
+from mmmpq.hooks.joint import JointGradients
+from mmmpq.hooks.logits import (
+    build_optimizer,
+    build_scheduler,
+    loss_scale,
+    mean_gradients,
+    set_gradients,
+    step_logits,
+)
+from mmmpq.hooks.records import record
+from mmmpq.hooks.schedule import Schedule
 from mmmpq.hooks.search_result import finish, preview
+from mmmpq.losses import Objective, Terms
 from mmmpq.models import calibrate
-from mmmpq.registry import HOOKS, LOSSES, build
+from mmmpq.registry import HOOKS
 from mmmpq.search import (
     STARTS,
     SearchSpace,
@@ -47,9 +56,10 @@ class SearchHook(Hook):
     """Searches the precisions of a supernet under budgets while it trains.
 
     After a warm-up, every ``interval`` iterations, a step on the logits alone: the task
-    loss on a held-out batch plus the penalties. Then the toolbox's loop takes its
-    weight step as always. At the end the most probable policy inside every budget is
-    solved for and written, with the weights that go with it.
+    loss on a held-out batch, times the penalties that are factors of it
+    (``multiplies``), plus the others. Then the toolbox's loop takes its weight step as
+    always. At the end the most probable policy inside every budget is solved for and
+    written, with the weights that go with it.
 
     The barrier alone would let a step of the optimizer jump over it: where one does,
     the logits are moved back to the nearest ones inside, so that E[B] stays below the
@@ -60,11 +70,14 @@ class SearchHook(Hook):
     2020, arXiv 2007.10026; the feasible start, the schedules and the solver are ours.
 
     Args:
-        budgets: Configs of :class:`mmmpq.costs.Budget`; at least one.
+        budgets: Configs of :class:`mmmpq.costs.Budget`. None are needed where a penalty
+            prices the net itself (``ComplexityPenalty``, ``CostAwareLoss``): then there
+            is no bound, and each group ends with its most probable candidate.
         penalties: Configs of losses on the probabilities. Default: ``BarrierPenalty``
             and ``Prob1Regularizer``.
         optimizer: Config of the optimizer of the logits. Default: Adam, lr 0.1.
-        scheduler: Config of its learning rate schedule, in architecture steps.
+        scheduler: Config of its learning rate schedule, in architecture steps, or with
+            ``by_epoch=True`` in epochs, counted from the first of these steps.
         clip_grad: As of ``OptimWrapper``, for the logits.
         held_out: Share of the training set for the architecture step, or the config of
             a dataset of its own.
@@ -78,7 +91,11 @@ class SearchHook(Hook):
             than ``warmup``, when it starts to shrink.
         calibration: Batches on which quantizer ranges are fitted.
         measure: Held-out batches on which the loss of upgrades is measured, to spend
-            what the most probable policy leaves of the budgets; 0 leaves it unspent.
+            what the policy leaves of the budgets; 0 leaves it unspent. With ``joint``
+            these are training batches.
+        samples: Policies drawn from the final probabilities, each inside the budgets
+            (DNAS). Their loss is measured like that of upgrades, on one batch at least,
+            and the best of them and of the most probable policy is kept.
     """
 
     priority = 'NORMAL'
@@ -86,7 +103,7 @@ class SearchHook(Hook):
 
     def __init__(
         self,
-        budgets: Sequence[dict],
+        budgets: Sequence[dict] = (),
         penalties: Sequence[dict] = PENALTIES,
         optimizer: dict | None = None,
         scheduler: dict | None = None,
@@ -100,44 +117,43 @@ class SearchHook(Hook):
         continuation: float = 0.6,
         calibration: int = 8,
         measure: int = 2,
+        samples: int = 0,
     ) -> None:
-        if not budgets:
-            raise ValueError(
-                'SearchHook.budgets: found none; accepted is a list such as '
-                "[dict(type='BOPs', limit='W4A4')]"
-            )
         if start not in STARTS:
             raise ValueError(f'SearchHook.start: found {start!r}; accepted: {STARTS}')
-        if not 0 <= warmup < 1:
-            raise ValueError(
-                f'SearchHook.warmup: found {warmup!r}; accepted are shares from 0 to 1'
-            )
-        if start == 'continuation' and not warmup < continuation <= 1:
+        self.schedule = Schedule(warmup, interval, joint)
+        if budgets and start == 'continuation' and not warmup < continuation <= 1:
             raise ValueError(
                 f'SearchHook.continuation: found {continuation!r}; accepted are shares '
                 f'of the search above warmup={warmup} and up to 1'
             )
-        if interval < 1:
-            raise ValueError(f'SearchHook.interval: found {interval!r}; at least 1')
+        if samples < 0:
+            raise ValueError(f'SearchHook.samples: found {samples!r}; at least 0')
         self.budgets = [Budget.build(b) for b in budgets]
-        self.penalties = [build(LOSSES, p) for p in penalties]
+        self.objective = Objective(penalties)
+        if not budgets and not self.objective.pricing:
+            raise ValueError(
+                'SearchHook.budgets: found none; accepted is a list such as '
+                "[dict(type='BOPs', limit='W4A4')], or none where one of the penalties "
+                f'is a ComplexityPenalty or CostAwareLoss; found {self.objective.names}'
+            )
         self.optimizer_cfg = dict(optimizer or ADAM)
         self.scheduler_cfg = scheduler
         self.clip_grad = clip_grad
         self.held_out = held_out
         self.warmup = warmup
-        self.interval = interval
         self.joint = joint
         self.start = start
         self.margin = margin
         self.continuation = continuation
         self.calibration = calibration
         self.measure = measure
+        self.samples = samples
         # Not registered with the runner: that would insert it before this hook while
         # the runner goes through its hooks, which then calls this one twice.
         self.finite = FiniteLossHook()
         self._resumed: dict | None = None
-        self._last: dict[str, Any] = {}
+        self.last: dict[str, Any] = {}  # penalties of the last architecture step
 
     # --- set-up -------------------------------------------------------------------
 
@@ -151,6 +167,8 @@ class SearchHook(Hook):
         for table in self.tables:
             table.check()
         most_probable(self.space, self.tables)  # all of them at once can be met
+        self.objective.bind(model, self.space)
+        self.prices = [*self.tables, *self.objective.prices]
         self.generator = torch.Generator()
         self.history = History(runner.work_dir)
         if not self.joint:
@@ -163,13 +181,20 @@ class SearchHook(Hook):
     def before_train(self, runner: Runner) -> None:
         if self._resumed is None:
             self._begin(runner)
-        self.optimizer = self._build_optimizer()
-        self.scheduler = self._build_scheduler(runner)
+        self.optimizer = build_optimizer(
+            self.optimizer_cfg, self.space.logits, self.clip_grad
+        )
+        self.scheduler = build_scheduler(
+            self.scheduler_cfg,
+            self.optimizer,
+            self.schedule.steps(runner),
+            self.schedule.steps_per_epoch(runner),
+        )
         self._every = max(1, runner.max_iters // RECORDS)
         if self._resumed is not None:
             self.started_at = list(self._resumed['started_at'])
             self.steps = self._resumed['steps']
-            self._last = self._resumed['last']
+            self.last = self._resumed['last']
             self.optimizer.load_state_dict(self._resumed['optimizer'])
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(self._resumed['scheduler'])
@@ -181,7 +206,7 @@ class SearchHook(Hook):
         if isinstance(loop, IterBasedTrainLoop):
             loop.dataloader_iterator = Reseeding(loop.dataloader_iterator, runner)
         if self.joint:
-            self._collect_joint_gradients()
+            self._joint = JointGradients(self.space.logits)
         self.finite.before_train(runner)
 
     def _begin(self, runner: Runner) -> None:
@@ -208,24 +233,7 @@ class SearchHook(Hook):
             )
 
     def _begin_history(self) -> None:
-        self.history.begin(self.space, self.tables, self.interval)
-
-    def _build_optimizer(self) -> OptimWrapper:
-        cfg = dict(self.optimizer_cfg, params=self.space.logits)
-        clip_grad = self.clip_grad and dict(self.clip_grad)
-        wrapper = OptimWrapper(OPTIMIZERS.build(cfg), clip_grad=clip_grad)
-        wrapper.grad_name = 'arch_grad_norm'
-        return wrapper
-
-    def _build_scheduler(self, runner: Runner) -> Any:
-        if self.scheduler_cfg is None:
-            return None
-        cfg = dict(self.scheduler_cfg, by_epoch=False)
-        if cfg['type'].endswith('CosineAnnealingLR'):
-            window, first = self._windows(runner)
-            active = runner.max_iters / window - first
-            cfg.setdefault('T_max', math.ceil(active / self.interval))
-        return PARAM_SCHEDULERS.build(cfg, default_args=dict(optimizer=self.optimizer))
+        self.history.begin(self.space, self.tables, self.schedule.interval)
 
     # --- training -----------------------------------------------------------------
 
@@ -237,13 +245,14 @@ class SearchHook(Hook):
         self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
         self.finite.before_train_iter(runner, batch_idx, data_batch)
+        self.space.anneal(self.schedule.epoch(runner))
         self.generator.manual_seed((runner.seed or 0) + 104_729 * runner.iter)
         self.space.draw(self.generator)
-        if not self.joint and self._is_due(runner):
+        if not self.joint and self.schedule.is_due(runner):
             self._architecture_step(runner)
         if self.joint:
-            self._scale = _loss_scale(runner.optim_wrapper)
-            self._set_gradients(self._is_due(runner))
+            self._scale = loss_scale(runner.optim_wrapper)
+            set_gradients(self.space.logits, self.schedule.is_due(runner))
 
     def after_train_iter(
         self,
@@ -252,12 +261,12 @@ class SearchHook(Hook):
         data_batch: Any = None,
         outputs: dict | None = None,
     ) -> None:
-        if self.joint and self._is_due(runner):
+        if self.joint and self.schedule.is_due(runner):
             self._joint_step(runner, outputs)
         if self.every_n_train_iters(runner, self._every) or self.is_last_train_iter(
             runner
         ):
-            self._record(runner, outputs)
+            record(runner, self, outputs)
         tenth = self.every_n_train_iters(runner, max(1, runner.max_iters // 10))
         if tenth and isinstance(runner.train_loop, IterBasedTrainLoop):
             preview(runner, self)
@@ -278,7 +287,7 @@ class SearchHook(Hook):
         state = dict(
             steps=self.steps,
             started_at=list(self.started_at),
-            last={k: float(v) for k, v in self._last.items()},
+            last={k: float(v) for k, v in self.last.items()},
             optimizer=self.optimizer.state_dict(),
         )
         if self.scheduler is not None:
@@ -290,184 +299,69 @@ class SearchHook(Hook):
     def after_train(self, runner: Runner) -> None:
         finish(runner, self)
 
-    def progress(self, runner: Runner) -> float:
-        """Share of the search that is done, 0 to 1."""
-        return runner.iter / max(1, runner.max_iters - 1)
-
     def bounds(self, runner: Runner, ahead: int = 0) -> list[float]:
-        """B(t) of every budget at this iteration, or ``ahead`` iterations from now.
+        """B(t) of every budget in this iteration, or ``ahead`` architecture steps on.
 
         It shrinks from the end of the warm-up on, as the logits rest until then.
         """
-        window, first = self._windows(runner)
-        moved = max(0, runner.iter + ahead - first * window)
         until = self.continuation - self.warmup if self.start == 'continuation' else 0.0
-        return bounds(
-            self.tables, self.started_at, moved / max(1, runner.max_iters - 1), until
-        )
+        moved = self.schedule.moved(runner, ahead)
+        return bounds(self.tables, self.started_at, moved, until)
 
-    def _is_due(self, runner: Runner) -> bool:
-        window, first = self._windows(runner)
-        since = runner.iter // window - first
-        return since >= 0 and since % self.interval == 0
-
-    def _windows(self, runner: Runner) -> tuple[int, int]:
-        """Iterations in which the logits step once, and the first such window."""
-        accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
-        window = accumulated if self.joint else 1
-        return window, math.ceil(self.warmup * runner.max_iters / window)
-
-    def penalty(self, runner: Runner) -> tuple[Tensor, dict[str, Tensor]]:
-        """Their sum, a scalar with the logits' gradient, and each penalty by name."""
+    def penalty(self, runner: Runner) -> Terms:
+        """The terms of the objective beside the task loss."""
         probs = self.space.probs()
-        limits = self.bounds(runner)
-        ratios = torch.stack(
-            [
-                t.expected(probs) / limit
-                for t, limit in zip(self.tables, limits, strict=True)
-            ]
-        ).float()
-        progress = self.progress(runner)
-        parts = {p.name: p(probs, ratios, progress) for p in self.penalties}
-        return sum(parts.values(), ratios.new_zeros(())), parts
-
-    def _set_gradients(self, on: bool) -> None:
-        for logits in self.space.logits:
-            logits.requires_grad_(on)
+        ratios = [
+            t.expected(probs) / limit
+            for t, limit in zip(self.tables, self.bounds(runner), strict=True)
+        ]
+        return self.objective(probs, ratios, self.schedule.progress(runner))
 
     def _architecture_step(self, runner: Runner) -> None:
         model, wrapper = unwrapped(runner), runner.optim_wrapper
-        scale = _loss_scale(wrapper)
-        self._set_gradients(True)
+        scale = loss_scale(wrapper)
+        set_gradients(self.space.logits, True)
         try:
             batch = next(self.batches)
             with wrapper.optim_context(model):
                 data = model.data_preprocessor(batch, True)
                 loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
             self.finite.watch(loss, batch)
-            penalty, parts = self.penalty(runner)
+            terms = self.penalty(runner)
             grads = torch.autograd.grad(
-                loss * scale + penalty * scale, self.space.logits, allow_unused=True
+                (terms.factor * loss + terms.penalty) * scale,
+                self.space.logits,
+                allow_unused=True,
             )
         finally:
-            self._set_gradients(False)
+            set_gradients(self.space.logits, False)
         self._step(runner, grads, scale)
-        self._last = {k: v.detach() for k, v in dict(parts, arch_loss=loss).items()}
+        self.last = {
+            k: v.detach() for k, v in dict(terms.parts, arch_loss=loss).items()
+        }
+
+    def _joint_step(self, runner: Runner, outputs: dict | None) -> None:
+        if self.objective.multiplies:
+            self._joint.note(outputs['loss'])
+        if not runner.optim_wrapper.should_update():
+            return  # in the middle of gradient accumulation
+        terms = self.penalty(runner)
+        grads = self._joint.of(terms, self._scale)
+        set_gradients(self.space.logits, False)
+        self._step(runner, grads, self._scale)
+        self.last = {k: v.detach() for k, v in terms.parts.items()}
 
     def _step(
         self, runner: Runner, grads: Sequence[Tensor | None], scale: float
     ) -> None:
-        """One step of the logits, with gradients averaged over the processes, that
-        stays inside the bounds of the next one."""
-        flat = torch.cat(
-            [
-                (torch.zeros_like(p) if g is None else g).float().flatten()
-                for p, g in zip(self.space.logits, grads, strict=True)
-            ]
-        )
-        dist.all_reduce(flat, op='mean')
-        flat /= scale
-        if scale != 1.0 and not bool(torch.isfinite(flat).all()):
-            return  # fp16 overflowed: the loss scaler is about to shrink
+        """One step of the logits that stays inside the bounds of the next one."""
+        logits = self.space.logits
+        mean = mean_gradients(logits, grads, scale)
+        if mean is None:
+            return
         self.finite.check(runner)
-        parts = flat.split([p.numel() for p in self.space.logits])
-        for logits, grad in zip(self.space.logits, parts, strict=True):
-            logits.grad = grad.view_as(logits).to(logits.dtype)
-        self._set_gradients(True)  # clip_grad passes by what does not require them
-        self.optimizer.step()
-        self._set_gradients(False)
-        for logits in self.space.logits:
-            logits.grad = None
-        ahead = self.interval * self._windows(runner)[0]
-        project(self.space, self.tables, self.bounds(runner, ahead))
+        step_logits(self.optimizer, logits, mean)
+        project(self.space, self.tables, self.bounds(runner, ahead=1))
         if self.scheduler is not None:
             self.scheduler.step()
         self.steps += 1
-
-    # --- joint mode ---------------------------------------------------------------
-
-    def _collect_joint_gradients(self) -> None:
-        """Takes the logits' gradients away before the weights' optimizer steps."""
-        self._joint: list[Tensor | None] = [None] * len(self.space.logits)
-
-        def take(index: int):
-            def hook(param: Tensor) -> None:
-                grad, before = param.grad, self._joint[index]
-                self._joint[index] = grad if before is None else before + grad
-                param.grad = None
-
-            return hook
-
-        for i, logits in enumerate(self.space.logits):
-            logits.requires_grad_(True)
-            logits.register_post_accumulate_grad_hook(take(i))
-            logits.requires_grad_(False)
-
-    def _joint_step(self, runner: Runner, outputs: dict | None) -> None:
-        wrapper = runner.optim_wrapper
-        if not wrapper.should_update():
-            return  # in the middle of gradient accumulation
-        scale = self._scale
-        penalty, parts = self.penalty(runner)
-        grads = torch.autograd.grad(penalty * scale, self.space.logits)
-        task, self._joint = self._joint, [None] * len(grads)
-        self._set_gradients(False)
-        total = [
-            g if t is None else g + t.float() for g, t in zip(grads, task, strict=True)
-        ]
-        self._step(runner, total, scale)
-        self._last = {k: v.detach() for k, v in parts.items()}
-
-    # --- records ------------------------------------------------------------------
-
-    def _record(self, runner: Runner, outputs: dict | None) -> None:
-        """Expected and realised cost, penalties and bits: to log, visualizer, file."""
-        with torch.no_grad():
-            probs = [p.detach() for p in self.space.probs()]
-            expected = [float(t.expected(probs)) for t in self.tables]
-        policy = self.space.policy(most_probable(self.space, self.tables))
-        realised = [t.of(policy) for t in self.tables]
-        values = [p.double().cpu().tolist() for p in probs]
-        entropy = sum(-q * math.log(max(q, 1e-12)) for p in values for q in p)
-        scalars = {k: float(v) for k, v in self._last.items()}
-        scalars['entropy'] = entropy / len(values)
-        for table, e, r in zip(self.tables, expected, realised, strict=True):
-            scalars[f'{table.name}_expected'] = e / table.limit
-            scalars[f'{table.name}_realised'] = r / table.limit
-        for key, value in scalars.items():
-            runner.message_hub.update_scalar(f'train/{key}', value)
-        bits = {}
-        for group, p in zip(self.space.groups, values, strict=True):
-            for kind in ('w_bits', 'a_bits'):
-                mean = sum(
-                    q * getattr(c, kind)
-                    for q, c in zip(p, group.candidates, strict=True)
-                )
-                bits[f'{kind}/{group.name}'] = mean
-        if not dist.is_main_process():
-            return
-        runner.visualizer.add_scalars(bits, step=runner.iter + 1)
-        loss = outputs.get('loss') if isinstance(outputs, dict) else None
-        penalties = {
-            p.name: scalars[p.name] for p in self.penalties if p.name in scalars
-        }
-        self.history.append(
-            dict(
-                iter=runner.iter,
-                epoch=runner.epoch,
-                loss=loss.item() if isinstance(loss, Tensor) else loss,
-                penalties=penalties,
-                expected=expected,
-                realised=realised,
-                bound=self.bounds(runner),
-                probs={
-                    g.name: p for g, p in zip(self.space.groups, values, strict=True)
-                },
-            )
-        )
-
-
-def _loss_scale(wrapper: OptimWrapper) -> float:
-    """The present scale of an fp16 loss, 1 without one."""
-    scaler = getattr(wrapper, 'loss_scaler', None)
-    return float(scaler.get_scale()) if scaler is not None else 1.0

@@ -3,28 +3,23 @@
 import contextlib
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from mmengine import dist
 from mmengine.runner import Runner
-from torch import nn
 
 from mmmpq.costs import BOPs, WeightBytes, total_cost
 from mmmpq.fileio import atomic_save
-from mmmpq.hooks.held_out import train_batches, unwrapped
-from mmmpq.layers import MixedLayer
+from mmmpq.hooks.choice import choose
+from mmmpq.hooks.held_out import unwrapped
 from mmmpq.models import apply_policy
 from mmmpq.policy import Policy, Precision
-from mmmpq.randomness import isolated_randomness
-from mmmpq.search import SearchSpace, measure_gains, most_probable, spend
+from mmmpq.search import most_probable
 from mmmpq.version import __version__
 from mmmpq.visualization import write_report
 
-SPENDING_ROUNDS = 3  # each measures every upgrade that fits on its own
-ENOUGH = 0.99  # share of a budget from which upgrades are not worth measuring
 PREVIEW_SECONDS = 300  # drawing takes seconds, an epoch on a small set hardly more
 
 if TYPE_CHECKING:
@@ -44,11 +39,8 @@ def preview(runner: Runner, hook: 'SearchHook') -> None:
 
 
 def finish(runner: Runner, hook: 'SearchHook') -> None:
-    """Solves for the policy, spends what it leaves, checks it and writes all files."""
-    choice = most_probable(hook.space, hook.tables)
-    if hook.measure:
-        choice = _spend(runner, hook, choice)
-    policy = described(runner, hook, choice)
+    """Chooses the policy, checks it and writes all files."""
+    policy = described(runner, hook, choose(runner, hook))
     for table in hook.tables:
         cost = table.of(policy)
         if cost > table.limit:
@@ -90,11 +82,11 @@ def described(runner: Runner, hook: 'SearchHook', choice: Sequence[int]) -> Poli
     """The policy of a choice, with what it was found for."""
     policy = hook.space.policy(choice)
     model = unwrapped(runner)
-    table = hook.tables[0]
+    reference = hook.prices[0].reference
     policy.meta = dict(
         model=type(model).__name__,
-        input_shape=_shape(table.budget.input_shape),
-        proposals=table.budget.proposals,
+        input_shape=_shape(reference.input_shape),
+        proposals=reference.proposals,
         budgets=[
             dict(
                 type=t.name,
@@ -118,8 +110,9 @@ def _shape(shape: Any) -> Any:
 
 
 def _costs(hook: 'SearchHook', policy: Policy) -> dict[str, dict[str, Any]]:
-    """BOPs and weight bytes of the float net, a uniform one, and the policy's."""
-    profiles = hook.tables[0].profiles
+    """BOPs and weight bytes of the float net, a uniform one, and the policy's, at the
+    reference input of the first budget or else penalty."""
+    profiles = hook.prices[0].profiles
 
     def row(layers: dict[str, Precision], **more: Any) -> dict[str, Any]:
         return dict(
@@ -129,7 +122,7 @@ def _costs(hook: 'SearchHook', policy: Policy) -> dict[str, dict[str, Any]]:
         )
 
     costs = dict(float=row({}), searched=row(policy.layers))
-    limit = hook.tables[0].budget.limit
+    limit = hook.tables[0].budget.limit if hook.tables else None
     with contextlib.suppress(ValueError):  # an absolute budget has no uniform twin
         uniform = Precision.parse(limit['of'] if isinstance(limit, dict) else limit)
         layers = {n: hook.space.fixed.get(n, uniform) for n in hook.space.order}
@@ -153,67 +146,3 @@ def _comparison(policy: Policy) -> str:
                 f'{base["weight_bytes"] / row["weight_bytes"]:>8.1f}x'
             )
     return '\n'.join(lines)
-
-
-def _spend(runner: Runner, hook: 'SearchHook', choice: list[int]) -> list[int]:
-    """Measures upgrades on held-out batches and takes the best that still fit."""
-    model = unwrapped(runner)
-    if hook.joint:
-        batches = train_batches(runner, hook.measure)
-    else:
-        batches = hook.batches.take(hook.measure)
-
-    @torch.no_grad()
-    def loss_of(tried: Sequence[int]) -> float:
-        total = torch.zeros(())
-        with discrete(model, hook.space, tried), isolated_randomness(0):
-            for batch in batches:
-                data = model.data_preprocessor(batch, True)
-                loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
-                total = total.to(loss.device) + loss.float()
-        dist.all_reduce(total, op='mean')
-        return float(total) / len(batches)
-
-    for _ in range(SPENDING_ROUNDS):
-        policy = hook.space.policy(choice)
-        spent = max(t.of(policy) / t.limit for t in hook.tables)
-        runner.logger.info(
-            f'{spent:.1%} of the budget is spent'
-            + ('' if spent > ENOUGH else '; measuring where the rest helps most')
-        )
-        if spent > ENOUGH:
-            break
-        gains = measure_gains(hook.space, choice, hook.tables, loss_of)
-        better = spend(choice, gains, hook.tables)
-        if better == choice:
-            break
-        choice = better
-    return choice
-
-
-@contextlib.contextmanager
-def discrete(
-    model: nn.Module, space: SearchSpace, choice: Sequence[int]
-) -> Iterator[None]:
-    """Within it the supernet computes as the discrete net of ``choice``, in train mode;
-    afterwards its buffers (BatchNorm's statistics, slow averages) are as before."""
-    layers = [m for m in model.modules() if isinstance(m, MixedLayer)]
-    mixings = [layer.mixing for layer in layers]
-    drawn = [g.relaxation.choice for g in space.groups]
-    buffers = [(b, b.clone()) for b in model.buffers()]
-    was_training = model.training
-    model.train()
-    for layer in layers:
-        layer.mixing = 'sampled'
-    for group, j in zip(space.groups, choice, strict=True):
-        group.relaxation.choice = j
-    try:
-        yield
-    finally:
-        for layer, mixing in zip(layers, mixings, strict=True):
-            layer.mixing = mixing
-        for group, j in zip(space.groups, drawn, strict=True):
-            group.relaxation.choice = j
-        for buffer, value in buffers:
-            buffer.copy_(value)
-        model.train(was_training)

@@ -1,7 +1,6 @@
 """Quantized layers: of one precision, and with all candidates of a search."""
 
 from mmmpq.layers.base import (
-    MixedLayer,
     QuantizedLayer,
     QuantLayer,
     calibrating,
@@ -10,7 +9,9 @@ from mmmpq.layers.base import (
 )
 from mmmpq.layers.conv import MixedConv2d, QuantConv2d
 from mmmpq.layers.linear import MixedLinear, QuantLinear
+from mmmpq.layers.mixed import MixedLayer
 from mmmpq.layers.relaxation import GumbelSoftmax, Softmax
+from mmmpq.layers.skip import Skip
 
 __all__ = [
     'GumbelSoftmax',
@@ -21,6 +22,7 @@ __all__ = [
     'QuantLayer',
     'QuantLinear',
     'QuantizedLayer',
+    'Skip',
     'Softmax',
     'calibrating',
     'float_mode',

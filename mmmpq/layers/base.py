@@ -8,12 +8,10 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmmpq.layers.relaxation import Softmax
-from mmmpq.policy import Precision, parse_candidates
+from mmmpq.policy import SKIP, Precision
 from mmmpq.quantizers import Quantizer
-from mmmpq.registry import QUANTIZERS, RELAXATIONS, build
+from mmmpq.registry import QUANTIZERS, build
 
-MIXINGS = ('composite', 'outputs', 'sampled')
 LINEAR = dict(type='LinearQuantizer')
 
 
@@ -52,18 +50,17 @@ class QuantizedLayer:
         w_quantizer: dict | None = None,
         a_quantizer: dict | None = None,
     ) -> None:
-        w_cfg = w_quantizer or quantizer or LINEAR
         a_cfg = a_quantizer or quantizer or LINEAR
-        self.w_quantizer = build(
-            QUANTIZERS,
-            w_cfg,
-            bits=w_bits,
-            target='weight',
-            channels=self.weight.shape[0],
-        ).to(self.weight.device)
+        self.w_quantizer = self._w_quantizer(w_bits, w_quantizer or quantizer)
         a_cfg = {k: v for k, v in a_cfg.items() if k != 'per_channel'}
         self.a_quantizer = build(
             QUANTIZERS, a_cfg, bits=a_bits, target='activation'
+        ).to(self.weight.device)
+
+    def _w_quantizer(self, bits: Sequence[int], cfg: dict | None) -> Quantizer:
+        channels = self.weight.shape[0]
+        return build(
+            QUANTIZERS, cfg or LINEAR, bits=bits, target='weight', channels=channels
         ).to(self.weight.device)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,11 +102,18 @@ class QuantLayer(QuantizedLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        refuse_skip(Precision.parse((w_bits, a_bits)))
         self._init_quant(w_bits, a_bits, quantizer, w_quantizer, a_quantizer)
 
     def _init_quant(self, w_bits: int, a_bits: int, *args: Any, **kwargs: Any) -> None:
         self.precision = Precision.parse((w_bits, a_bits))
-        self._init_quantizers((w_bits,), (a_bits,), *args, **kwargs)
+        skipped = self.precision == SKIP
+        # The quantizers of a skipped block are there for the checkpoint alone.
+        widths = ((32,), (32,)) if skipped else ((w_bits,), (a_bits,))
+        self._init_quantizers(*widths, *args, **kwargs)
+        if skipped:
+            self.w_quantizer.set_sign(True)
+            self.a_quantizer.set_sign(True)
 
     def _quantized(self, x: Tensor) -> Tensor:
         weight = self.w_quantizer(self.weight, self.precision.w_bits)
@@ -121,118 +125,13 @@ class QuantLayer(QuantizedLayer):
         return f'{super().extra_repr()}, {self.precision}'
 
 
-class MixedLayer(QuantizedLayer):
-    """All candidates of a search, mixed by the probabilities p of the layer's group.
-
-    * ``composite``: one conv(Σ_a p(a) Q_a(x), Σ_w p(w) Q_w(W)) with the marginals.
-    * ``outputs``: Σ_j p_j conv(Q_a(x), Q_w(W)), exactly; candidates that share an
-      activation width are merged first: Σ_a conv(Q_a(x), Σ_{w|a} p_{w,a} Q_w(W)).
-    * ``sampled``: the one path that the relaxation drew. In an architecture step the
-      gradient of its composite passes straight through to p.
-
-    Args:
-        *args, **kwargs: As of the float layer, and:
-        candidates: Precisions, such as ``[(2, 2), (4, 4)]`` or ``['W2A2', 'W4A4']``.
-        relaxation: Config, or the relaxation that the layers of a group share.
-        mixing: One of the three above.
-        quantizer: Config of both quantizers, or
-        w_quantizer, a_quantizer: of each.
-    """
-
-    def __init__(
-        self,
-        *args: Any,
-        candidates: Any,
-        relaxation: Any = None,
-        mixing: str = 'composite',
-        quantizer: dict | None = None,
-        w_quantizer: dict | None = None,
-        a_quantizer: dict | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(*args, **kwargs)
-        self._init_quant(
-            candidates, relaxation, mixing, quantizer, w_quantizer, a_quantizer
+def refuse_skip(precision: Precision) -> None:
+    """Raises ValueError for (0, 0), which a layer alone cannot be."""
+    if precision == SKIP:
+        raise ValueError(
+            'precision: found (0, 0) for a layer; it skips a whole residual block, and '
+            "is accepted in `quant` of type='mmmpq.QuantModel'"
         )
-
-    def _init_quant(
-        self,
-        candidates: Any,
-        relaxation: Any = None,
-        mixing: str = 'composite',
-        *args: Any,
-        **kwargs: Any,
-    ) -> None:
-        if mixing not in MIXINGS:
-            raise ValueError(f'mixing: found {mixing!r}; accepted are {MIXINGS}')
-        if not isinstance(relaxation, Softmax):
-            candidates = parse_candidates(candidates)
-            cfg = relaxation or dict(type='Softmax')
-            relaxation = build(RELAXATIONS, cfg, candidates=candidates)
-        self.mixing = mixing
-        if relaxation.owned:
-            # A plain reference: as a submodule of every layer of its group it would
-            # be saved, and handed to an optimizer's parameter groups, many times.
-            self.__dict__['relaxation'] = relaxation
-        else:
-            self.relaxation = relaxation.to(self.weight.device)
-            relaxation.owned = True
-        self._init_quantizers(relaxation.w_bits, relaxation.a_bits, *args, **kwargs)
-
-    @property
-    def candidates(self) -> tuple[Precision, ...]:
-        return self.relaxation.candidates
-
-    def _quantized(self, x: Tensor) -> Tensor:
-        relaxation = self.relaxation
-        if self.mixing == 'sampled' and relaxation.choice is not None:
-            if not relaxation.logits.requires_grad:
-                w_bits, a_bits = relaxation.candidates[relaxation.choice]
-                weight = self.w_quantizer(self.weight, w_bits)
-                return self._compute(self.a_quantizer(x, a_bits), weight, self.bias)
-            return self._composite(x, relaxation.path())
-        if self.mixing == 'outputs':
-            return self._outputs(x, relaxation.mixture())
-        return self._composite(x, relaxation.mixture())
-
-    def _composite(self, x: Tensor, probs: Tensor) -> Tensor:
-        w_probs, a_probs = self.relaxation.marginals(probs)
-        weight = self.w_quantizer.mix(self.weight, self.relaxation.w_bits, w_probs)
-        x = self.a_quantizer.mix(x, self.relaxation.a_bits, a_probs)
-        return self._compute(x, weight, self.bias)
-
-    def _outputs(self, x: Tensor, probs: Tensor) -> Tensor:
-        total = None
-        for a_bits in self.relaxation.a_bits:
-            same = [j for j, c in enumerate(self.candidates) if c.a_bits == a_bits]
-            weight = self.w_quantizer.mix(
-                self.weight, [self.candidates[j].w_bits for j in same], probs[same]
-            )
-            bias = self.bias if total is None else None
-            out = self._compute(self.a_quantizer(x, a_bits), weight, bias)
-            total = out if total is None else total + out
-        return total
-
-    def extra_repr(self) -> str:
-        names = ' '.join(map(str, self.candidates))
-        return f'{super().extra_repr()}, mixing={self.mixing}, candidates={names}'
-
-    def fix(self, precision: Precision) -> None:
-        """Becomes the layer of one precision, in place, with what it has learned.
-
-        Raises:
-            ValueError: ``precision`` is none of the candidates.
-        """
-        if precision not in self.candidates:
-            raise ValueError(
-                f'policy: found {Precision(*precision)} for a layer with the '
-                f'candidates {", ".join(map(str, self.candidates))}'
-            )
-        self.w_quantizer.select(precision.w_bits)
-        self.a_quantizer.select(precision.a_bits)
-        del self.relaxation, self.mixing
-        self.precision = precision
-        self.__class__ = self.fixed_class
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
@@ -267,7 +166,7 @@ def calibrating(model: nn.Module):
         unseen: list[str] = []
         for name, layer in layers.items():
             layer.calibrate(layer._mode)
-            if not layer._mode:
+            if not layer._mode and not layer.a_quantizer.calibrated:
                 unseen.append(name)
         if unseen:
             print_log(

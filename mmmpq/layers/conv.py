@@ -2,13 +2,16 @@
 
 from torch import nn
 
-from mmmpq.layers.base import MixedLayer, QuantLayer
+from mmmpq.layers.base import QuantLayer
+from mmmpq.layers.mixed import MixedLayer
+from mmmpq.quantizers import recomputing
 from mmmpq.registry import MODELS
 
 
 class _Conv:
     def _compute(self, x, weight, bias):
-        return self._conv_forward(x, weight, bias)
+        with recomputing(x, weight):
+            return self._conv_forward(x, weight, bias)
 
 
 # ``init_cfg=dict(layer='Conv2d')`` looks at the name of a class and at those of its

@@ -3,13 +3,16 @@
 from torch import nn
 from torch.nn import functional as F
 
-from mmmpq.layers.base import MixedLayer, QuantLayer
+from mmmpq.layers.base import QuantLayer
+from mmmpq.layers.mixed import MixedLayer
+from mmmpq.quantizers import recomputing
 from mmmpq.registry import MODELS
 
 
 class _Linear:
     def _compute(self, x, weight, bias):
-        return F.linear(x, weight, bias)
+        with recomputing(x, weight):
+            return F.linear(x, weight, bias)
 
 
 # nn.Linear is a direct base for the sake of ``init_cfg``, as in conv.py.

@@ -1,12 +1,15 @@
 """Relaxations: from the logits of a group to probabilities over its candidates."""
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from mmmpq.policy import Precision
+from mmmpq.policy import SKIP, Precision
 from mmmpq.registry import RELAXATIONS
+
+TAU_MIN = 1e-6  # a one-hot as good as any
 
 
 @RELAXATIONS.register_module()
@@ -30,6 +33,8 @@ class Softmax(nn.Module):
         ValueError: ``factorised`` with candidates that are no full grid.
     """
 
+    epoch: float = 0.0  # of the search, set before every iteration
+
     def __init__(
         self,
         candidates: Sequence[Precision],
@@ -50,10 +55,11 @@ class Softmax(nn.Module):
         self.group = group
         self.choice: int | None = None  # the path that mixing 'sampled' takes
         self.owned = False  # whether a layer holds it as its submodule
-        self.w_bits = tuple(sorted({c.w_bits for c in self.candidates}))
-        self.a_bits = tuple(sorted({c.a_bits for c in self.candidates}))
+        self.skip = self.candidates.index(SKIP) if SKIP in self.candidates else None
+        self.w_bits = tuple(sorted({c.w_bits for c in self.candidates} - {0}))
+        self.a_bits = tuple(sorted({c.a_bits for c in self.candidates} - {0}))
         full = len(self.w_bits) * len(self.a_bits) == len(self.candidates)
-        if factorised and not full:
+        if factorised and (not full or self.skip is not None):
             raise ValueError(
                 'relaxation.factorised: needs every pair of the widths '
                 f'{list(self.w_bits)} and {list(self.a_bits)} among the candidates; '
@@ -63,8 +69,11 @@ class Softmax(nn.Module):
         self.logits = nn.Parameter(
             torch.full((sum(sizes),), float(init)), requires_grad=False
         )
-        w_index = [self.w_bits.index(c.w_bits) for c in self.candidates]
-        a_index = [self.a_bits.index(c.a_bits) for c in self.candidates]
+        # Skip has no width: the layers never see its probability, so any index will do.
+        first = self.w_bits[0], self.a_bits[0]
+        pairs = [first if c == SKIP else c for c in self.candidates]
+        w_index = [self.w_bits.index(w) for w, _ in pairs]
+        a_index = [self.a_bits.index(a) for _, a in pairs]
         self.register_buffer('w_index', torch.tensor(w_index), persistent=False)
         self.register_buffer('a_index', torch.tensor(a_index), persistent=False)
 
@@ -113,15 +122,32 @@ class GumbelSoftmax(Softmax):
     The largest m_k is candidate k with probability softmax(theta)_k, whatever the
     temperature tau: these are ``probs``, and what is mixed outside training.
 
-    Source: Categorical Reparameterization with Gumbel-Softmax, 2016, arXiv 1611.01144.
+    Source: Categorical Reparameterization with Gumbel-Softmax, 2016, arXiv 1611.01144;
+    the annealing: Mixed Precision Quantization of ConvNets via Differentiable Neural
+    Architecture Search, 2018, arXiv 1812.00090.
 
     Args:
-        candidates, factorised, temperature, init, group: As in :class:`Softmax`.
+        candidates, factorised, init, group: As in :class:`Softmax`.
+        temperature: tau at the start.
+        anneal: tau = temperature · exp(-anneal · ``epoch``).
+
+    Attributes:
+        epoch: Epochs of the search so far, a float that the search sets.
     """
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args, anneal: float = 0.0, **kwargs) -> None:
         super().__init__(*args, **kwargs)
+        if not 0 <= anneal < math.inf:
+            raise ValueError(
+                f'relaxation.anneal: found {anneal!r}; accepted are numbers >= 0'
+            )
+        self.anneal = anneal
         self.register_buffer('noise', torch.zeros_like(self.logits))
+
+    @property
+    def tau(self) -> float:
+        """The present temperature; no lower than what float32 can divide by."""
+        return max(self.temperature * math.exp(-self.anneal * self.epoch), TAU_MIN)
 
     def probs(self) -> Tensor:
         """Probabilities softmax(theta) over the candidates (m,)."""
@@ -131,7 +157,7 @@ class GumbelSoftmax(Softmax):
         """While training, a relaxed one-hot sample over the candidates (m,)."""
         if not self.training:
             return self.probs()
-        return self._relax(self.logits + self.noise, self.temperature)
+        return self._relax(self.logits + self.noise, self.tau)
 
     def draw(self, generator: torch.Generator) -> None:
         uniform = torch.rand(self.noise.shape, generator=generator).clamp_min(1e-20)

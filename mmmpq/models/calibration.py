@@ -9,7 +9,8 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmmpq.layers import QuantizedLayer, calibrating
+from mmmpq.layers import calibrating
+from mmmpq.quantizers import Quantizer
 
 
 @torch.no_grad()
@@ -45,12 +46,11 @@ def calibrate(model: BaseModel, batches: Iterable[Any]) -> None:
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(count)
         model.train(was_training)
-    for layer in model.modules():
-        if isinstance(layer, QuantizedLayer):
-            for quantizer in (layer.w_quantizer, layer.a_quantizer):
-                for tensor in [*quantizer.parameters(), *quantizer.buffers()]:
-                    dist.broadcast(tensor.data, src=0)
-                quantizer.sync_sign()
+    for quantizer in model.modules():
+        if isinstance(quantizer, Quantizer):
+            for tensor in [*quantizer.parameters(), *quantizer.buffers()]:
+                dist.broadcast(tensor.data, src=0)
+            quantizer.sync_sign()
 
 
 @torch.no_grad()

@@ -9,15 +9,17 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
 from mmmpq.costs import Hardware, layer_type
-from mmmpq.layers import MixedLayer, quantized_layers
+from mmmpq.layers import MixedLayer, QuantizedLayer, Skip, quantized_layers
 from mmmpq.models.selection import (
     default_fixed,
     expand,
     float_twin,
     group_layers,
     parse_fixed,
+    stem_of,
 )
-from mmmpq.policy import Policy, Precision, near, parse_candidates
+from mmmpq.models.skipping import check_skips, skippable
+from mmmpq.policy import SKIP, Policy, Precision, near, parse_candidates
 from mmmpq.registry import MODELS, RELAXATIONS, build
 
 QUANT_KEYS = [
@@ -30,6 +32,7 @@ QUANT_KEYS = [
     'fixed',
     'exclude',
     'mixing',
+    'own_weights',
     'relaxation',
     'hardware',
 ]
@@ -37,7 +40,9 @@ SAFE = Precision(8, 8)
 
 
 @MODELS.register_module()
-def QuantModel(base_type: str, quant: dict[str, Any], **base: Any) -> nn.Module:
+def QuantModel(
+    base_type: str | None = None, quant: dict[str, Any] | None = None, **base: Any
+) -> nn.Module:
     """Builds the toolbox's model and quantizes its layers in place.
 
     What comes back is an object of the toolbox's own class. Every other key of the
@@ -55,6 +60,12 @@ def QuantModel(base_type: str, quant: dict[str, Any], **base: Any) -> nn.Module:
         ...     base_type='RetinaNet',
         ...     quant=dict(candidates=[(2, 2), (4, 4), (8, 8)]))
     """
+    for key, value, example in (
+        ('base_type', base_type, "a model of the toolbox, such as 'RetinaNet'"),
+        ('quant', quant, "a dict such as dict(candidates=['W2A2', 'W4A4', 'W8A8'])"),
+    ):
+        if value is None:
+            raise ValueError(f'model.{key}: found none; accepted is {example}')
     if isinstance(base_type, str):
         with MMENGINE_MODELS.switch_scope_and_registry(None) as registry:
             if registry.get(base_type) is None:
@@ -77,6 +88,7 @@ def quantize(
     fixed: dict[str, Any] | None = None,
     exclude: Iterable[str] = (),
     mixing: str = 'sampled',
+    own_weights: bool = False,
     relaxation: dict | None = None,
     hardware: str | None = None,
     **unknown: Any,
@@ -88,7 +100,9 @@ def quantize(
 
     Args:
         model: Any model of ``nn.Conv2d`` and ``nn.Linear``.
-        candidates: Precisions that every searchable layer may take.
+        candidates: Precisions that every searchable layer may take. (0, 0) skips a
+            residual block: it is left out, and this is said once, where a group is no
+            block whose shortcut is the identity.
         policy: A ``policy.json``, a :class:`Policy`, or a uniform precision such as
             'W4A4' for the layers that would be searched.
         quantizer: Config of both quantizers; default ``dict(type='LinearQuantizer')``.
@@ -100,13 +114,15 @@ def quantize(
         exclude: Patterns of layers that stay float.
         mixing: 'sampled' (our default), 'composite' or 'outputs', see
             :class:`mmmpq.layers.MixedLayer`.
+        own_weights: With mixing 'outputs' or 'sampled', a weight for each candidate.
         relaxation: Config; default ``dict(type='Softmax')``.
         hardware: File of a hardware profile; candidates it lacks are left out.
 
     Raises:
         KeyError: A key of ``quant`` that does not exist.
         ValueError: A pattern that matches nothing, bits out of range, empty or
-            duplicate candidates, a policy for another model.
+            duplicate candidates, a policy for another model, a block to be skipped
+            that cannot be.
         FileNotFoundError: The policy or hardware file is missing.
     """
     if unknown:
@@ -134,27 +150,23 @@ def quantize(
 
     if policy is not None:
         precisions = _precisions(policy, names, searchable, pinned)
-        for name, precision in precisions.items():
-            fixed_class = float_twin(modules[name])[1]
-            fixed_class.from_float(
-                modules[name],
-                w_bits=precision.w_bits,
-                a_bits=precision.a_bits,
-                **quantizers,
-            )
+        _fix(modules, precisions, quantizers, 'quant.policy')
+        _keep_input_range(modules[stem_of(model)])
         return model
 
     candidates = parse_candidates(candidates, 'quant.candidates')
-    profile = Hardware.load(hardware) if hardware else None
-    for name, precision in pinned.items():
-        float_twin(modules[name])[1].from_float(
-            modules[name],
-            w_bits=precision.w_bits,
-            a_bits=precision.a_bits,
-            **quantizers,
+    if set(candidates) == {SKIP}:
+        raise ValueError(
+            'quant.candidates: found (0, 0) alone, which skips a block; at least one '
+            'other precision is needed'
         )
-    for group, members in group_layers(model, searchable, groups).items():
-        allowed = _allowed(candidates, [modules[n] for n in members], profile, group)
+    profile = Hardware.load(hardware) if hardware else None
+    grouped = group_layers(model, searchable, groups)
+    skips = skippable(modules, grouped) if SKIP in candidates else {}
+    _fix(modules, pinned, quantizers, 'quant.fixed')
+    for group, members in grouped.items():
+        allowed = [c for c in candidates if c != SKIP or group in skips]
+        allowed = _allowed(allowed, [modules[n] for n in members], profile, group)
         cfg = relaxation or dict(type='Softmax')
         shared = build(RELAXATIONS, cfg, candidates=allowed, group=group)
         for name in members:
@@ -163,24 +175,62 @@ def quantize(
                 candidates=allowed,
                 relaxation=shared,
                 mixing=mixing,
+                own_weights=own_weights,
                 **quantizers,
             )
+        if group in skips:
+            Skip(modules[skips[group]], modules[members[0]])
     if not searchable:
         raise ValueError(
             'quant: no layer is left to search: '
             f'{len(excluded)} are excluded, {len(pinned)} fixed'
         )
+    _keep_input_range(modules[stem_of(model)])
     return model
+
+
+def _keep_input_range(stem: nn.Module) -> None:
+    """The range of the image stays as it was calibrated.
+
+    To train it would take the gradient with respect to the image, which no float model
+    computes: nearly a tenth of the step of a ResNet-18.
+    """
+    if isinstance(stem, QuantizedLayer):
+        stem.a_quantizer.requires_grad_(False)
 
 
 def apply_policy(model: nn.Module, policy: Policy) -> nn.Module:
     """Makes a searched model the fixed-precision one of ``policy``, in place."""
     layers = quantized_layers(model)
     policy.check_layers(layers)
+    modules = dict(model.named_modules())
+    check_skips(modules, policy.layers, 'policy')
     for name, layer in layers.items():
         if isinstance(layer, MixedLayer):
             layer.fix(policy.layers[name])
+    for module in modules.values():
+        if isinstance(module.__dict__.get('forward'), Skip):
+            module.forward.fix()
     return model
+
+
+def _fix(
+    modules: dict[str, nn.Module],
+    precisions: dict[str, Precision],
+    quantizers: dict[str, Any],
+    key: str,
+) -> None:
+    """Makes layers those of one precision, and blocks at (0, 0) skipped ones."""
+    skipped = check_skips(modules, precisions, key)
+    for name, precision in precisions.items():
+        float_twin(modules[name])[1].from_float(
+            modules[name],
+            w_bits=precision.w_bits,
+            a_bits=precision.a_bits,
+            **quantizers,
+        )
+    for block, layer in skipped.items():
+        Skip(modules[block], modules[layer])
 
 
 def _precisions(
@@ -212,7 +262,7 @@ def _allowed(candidates, members, profile, group):
         return candidates
     kinds = {layer_type(m) for m in members}
     allowed = [c for c in candidates if all(profile.allows(k, c) for k in kinds)]
-    if not allowed:
+    if not set(allowed) - {SKIP}:
         raise ValueError(
             f'quant.hardware: {profile.name} allows none of the candidates '
             f'{", ".join(map(str, candidates))} for {"/".join(sorted(kinds))} ({group})'

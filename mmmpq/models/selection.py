@@ -124,19 +124,22 @@ def expand(patterns: Iterable[str], names: Sequence[str], key: str) -> list[str]
 def default_fixed(model: nn.Module, names: Sequence[str]) -> list[str]:
     """Stem and final prediction layers: the detector-safe default.
 
-    The stem is the first layer of ``model.backbone`` (of the model, without one). Where
-    that one cannot be quantized and stays float, no other takes its place.
+    Where the stem cannot be quantized and stays float, no other takes its place.
     """
-    layers = [
-        n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))
-    ]
-    stem = [n for n in layers if n.startswith('backbone.')][:1] or layers[:1]
-    if len(names) == 1:
-        stem = []
+    stem = [] if len(names) == 1 else [stem_of(model)]
     last = [n for n in names if set(n.split('.')) & set(PREDICTION_LAYERS)]
     if not hasattr(model, 'bbox_head') and not hasattr(model, 'roi_head'):
         last += [n for n in names if any(fnmatchcase(n, p) for p in CLASSIFIER_LAYERS)]
     return [n for n in names if n in set(stem) | set(last)]
+
+
+def stem_of(model: nn.Module) -> str:
+    """The layer that sees the image: the first of ``model.backbone``, if it has one."""
+    layers = [
+        n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))
+    ]
+    layers.append('')  # the model itself, should it have no such layer
+    return next((n for n in layers if n.startswith('backbone.')), layers[0])
 
 
 def parse_fixed(
@@ -171,7 +174,7 @@ def group_layers(
         label = {n: n for n in names}
     elif groups == 'residual_block':
         modules = dict(model.named_modules())
-        label = {n: _block(n, modules) for n in names}
+        label = {n: block_of(n, modules) for n in names}
     elif isinstance(groups, (list, tuple)):
         label = {n: n for n in names}
         taken: dict[str, Any] = {}
@@ -197,7 +200,8 @@ def group_layers(
     return found
 
 
-def _block(name: str, modules: dict[str, nn.Module]) -> str:
+def block_of(name: str, modules: dict[str, nn.Module]) -> str:
+    """The nearest enclosing residual block of a layer; its own name without one."""
     parts = name.split('.')
     for end in range(len(parts) - 1, 0, -1):
         parent = '.'.join(parts[:end])

@@ -1,7 +1,6 @@
 """What every quantizer offers to a layer."""
 
 from collections.abc import Sequence
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +11,7 @@ from mmmpq.quantizers.functional import (
     mix_fake_quantize,
     uniform_levels,
 )
+from mmmpq.quantizers.native import floats
 from mmmpq.quantizers.ranges import nonzero_rows
 
 TARGETS = ('weight', 'activation')
@@ -23,6 +23,8 @@ class Quantizer(nn.Module):
     A subclass gives ``calibrate`` and either ``scales`` with ``scale_grad``, for evenly
     spaced levels, or ``forward`` and ``mix`` of its own. It knows no layer.
 
+    The class attribute ``gradient`` is as of :func:`.functional.fake_quantize`.
+
     Args:
         bits: The distinct widths that it must serve; 32 is the identity.
         target: 'weight' or 'activation'.
@@ -32,6 +34,8 @@ class Quantizer(nn.Module):
     Raises:
         ValueError: An unknown target, or a width below ``min_bits``.
     """
+
+    gradient = 'lsq'
 
     def __init__(
         self,
@@ -100,7 +104,11 @@ class Quantizer(nn.Module):
 
     def scale_grad(self, x: Tensor, bits: int) -> float:
         """Factor on the gradient of the step of ``bits``."""
-        raise NotImplementedError
+        return 1.0
+
+    def offsets(self, x: Tensor, bits: Sequence[int]) -> Tensor | None:
+        """Offsets z of the widths ``bits``, of the shape of the steps; None: zeros."""
+        return None
 
     def forward(self, x: Tensor, bits: int) -> Tensor:
         """``x`` at ``bits`` bits, in its own shape and dtype."""
@@ -108,8 +116,15 @@ class Quantizer(nn.Module):
             return x
         if not self.calibrated:
             self.calibrate(x)
-        scale = self.scales(x, (bits,))[0]
-        return fake_quantize(x, scale, self.levels(bits), self.scale_grad(x, bits))
+        offset = self.offsets(x, (bits,))
+        return fake_quantize(
+            x,
+            self.scales(x, (bits,))[0],
+            self.levels(bits),
+            self.scale_grad(x, bits),
+            None if offset is None else offset[0],
+            self.gradient,
+        )
 
     def mix(self, x: Tensor, bits: Sequence[int], probs: Tensor) -> Tensor:
         """Σ_j p_j Q_j(x) over the widths ``bits`` with coefficients ``probs`` (m,)."""
@@ -121,6 +136,8 @@ class Quantizer(nn.Module):
             probs,
             [self.levels(b) for b in bits],
             [self.scale_grad(x, b) for b in bits],
+            self.offsets(x, bits),
+            self.gradient,
         )
 
     def top(self, bits: int) -> int:
@@ -152,12 +169,6 @@ class Quantizer(nn.Module):
         self.bits = (bits,)
 
 
-@cache
-def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    with torch.inference_mode(False):
-        return torch.tensor(values, device=device)
-
-
 def constant(values: Sequence[float], like: Tensor) -> Tensor:
     """A float32 tensor of numbers on the device of ``like``, copied there only once."""
-    return _constant(tuple(map(float, values)), like.device)
+    return floats(tuple(map(float, values)), like.device)

@@ -1,18 +1,23 @@
 """Uniform fake quantization as pure functions with straight-through gradients."""
 
-from collections.abc import Sequence
+import importlib
+import importlib.util
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
+from torch.autograd.graph import saved_tensors_hooks
+
+from mmmpq.quantizers import native
 
 # (qmin, qmax): the integer levels of one candidate; None is float, the identity.
 Levels = tuple[int, int] | None
-
-# Elements worked on at once by each thread of a CPU: few enough that what is in between
-# stays in its cache, enough that the calls themselves cost little.
-CHUNK = 1 << 17
 
 
 def uniform_levels(bits: int, signed: bool) -> Levels:
@@ -27,23 +32,39 @@ def uniform_levels(bits: int, signed: bool) -> Levels:
 
 
 def fake_quantize(
-    x: Tensor, scale: Tensor, levels: Levels, scale_grad: float = 1.0
+    x: Tensor,
+    scale: Tensor,
+    levels: Levels,
+    scale_grad: float = 1.0,
+    offset: Tensor | None = None,
+    gradient: str = 'lsq',
 ) -> Tensor:
-    """round(clip(x / s, qmin, qmax)) · s, straight-through.
+    """(round(clip(x / s + z, qmin, qmax)) - z) · s, straight-through.
 
-    With v = x / s and r = round(clip(v)): d/dx is 1 inside [qmin, qmax] and 0 outside;
-    d/ds is r - v inside and r outside (Learned Step Size Quantization, 2020, arXiv
-    1902.08153).
+    With v = x / s + z and q = round(clip(v)) - z, inside meaning qmin ≤ v ≤ qmax:
+
+    * ``gradient='lsq'``: d/dx is 1 inside and 0 outside; d/ds is q - x / s inside and
+      q outside (Learned Step Size Quantization, 2020, arXiv 1902.08153).
+    * ``'clip'``: d/ds is 0 inside (PACT: Parameterized Clipping Activation for
+      Quantized Neural Networks, 2018, arXiv 1805.06085).
+    * ``'identity'``: d/dx is 1 everywhere; the rest as with 'lsq'.
+
+    d/dz is 0 inside and -s outside.
 
     Args:
         x: Any shape.
         scale: Step s, broadcastable against ``x``; positive.
         levels: (qmin, qmax), or None to return ``x`` as it is.
         scale_grad: Factor on the gradient of ``scale``.
+        offset: z, of the shape of ``scale``; None stands for 0.
+        gradient: One of the three above.
     """
     if levels is None:
         return x
-    return _MixFakeQuantize.apply(x, scale[None], None, (levels,), (scale_grad,))
+    offset = None if offset is None else offset[None]
+    return _MixFakeQuantize.apply(
+        x, scale[None], offset, None, (levels,), (scale_grad,), gradient
+    )
 
 
 def mix_fake_quantize(
@@ -52,6 +73,8 @@ def mix_fake_quantize(
     probs: Tensor,
     levels: Sequence[Levels],
     scale_grad: Sequence[float],
+    offset: Tensor | None = None,
+    gradient: str = 'lsq',
 ) -> Tensor:
     """Σ_j p_j · Q_j(x): the composite of all candidate widths in one tensor.
 
@@ -63,75 +86,137 @@ def mix_fake_quantize(
         probs: Coefficients (m,).
         levels: m pairs (qmin, qmax); None stands for float.
         scale_grad: m factors on the gradient of ``scale``.
+        offset: z (m, ...), of the shape of ``scale``; None stands for 0.
+        gradient: As of :func:`fake_quantize`.
     """
-    return _MixFakeQuantize.apply(x, scale, probs, tuple(levels), tuple(scale_grad))
+    return _MixFakeQuantize.apply(
+        x, scale, offset, probs, tuple(levels), tuple(scale_grad), gradient
+    )
+
+
+@contextmanager
+def recomputing(*quantized: Tensor) -> Iterator[None]:
+    """Within it, operations do not save ``quantized`` for their backward pass.
+
+    They take each one anew out of what its fake quantization has saved: x, which is
+    then the only copy. Tensors that no fake quantization made are saved as ever.
+    """
+    nodes = {
+        t.data_ptr(): t.grad_fn
+        for t in quantized
+        if getattr(t.grad_fn, '_forward_cls', None) is _MixFakeQuantize and t.numel()
+    }
+
+    def pack(tensor: Tensor) -> Any:
+        node = nodes.get(tensor.data_ptr())
+        # A linear layer saves its weight transposed, its input without batches.
+        return tensor if node is None else (node, tensor.shape, tensor.stride())
+
+    def unpack(packed: Any) -> Tensor:
+        if isinstance(packed, Tensor):
+            return packed
+        node, shape, stride = packed
+        x, *small = node.saved_tensors
+        return _forward(x, *small, node.levels).as_strided(shape, stride)
+
+    with saved_tensors_hooks(pack, unpack):
+        yield
 
 
 class _MixFakeQuantize(Function):
-    """Works on v = x / s of all candidates at once, (m, elements), chunk by chunk."""
-
     @staticmethod
-    def forward(ctx, x, scale, probs, levels, scale_grad):
-        ctx.save_for_backward(x, scale, probs)
-        ctx.levels, ctx.scale_grad = levels, scale_grad
-        scale, probs = _working(x, scale, probs)
-        scale = _units_for_float(scale, levels)
-        inverse = scale.reciprocal()
-        step = scale if probs is None else scale * _column(probs, scale)
-        x = _dense(x)
-        out = torch.empty_like(x)
-        v = None
-        for xc, oc in _chunks((x, out), scale):
-            xc, into = _working(x, xc, oc)
-            v = _buffer(v, xc, len(levels))
-            torch.mul(xc, inverse, out=v)
-            _round(v, levels)
-            _weighted_sum(v, step, into)
-            if into is not oc:
-                oc.copy_(into)
-        return out
+    def forward(ctx, x, scale, offset, probs, levels, scale_grad, gradient):
+        ctx.save_for_backward(x, scale, offset, probs)
+        ctx.levels, ctx.scale_grad, ctx.gradient = levels, scale_grad, gradient
+        return _forward(x, scale, offset, probs, levels)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        x, scale, probs = ctx.saved_tensors
-        need_x, need_scale, need_probs = ctx.needs_input_grad[:3]
-        dtypes = scale.dtype, probs.dtype if probs is not None else None
-        scale, probs = _working(x, scale, probs)
-        shape, scale = scale.shape, _units_for_float(scale, ctx.levels)
-        inverse = scale.reciprocal()
-        x = _dense(x)
-        grad = _laid_out_as(grad, x)
-        grad_x = torch.empty_like(x)
-        passed_sum, rounded_sum = torch.zeros_like(scale), torch.zeros_like(scale)
-        v = passed = None
-        for xc, gc, dc in _chunks((x, grad, grad_x), scale):
-            xc, gc, into = _working(x, xc, gc, dc)
-            v = _buffer(v, xc, len(ctx.levels))
-            passed = into[None] if probs is None else _buffer(passed, xc, len(v))
-            torch.mul(xc, inverse, out=v)
-            for level, row, inside in zip(ctx.levels, v, passed, strict=True):
-                _mask(gc, row, level, out=inside)
-            if need_x and probs is not None:
-                _weighted_sum(passed, _column(probs, scale), into)
-            if need_scale:
-                _add_sums(passed_sum, passed, xc)
-            if need_scale or need_probs:
-                _round(v, ctx.levels)
-                _add_sums(rounded_sum, v, gc)
-            if into is not dc:
-                dc.copy_(into)
-        grad_scale = grad_probs = None
-        if need_scale:
-            grad_scale = rounded_sum - passed_sum * inverse
-            if probs is not None:
-                grad_scale *= _column(probs, scale)
-            for j, factor in enumerate(ctx.scale_grad):
-                grad_scale[j] *= 0 if ctx.levels[j] is None else factor
-            grad_scale = grad_scale.reshape(shape).to(dtypes[0])
-        if need_probs:
-            grad_probs = (rounded_sum * scale).flatten(1).sum(1).to(dtypes[1])
-        return grad_x if need_x else None, grad_scale, grad_probs, None, None
+        x, *small = ctx.saved_tensors
+        dense = _dense(x)
+        kernels = _kernels(dense, small[0])
+        grads = (kernels.backward if kernels else _backward)(
+            _laid_out_as(grad, dense),
+            dense,
+            *small,
+            ctx.levels,
+            ctx.scale_grad,
+            ctx.gradient,
+            ctx.needs_input_grad[0],
+        )
+        needed = zip(grads, (x, *small), ctx.needs_input_grad, strict=False)
+        return *(g.to(t.dtype) if need else None for g, t, need in needed), *[None] * 3
+
+
+def _kernels(x: Tensor, scale: Tensor) -> ModuleType | None:
+    """The compiled form for a dense ``x``, or None: the plain form below."""
+    if x.device.type == 'cpu':
+        return native if native.takes(x, scale) else None
+    triton_kernels = _triton()
+    return triton_kernels if triton_kernels and triton_kernels.takes(x, scale) else None
+
+
+@cache
+def _triton() -> ModuleType | None:
+    """The kernels for GPUs, if Triton is installed and they are not switched off."""
+    if native.wanted() == 'plain' or importlib.util.find_spec('triton') is None:
+        return None
+    return importlib.import_module('mmmpq.quantizers.triton_kernels')
+
+
+def _forward(x, scale, offset, probs, levels):
+    x = _dense(x)
+    kernels = _kernels(x, scale)
+    if kernels:
+        return kernels.forward(x, scale, offset, probs, levels)
+    wide, scale, offset, probs = _working(x, x, scale, offset, probs)
+    total = torch.zeros_like(wide)
+    for j, level in enumerate(levels):
+        q = wide
+        if level is not None:
+            s, z = _of(j, scale, offset, wide)
+            q = wide.mul(s.reciprocal()).add_(z).clamp_(*level).round_().sub_(z).mul_(s)
+        total = q if probs is None else total.addcmul_(q, probs[j])
+    return total.to(x.dtype)
+
+
+def _backward(
+    grad, x, scale, offset, probs, levels, scale_grad, gradient, need_x
+) -> tuple[Tensor | None, ...]:
+    """As :func:`mmmpq.quantizers.native.backward`, one candidate after the other."""
+    x, grad, scale, offset, probs = _working(x, x, grad, scale, offset, probs)
+    grad_x = torch.zeros_like(x) if need_x else None
+    grad_scale = torch.zeros_like(scale)
+    grad_offset = None if offset is None else torch.zeros_like(offset)
+    grad_probs = None if probs is None else torch.zeros_like(probs)
+    for j, level in enumerate(levels):
+        p = 1.0 if probs is None else probs[j]
+        if level is None:
+            q, passed = x, grad
+        else:
+            s, z = _of(j, scale, offset, x)
+            u = x * s.reciprocal()
+            v = u + z
+            q = v.clamp(*level).round_().sub_(z)
+            inside = torch.where((v >= level[0]) & (v <= level[1]), grad, 0)
+            slope = grad * q - inside * (q if gradient == 'clip' else u)
+            grad_scale[j] = slope.sum_to_size(s.shape) * p * scale_grad[j]
+            if offset is not None:
+                missed = (inside - grad).sum_to_size(s.shape)
+                grad_offset[j] = missed * s * p
+            passed = grad if gradient == 'identity' else inside
+            q = q.mul_(s)
+        if need_x:
+            grad_x += passed * p
+        if probs is not None:
+            grad_probs[j] = (grad * q).sum()
+    return grad_x, grad_scale, grad_offset, grad_probs
+
+
+def _of(j: int, scale: Tensor, offset: Tensor | None, x: Tensor):
+    """Step and offset of candidate j."""
+    return scale[j], scale.new_zeros(()) if offset is None else offset[j]
 
 
 def _working(like: Tensor, *tensors: Tensor | None):
@@ -140,94 +225,16 @@ def _working(like: Tensor, *tensors: Tensor | None):
     return tuple(t if t is None else t.detach().to(dtype) for t in tensors)
 
 
-def _units_for_float(scale: Tensor, levels: Sequence[Levels]) -> Tensor:
-    """Steps (m, ...), those of float candidates 1; (m, 1) if they are per tensor."""
-    if scale[0].numel() == 1:
-        scale = scale.reshape(-1, 1)
-    if None not in levels:
-        return scale
-    pairs = zip(scale, levels, strict=True)
-    return torch.stack([torch.ones_like(s) if n is None else s for s, n in pairs])
-
-
-def _column(probs: Tensor, scale: Tensor) -> Tensor:
-    return probs.reshape(-1, *[1] * (scale.dim() - 1))
-
-
-def _buffer(before: Tensor | None, x: Tensor, rows: int) -> Tensor:
-    """(rows, *x.shape), the one of the chunk before where it fits."""
-    if before is not None and before.shape[1:] == x.shape:
-        return before
-    return x.new_empty(rows, *x.shape)
-
-
-def _mask(grad: Tensor, v: Tensor, level: Levels, out: Tensor) -> None:
-    """``grad`` where v lies in [qmin, qmax], both included, and 0 elsewhere.
-
-    A comparison and a product with its bools would take several times as long as this
-    one pass. Its bounds are exclusive, so they lie the least bit outside.
-    """
-    if level is None:
-        out.copy_(grad)
-        return
-    least = torch.finfo(torch.float32)
-    low, high = (q * (1 + least.eps) for q in level)
-    torch.ops.aten.hardtanh_backward.grad_input(
-        grad, v, low - least.tiny, high, grad_input=out
-    )
-
-
-def _round(v: Tensor, levels: Sequence[Levels]) -> None:
-    """v to its integer levels, in place; float candidates stay what they are."""
-    rows = [(row, level) for row, level in zip(v, levels, strict=True) if level]
-    for row, level in rows:
-        row.clamp_(*level)
-    for row in [v] if len(rows) == len(v) else [row for row, _ in rows]:
-        row.round_()
-
-
-def _weighted_sum(terms: Tensor, weights: Tensor, out: Tensor) -> None:
-    """out = Σ_j weights_j · terms_j; of (m, elements), in one pass."""
-    if terms.dim() == 2 and weights.shape[1] == 1:
-        torch.mv(terms.t(), weights.reshape(-1), out=out)
-    else:
-        torch.sum(terms * weights, 0, out=out)
-
-
-def _add_sums(total: Tensor, terms: Tensor, x: Tensor) -> None:
-    """total += Σ terms · x over all elements that share an element of ``total``."""
-    if total.dim() == 2 and total.shape[1] == 1:
-        total[:, 0].addmv_(terms, x)
-    else:
-        total += (terms * x).sum_to_size(total.shape)
-
-
 def _laid_out_as(tensor: Tensor, like: Tensor) -> Tensor:
     """``tensor`` with the memory layout of ``like``, so that both flatten alike."""
-    if tensor.stride() == like.stride():
+    if tensor.stride() == like.stride() and tensor.dtype == like.dtype:
         return tensor
-    return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
-
-
-def _order(x: Tensor) -> list[int]:
-    """The dimensions from the largest to the smallest stride."""
-    return sorted(range(x.dim()), key=lambda d: (-x.stride(d), d))
+    return torch.empty_like(like).copy_(tensor)
 
 
 def _dense(x: Tensor) -> Tensor:
     """``x``, copied only if its memory has gaps or overlaps."""
-    return x if x.permute(_order(x)).is_contiguous() else x.contiguous()
-
-
-def _chunks(tensors: Sequence[Tensor], scale: Tensor):
-    """Flat pieces of dense tensors of one layout; the whole if ``scale`` is no scalar.
-
-    On a CPU they fit its cache; elsewhere they bound the memory of what is in between.
-    """
-    x = tensors[0]
-    if scale.dim() > 2 or scale.shape[1] > 1:
-        return [tensors]
-    size = CHUNK * (torch.get_num_threads() if x.device.type == 'cpu' else 128)
-    order = _order(x)
-    pieces = (t.permute(order).view(-1).split(size) for t in tensors)
-    return zip(*pieces, strict=True)
+    if x.is_contiguous():
+        return x
+    order = sorted(range(x.dim()), key=lambda d: (-x.stride(d), d))
+    return x if x.permute(order).is_contiguous() else x.contiguous()

@@ -15,9 +15,11 @@ def most_probable(space: SearchSpace, tables: Sequence[CostTable]) -> list[int]:
     """The choice that maximises Σ_g log p_g subject to every budget.
 
     Between candidates that are as good as equally probable the dearer one is taken:
-    what is left of a budget is of no use.
+    what is left of a budget is of no use. Without a budget it is each group's argmax.
     """
-    costs, limits = _problem(tables)
+    if not tables:
+        return [int(p.argmax()) for p in space.probs()]
+    costs, limits = problem(tables)
     scores = []
     for g, probs in enumerate(space.probs()):
         log_p = np.log(probs.detach().double().cpu().numpy().clip(1e-12))
@@ -44,7 +46,7 @@ def spend(
         gains: For each group, how much the loss falls if it moves to a candidate (m,);
             0 for the present one.
     """
-    costs, limits = _problem(tables)
+    costs, limits = problem(tables)
     allowed = []
     for g, j in enumerate(choice):
         dearer = np.all([cost[g] >= cost[g][j] for cost in costs], axis=0)
@@ -69,7 +71,7 @@ def measure_gains(
         loss_of: Loss of the discrete net of a choice.
         step: Called after each measurement, to show progress.
     """
-    costs, limits = _problem(tables)
+    costs, limits = problem(tables)
     spent = [sum(float(c[g][j]) for g, j in enumerate(choice)) for c in costs]
     base = loss_of(choice)
     gains = []
@@ -89,6 +91,9 @@ def measure_gains(
     return gains
 
 
-def _problem(tables: Sequence[CostTable]):
+def problem(
+    tables: Sequence[CostTable],
+) -> tuple[list[list[np.ndarray]], list[float]]:
+    """Costs and limits of the tables, as :func:`solve` takes them."""
     costs = [[v.numpy() for v in t.values] for t in tables]
     return costs, [t.limit - t.constant for t in tables]

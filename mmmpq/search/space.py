@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmmpq.costs import Budget, LayerProfile, profile, total_cost
+from mmmpq.costs import Budget, LayerProfile, Reference, profile, total_cost
 from mmmpq.layers import MixedLayer, QuantLayer, Softmax, quantized_layers
 from mmmpq.policy import FLOAT, Policy, Precision
 
@@ -48,6 +48,7 @@ class SearchSpace:
                 group.layers.append(name)
         self.groups = list(by_relaxation.values())
         self.order = list(quantized_layers(model))
+        self._profiles: dict[tuple, list[LayerProfile]] = {}
         if not self.groups:
             raise ValueError(
                 'model: has no layer to search; give it '
@@ -62,6 +63,11 @@ class SearchSpace:
         """Probabilities of each group's candidates, with the logits' gradient."""
         return [g.relaxation.probs() for g in self.groups]
 
+    def anneal(self, epoch: float) -> None:
+        """Tells the relaxations how far the search is, in epochs."""
+        for group in self.groups:
+            group.relaxation.epoch = epoch
+
     def draw(self, generator: torch.Generator) -> None:
         """Draws the random numbers of one step: noise, and one path per group.
 
@@ -73,6 +79,17 @@ class SearchSpace:
         for group, p in zip(self.groups, probs.split(self.sizes), strict=True):
             group.relaxation.draw(generator)
             group.relaxation.choice = int(torch.multinomial(p, 1, generator=generator))
+
+    def profiles(self, model: nn.Module, reference: Reference) -> list[LayerProfile]:
+        """The layers of ``model`` at a reference input; each one is profiled once."""
+        key = (reference.input_shape, reference.proposals)
+        if key not in self._profiles:
+            self._profiles[key] = profile(model, *key)
+        return self._profiles[key]
+
+    def prices(self, model: nn.Module, reference: Reference) -> 'Prices':
+        """What the candidates cost at a reference input, without any bound."""
+        return Prices(self, reference, self.profiles(model, reference))
 
     @property
     def sizes(self) -> list[int]:
@@ -86,7 +103,76 @@ class SearchSpace:
         return Policy({name: layers[name] for name in self.order})
 
 
-class CostTable:
+class Prices:
+    """What each candidate of each group costs at a reference input.
+
+    Args:
+        space: The search space.
+        reference: The cost and its reference input; a budget is one.
+        profiles: The model's layers at that input.
+
+    Attributes:
+        values: For each group, the cost of every candidate (m,), float64.
+        constant: Cost of fixed and float layers.
+        min, max: Cost of the cheapest and of the dearest choice.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        reference: Reference,
+        profiles: Sequence[LayerProfile],
+    ) -> None:
+        self.reference = reference
+        self.profiles = list(profiles)
+        by_name = {p.name: p for p in self.profiles}
+        self.values = [
+            torch.tensor(
+                [
+                    sum(reference.cost(by_name[n], c) for n in group.layers)
+                    for c in group.candidates
+                ],
+                dtype=torch.float64,
+            )
+            for group in space.groups
+        ]
+        searched = {n for group in space.groups for n in group.layers}
+        self.searched = [p for p in self.profiles if p.name in searched]
+        self.constant = sum(
+            reference.cost(p, space.fixed.get(p.name, FLOAT))
+            for p in self.profiles
+            if p.name not in searched
+        )
+        self._space = space
+        self.min = self.constant + sum(float(v.min()) for v in self.values)
+        self.max = self.constant + sum(float(v.max()) for v in self.values)
+
+    @property
+    def name(self) -> str:
+        return type(self.reference.cost).__name__
+
+    def uniform(self, precision: Precision) -> float:
+        """Cost with every searched layer at ``precision``, fixed ones as they are."""
+        layers = dict(self._space.fixed)
+        for group in self._space.groups:
+            layers.update(dict.fromkeys(group.layers, precision))
+        return total_cost(self.reference.cost, self.profiles, layers)
+
+    def expected_searched(self, probs: Sequence[Tensor]) -> Tensor:
+        """Σ_g Σ_j p_gj B_gj, a float64 scalar with gradient."""
+        flat = torch.cat(list(probs)).double()
+        return (flat * torch.cat(self.values).to(flat.device)).sum()
+
+    def expected(self, probs: Sequence[Tensor]) -> Tensor:
+        """E[B] = Σ_g Σ_j p_gj B_gj + constant, a float64 scalar with gradient."""
+        return self.expected_searched(probs) + self.constant
+
+    def of(self, policy: Policy) -> float:
+        """Cost of a policy, layer by layer, independent of ``values``."""
+        return total_cost(self.reference.cost, self.profiles, policy.layers)
+
+
+class CostTable(Prices):
     """What each candidate of each group costs under one budget.
 
     Args:
@@ -96,57 +182,14 @@ class CostTable:
 
     Attributes:
         limit: Upper bound B_max in the cost's unit.
-        values: For each group, the cost of every candidate (m,), float64.
-        constant: Cost of fixed and float layers.
     """
 
     def __init__(
         self, space: SearchSpace, budget: Budget, profiles: Sequence[LayerProfile]
     ) -> None:
+        super().__init__(space, budget, profiles)
         self.budget = budget
-        self.profiles = list(profiles)
-        by_name = {p.name: p for p in self.profiles}
-        self.values = [
-            torch.tensor(
-                [
-                    sum(budget.cost(by_name[n], c) for n in group.layers)
-                    for c in group.candidates
-                ],
-                dtype=torch.float64,
-            )
-            for group in space.groups
-        ]
-        searched = {n for group in space.groups for n in group.layers}
-        self.constant = sum(
-            budget.cost(p, space.fixed.get(p.name, FLOAT))
-            for p in self.profiles
-            if p.name not in searched
-        )
-        self._space = space
         self.limit = budget.resolve(self.uniform)
-        self.min = self.constant + sum(float(v.min()) for v in self.values)
-        self.max = self.constant + sum(float(v.max()) for v in self.values)
-
-    @property
-    def name(self) -> str:
-        return type(self.budget.cost).__name__
-
-    def uniform(self, precision: Precision) -> float:
-        """Cost with every searched layer at ``precision``, fixed ones as they are."""
-        layers = dict(self._space.fixed)
-        for group in self._space.groups:
-            layers.update(dict.fromkeys(group.layers, precision))
-        return total_cost(self.budget.cost, self.profiles, layers)
-
-    def expected(self, probs: Sequence[Tensor]) -> Tensor:
-        """E[B] = Σ_g Σ_j p_gj B_gj + constant, a float64 scalar with gradient."""
-        flat = torch.cat(list(probs)).double()
-        values = torch.cat(self.values).to(flat.device)
-        return (flat * values).sum() + self.constant
-
-    def of(self, policy: Policy) -> float:
-        """Cost of a policy, layer by layer, independent of ``values``."""
-        return total_cost(self.budget.cost, self.profiles, policy.layers)
 
     def check(self) -> None:
         """Raises ValueError if no choice of candidates can meet the budget."""
@@ -163,11 +206,4 @@ def cost_tables(
     model: nn.Module, space: SearchSpace, budgets: Sequence[Budget]
 ) -> list[CostTable]:
     """One table per budget; each distinct reference input is profiled once."""
-    profiles: dict[tuple, list[LayerProfile]] = {}
-    tables = []
-    for budget in budgets:
-        key = (budget.input_shape, budget.proposals)
-        if key not in profiles:
-            profiles[key] = profile(model, *key)
-        tables.append(CostTable(space, budget, profiles[key]))
-    return tables
+    return [CostTable(space, b, space.profiles(model, b)) for b in budgets]

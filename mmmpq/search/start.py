@@ -22,8 +22,10 @@ def bias_logits(
     pull against each other and no c will do, :func:`project` does the rest.
 
     Returns:
-        c.
+        c; 0 without a budget, which leaves the logits as they are.
     """
+    if not tables:
+        return 0.0
     limits = [_inside(t, t.limit, margin) for t in tables]
     zeros = [torch.zeros_like(logits) for logits in space.logits]
 

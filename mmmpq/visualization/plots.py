@@ -50,8 +50,8 @@ def bits(layers, history, theme, per_row=48):
         )
         ax.tick_params(axis='x', length=0, labelsize=7)
         ax.set_yticks(
-            [0, *ticks.values()],
-            ['0', *(str(b) if b <= 8 else 'float' for b in ticks)],
+            list(ticks.values()),
+            [str(b) if b <= 8 else 'float' for b in ticks],
             fontsize=7,
         )
         ax.set_ylim(0, max(ticks.values()) + 0.3)
@@ -74,8 +74,8 @@ def bits(layers, history, theme, per_row=48):
 
 def _bit_ticks(found):
     """Height of every bit-width; float stands just above the widest other one."""
-    top = max((b for b in found if b <= 8), default=1)
-    heights = {b: b for b in range(1, top + 1)}
+    top = max((b for b in found if 0 < b <= 8), default=1)
+    heights = {b: b for b in range(top + 1)}  # 0 is a skipped block
     return {**heights, 32: top + 1.5} if max(found, default=0) > 8 else heights
 
 
@@ -172,6 +172,8 @@ def probabilities(layers, history, theme):
 
 
 def _label(candidate):
+    if not any(candidate):
+        return 'skip'
     w_bits, a_bits = ('float' if bits > 8 else bits for bits in candidate)
     return f'W{w_bits}A{a_bits}'
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmmpq.costs import Hardware
-from mmmpq.policy import Precision
+from mmmpq.policy import SKIP, Precision
 
 PROFILES = Path(__file__).parents[2] / 'configs/_base_/hardware'
 
@@ -38,6 +38,16 @@ def test_own_entry_then_conv_type_then_default():
         hardware.restrict('Linear', [Precision(2, 2)])
 
 
+def test_skipping_needs_no_entry():
+    layers = {'Conv2d': ['W4A4', 'W0A0'], 'Linear': ['W8A8']}
+    hardware = Hardware('npu', layers)
+    assert all(hardware.allows(t, SKIP) for t in ('Conv2d', 'Linear', 'Conv1d'))
+    pairs = [SKIP, Precision(4, 4)]
+    assert hardware.restrict('Conv2d', pairs) == tuple(pairs)
+    with pytest.raises(ValueError, match='allows none of W0A0, W4A4 for Linear'):
+        hardware.restrict('Linear', pairs)
+
+
 @pytest.mark.parametrize(
     'data, message',
     [
@@ -46,6 +56,7 @@ def test_own_entry_then_conv_type_then_default():
         ([], 'found list'),
         ({'name': 'x', 'layers': {'Conv2D': 'any'}}, 'near names: Conv2d'),
         ({'name': 'x', 'layers': {'Conv2d': ['W9A9']}}, 'Conv2d.*9 bits'),
+        ({'name': 'x', 'layers': {'Conv2d': ['W0A8']}}, 'Conv2d.*0 bits'),
         ({'name': 'x', 'layers': {'Conv2d': 'all'}}, "found 'all'"),
         ({'name': 'x', 'layers': {'Conv2d': []}}, 'empty list'),
     ],

@@ -5,7 +5,7 @@ import pytest
 import torchvision
 
 from mmmpq.costs import Latency, profile, total_cost
-from mmmpq.policy import FLOAT, Precision
+from mmmpq.policy import FLOAT, SKIP, Precision
 
 EXAMPLE = Path(__file__).parents[2] / 'configs/_base_/latency_example.json'
 ENTRY = dict(
@@ -40,6 +40,10 @@ def test_sums_over_calls_and_sizes(table, layer):
     assert cost(conv, Precision(4, 4)) == 5 * 12.5 + 2 * 3
 
 
+def test_a_skipped_layer_costs_nothing(table, layer):
+    assert Latency(table(ENTRY))(layer('conv'), SKIP) == 0
+
+
 def test_missing_entry_names_layer_precision_and_neighbours(table, layer):
     cost = Latency(table(dict(ENTRY, in_channels=7, w_bits=8), ENTRY))
     with pytest.raises(KeyError) as error:
@@ -58,6 +62,7 @@ def test_missing_entry_names_layer_precision_and_neighbours(table, layer):
         (dict(ENTRY, us='fast'), "us='fast'"),
         (dict(ENTRY, type='Conv2D'), "'Conv2D'; near names: Conv2d"),
         (dict(ENTRY, w_bits=9), '9 bits'),
+        (dict(ENTRY, w_bits=0, a_bits=0), '0 bits: a skipped layer costs nothing'),
     ],
 )
 def test_bad_entries(table, entry, message):

@@ -26,20 +26,39 @@ spec.loader.exec_module(tiny)
 from mmengine.config import Config
 from mmmpq import launch
 from mmmpq.hooks import SearchHook
-from mmmpq.search import most_probable
+from mmmpq.search import SearchSpace, most_probable
+
+COST = dict(type='BOPs', input_shape=(3, 8, 8))
+DNAS = dict(
+    budgets=[], samples=4,
+    penalties=[dict(type='CostAwareLoss', beta=0.1, gamma=0.9, cost=COST)])
+MODES = {
+    'alternated': {}, 'joint': dict(joint=True), 'dnas': DNAS,
+    'joint dnas': dict(DNAS, joint=True)}
 
 def main():
-    for mode in ('alternated', 'joint'):
+    for mode in MODES:
         search(mode, f'{sys.argv[2]}/{mode}')
 
 def search(mode, folder):
-    tiny.SEARCH['joint'] = mode == 'joint'
     cfg = Config(copy.deepcopy(tiny.BASE))
+    if 'dnas' in mode:
+        cfg.model.quant.relaxation = dict(
+            type='GumbelSoftmax', temperature=5.0, anneal=0.1)
+        cfg.model.quant.mixing = 'outputs'
     cfg.merge_from_dict(dict(
-        launcher='pytorch', work_dir=folder, custom_hooks=[tiny.SEARCH],
-        experiment_name=mode, train_cfg=dict(max_epochs=2)))
+        launcher='pytorch', work_dir=folder, experiment_name=mode,
+        custom_hooks=[dict(tiny.SEARCH, **MODES[mode])],
+        train_cfg=dict(max_epochs=2)))
     runner = launch.build_runner(cfg)
+    noises, draw = [], SearchSpace.draw
+    def noting(space, generator):
+        draw(space, generator)
+        noises.extend(getattr(g.relaxation, 'noise', torch.zeros(0)).clone()
+                      for g in space.groups)
+    SearchSpace.draw = noting
     runner.train()
+    SearchSpace.draw = draw
     hook = next(h for h in runner.hooks if isinstance(h, SearchHook))
     held = hook.batches.loader.dataset if not hook.joint else []
     torch.save(
@@ -47,7 +66,7 @@ def search(mode, folder):
              choice=most_probable(hook.space, hook.tables),
              weights=[p.detach() for p in runner.model.parameters()],
              labels=[int(held[i]['labels']) for i in range(len(held))],
-             steps=hook.steps, iters=runner.max_iters),
+             noises=noises, steps=hook.steps, iters=runner.max_iters),
         f'{folder}/rank{dist.get_rank()}.pt')
 
 launch.run(main)
@@ -71,22 +90,25 @@ def test_two_processes_end_with_the_same_search(tmp_path):
         timeout=150,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for mode in ('alternated', 'joint'):
+    for mode in ('alternated', 'joint', 'dnas', 'joint dnas'):
         check_ranks(mode, tmp_path / mode)
 
 
 def check_ranks(mode, folder):
     a, b = (torch.load(folder / f'rank{i}.pt') for i in (0, 1))
-    assert a['iters'] == (10 if mode == 'joint' else 8)  # 40 or 32 pictures, 2 x 4
+    assert a['iters'] == (10 if 'joint' in mode else 8)  # 40 or 32 pictures, 2 x 4
     assert a['steps'] > 0 and any(p.any() for p in a['logits'])
-    for key in ('logits', 'weights'):
+    assert len(a['noises']) == 3 * a['iters']
+    assert all(n.any() for n in a['noises']) == ('dnas' in mode)
+    for key in ('logits', 'weights', 'noises'):
         assert all(map(torch.equal, a[key], b[key])), key
     assert a['choice'] == b['choice'] and a['labels'] == b['labels']
     saved = torch.load(folder / 'epoch_2.pth', weights_only=True)['state_dict']
     for i, logits in enumerate(a['logits'], 1):
         assert torch.equal(saved[f'convs.{i}.relaxation.logits'], logits)
     policy = Policy.load(folder / 'policy.json')
-    assert policy.meta['budgets'][0]['cost'] <= policy.meta['budgets'][0]['limit']
+    for budget in policy.meta['budgets']:
+        assert budget['cost'] <= budget['limit']
     lines = (folder / 'search_history.jsonl').read_text().splitlines()
     assert len(lines) == 1 + a['iters']  # one process alone writes
 

@@ -19,15 +19,29 @@ ARCH = dict(
     optimizer=dict(type='Adam', lr=0.05, betas=(0.5, 0.999)),
     scheduler=dict(type='CosineAnnealingLR', eta_min=0.01),
 )
+COST = dict(type='BOPs', input_shape=(3, 8, 8))
 SEARCHES = {
     'alternated': {},
     'joint': dict(joint=True),
     'biased, every second': dict(start='biased', interval=2),
+    'EdMIPS': dict(
+        budgets=[],
+        joint=True,
+        warmup=0.0,
+        penalties=[dict(type='ComplexityPenalty', eta=0.1, cost=COST)],
+        optimizer=dict(type='SGD', lr=0.05, momentum=0.9, weight_decay=1e-4),
+        scheduler=dict(type='StepLR', step_size=1, by_epoch=True),
+    ),
+    'DNAS': dict(
+        budgets=[],
+        penalties=[dict(type='CostAwareLoss', beta=0.1, gamma=0.9, cost=COST)],
+        samples=3,
+    ),
 }
 QUANTS = {
     'composite': {},
     'gumbel': {
-        'model.quant.relaxation': dict(type='GumbelSoftmax', temperature=0.7),
+        'model.quant.relaxation': dict(type='GumbelSoftmax', anneal=0.3),
         'model.quant.mixing': 'outputs',
     },
     'sampled': {
@@ -96,6 +110,8 @@ def compare(make, hook_of, tmp_path, kills, search, **changes):
         ('joint', 'sampled'),
         ('joint', 'gumbel'),
         ('biased, every second', 'composite'),
+        ('EdMIPS', 'composite'),
+        ('DNAS', 'gumbel'),
     ],
 )
 def test_by_epochs(make, hook_of, tmp_path, search, quant):

@@ -8,7 +8,8 @@ import torch
 from mmengine.hooks import Hook
 
 from mmmpq.hooks import SearchHook
-from mmmpq.hooks.search_result import discrete
+from mmmpq.hooks.choice import discrete
+from mmmpq.hooks.logits import set_gradients
 from mmmpq.models import QuantModel
 from mmmpq.policy import Policy
 from mmmpq.search import most_probable
@@ -146,7 +147,7 @@ def test_joint_gradient_is_that_of_task_and_penalty(
 
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             hook, state = hook_of(runner), torch.get_rng_state()
-            if not hook._is_due(runner):
+            if not hook.schedule.is_due(runner):
                 return
             loss = runner.model(**data_batch, mode='loss')['loss'] / accumulated
             wanted.append(torch.autograd.grad(loss, hook.space.logits))
@@ -155,9 +156,9 @@ def test_joint_gradient_is_that_of_task_and_penalty(
     step = SearchHook._step
 
     def compare(self, runner, grads, used):
-        self._set_gradients(True)
+        set_gradients(self.space.logits, True)
         penalty = torch.autograd.grad(self.penalty(runner)[0], self.space.logits)
-        self._set_gradients(False)
+        set_gradients(self.space.logits, False)
         for *task, p, grad in zip(*wanted, penalty, grads, strict=True):
             assert torch.allclose(grad / used, sum(task) + p, atol=1e-5)
         compared.append(len(wanted))
@@ -167,7 +168,7 @@ def test_joint_gradient_is_that_of_task_and_penalty(
         step(self, runner, grads, used)
 
     monkeypatch.setattr(SearchHook, '_step', compare)
-    monkeypatch.setattr('mmmpq.hooks.search_hook._loss_scale', lambda w: scale)
+    monkeypatch.setattr('mmmpq.hooks.search_hook.loss_scale', lambda w: scale)
     wrapper = dict(accumulative_counts=accumulated)
     runner = make(
         hooks=[Task()], search=dict(joint=True, measure=0), optim_wrapper=wrapper

@@ -159,6 +159,25 @@ def test_float_candidates_change_nothing(mixing):
     assert torch.equal(layer(x), layer._conv_forward(x, layer.weight, layer.bias))
 
 
+@pytest.mark.parametrize('mixing', ['composite', 'outputs'])
+@pytest.mark.parametrize('bits', [2, 4])
+def test_candidates_of_weights_alone_are_one_conv_of_the_float_input(mixing, bits):
+    layer = mixed_conv(candidates=[(bits, 32), (8, 32), (32, 32)], mixing=mixing)
+    x = image().requires_grad_()
+    leaves = [x, layer.weight, layer.relaxation.logits.requires_grad_()]
+    out = layer(x)
+    grad = torch.randn_like(out)
+    found = torch.autograd.grad(out, leaves, grad)
+    p = torch.softmax(layer.relaxation.logits, 0)
+    quantized = [layer.w_quantizer(layer.weight, b) for b in (bits, 8)]
+    weight = p[0] * quantized[0] + p[1] * quantized[1] + p[2] * layer.weight
+    wanted = F.conv2d(x, weight, layer.bias, padding=1)
+    torch.testing.assert_close(out, wanted, rtol=1e-5, atol=1e-5)
+    wanted = torch.autograd.grad(wanted, leaves, grad)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    assert not layer.a_quantizer.range.requires_grad  # DDP would wait for it
+
+
 def test_sampled_gradient_passes_straight_through():
     layer = mixed_conv(candidates=[(2, 2), (4, 4), (8, 8)], mixing='sampled')
     x = image()
@@ -249,6 +268,8 @@ def test_float_layer_turned_in_place():
     [
         (lambda: mixed_conv(mixing='sum'), "mixing: found 'sum'.*composite"),
         (lambda: mixed_conv(candidates=[]), 'empty'),
+        (lambda: mixed_conv(candidates=[(0, 0), (4, 4)]), r'\(0, 0\) for a layer'),
+        (lambda: QuantConv2d(1, 1, 1, w_bits=0, a_bits=0), r'\(0, 0\) for a layer'),
         (lambda: mixed_conv(candidates=[(1, 4)]), 'at least 2 bits; found 1'),
         (lambda: QuantConv2d(1, 1, 1, w_bits=9, a_bits=4), 'found 9 bits'),
         (

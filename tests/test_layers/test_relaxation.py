@@ -93,6 +93,50 @@ def test_gumbel_draws_nothing_in_eval_and_repeats_with_the_seed():
     assert torch.equal(relaxation.mixture(), relaxation.probs())
 
 
+def test_temperature_schedule():
+    """tau = T exp(-η epoch), which probs and the softmax do not know."""
+    relaxation = GumbelSoftmax(PAIRS, temperature=5.0, anneal=0.025)
+    assert relaxation.tau == 5.0
+    with torch.no_grad():
+        relaxation.logits.copy_(torch.tensor([0.0, 1.0, -1.0, 0.5]))
+    probs = relaxation.probs()
+    relaxation.draw(torch.Generator().manual_seed(2))
+    for epoch, tau in [(0.5, 4.93789), (10, 3.89400), (90, 0.526996)]:
+        relaxation.epoch = epoch
+        assert relaxation.tau == pytest.approx(tau, rel=1e-5)
+        wanted = torch.softmax((relaxation.logits + relaxation.noise) / tau, 0)
+        torch.testing.assert_close(relaxation.mixture(), wanted)
+        assert torch.equal(relaxation.probs(), probs)
+    relaxation.epoch = 1e6  # no division by zero, but a one-hot
+    assert sorted(relaxation.mixture().tolist()) == [0, 0, 0, 1]
+    assert GumbelSoftmax(PAIRS, temperature=2.0).tau == 2.0
+
+
+@pytest.mark.parametrize('factorised', [False, True])
+@pytest.mark.parametrize('epoch', [0.0, 60.0])
+def test_frequency_of_the_argmax_is_softmax_at_any_temperature(factorised, epoch):
+    relaxation = GumbelSoftmax(
+        GRID, factorised=factorised, temperature=5.0, anneal=0.025
+    )
+    relaxation.epoch = epoch
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        relaxation.logits.normal_(generator=generator)
+    draws, wins = 4000, torch.zeros(6)
+    for _ in range(draws):
+        relaxation.draw(generator)
+        wins[relaxation.mixture().argmax()] += 1
+    p = relaxation.probs()
+    sigma = (p * (1 - p) / draws).sqrt()
+    assert ((wins / draws - p).abs() < 4 * sigma).all()
+
+
+@pytest.mark.parametrize('anneal', [-0.1, float('nan'), float('inf')])
+def test_bad_annealing(anneal):
+    with pytest.raises(ValueError, match=r'relaxation\.anneal: found'):
+        GumbelSoftmax(PAIRS, anneal=anneal)
+
+
 @pytest.mark.parametrize('cls', [Softmax, GumbelSoftmax])
 def test_bad_arguments(cls):
     with pytest.raises(ValueError, match=r'factorised: needs every pair.*W8A8, W2A2'):

@@ -247,6 +247,15 @@ def test_layers_that_stay_float_are_listed_once(monkeypatch):
 # --- bad input ------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('key', ['base_type', 'quant'])
+def test_missing_key(small, key):
+    cfg = small('resnet')
+    cfg.update(base_type=cfg.type, type='mmmpq.QuantModel', quant=dict(policy='W4A4'))
+    del cfg[key]
+    with pytest.raises(ValueError, match=f'model.{key}: found none; accepted is'):
+        MODELS.build(cfg)
+
+
 def test_unknown_base_type(small):
     cfg = small('retinanet')
     cfg.type = 'mmmpq.QuantModel'

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmmpq.quantizers import fake_quantize, mix_fake_quantize
-from mmmpq.quantizers.functional import CHUNK, uniform_levels
+from mmmpq.quantizers.functional import uniform_levels
 
 
 class Round(torch.autograd.Function):
@@ -85,8 +85,8 @@ def test_one_width_is_autograds(levels):
     torch.testing.assert_close(*results, rtol=1e-10, atol=1e-10)
 
 
-def test_larger_than_one_chunk():
-    x = torch.randn(2 * CHUNK + 17, dtype=torch.float64, requires_grad=True)
+def test_larger_than_one_block():
+    x = torch.randn(10 * 2048 + 17, dtype=torch.float64, requires_grad=True)
     scale = torch.tensor([0.5, 0.1], dtype=torch.float64, requires_grad=True)
     probs = torch.tensor([0.25, 0.75], dtype=torch.float64, requires_grad=True)
     levels = [(-1, 1), (-7, 7)]

@@ -54,6 +54,16 @@ def test_the_most_likely_candidates_win_where_the_budget_allows(problem):
     assert most_probable(space, tables) == [0, 1, 2, 3]
 
 
+def test_without_a_budget_it_is_the_argmax(problem):
+    _, space, tables = problem()
+    random = np.random.default_rng(0)
+    with torch.no_grad():
+        for logits in space.logits:
+            logits.copy_(torch.tensor(random.normal(0, 1, logits.shape)))
+    assert tables == []
+    assert most_probable(space, tables) == [int(p.argmax()) for p in space.logits]
+
+
 def test_spend_takes_the_best_of_what_fits(problem):
     _, space, (table,) = problem(('BOPs', 'W3A3'))
     choice = [0] * 4

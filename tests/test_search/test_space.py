@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmmpq.costs import Budget, total_cost
+from mmmpq.costs import Budget, Reference, total_cost
 from mmmpq.policy import FLOAT, Precision
 from mmmpq.search import SearchSpace, cost_tables
 
@@ -136,3 +136,18 @@ def test_the_same_seed_draws_the_same_paths(problem):
     (choice, noise), (again, same), (_, other) = drawn(1), drawn(1), drawn(2)
     assert choice == again and torch.equal(noise, same)
     assert not torch.equal(noise, other)
+
+
+@pytest.mark.parametrize('kind', ['BOPs', 'WeightBytes'])
+def test_prices_are_a_table_without_a_bound(problem, kind):
+    model, space, (table,) = problem((kind, 'W4A4'))
+    cfg = dict(type=kind, input_shape=(3, 16, 16))
+    prices = space.prices(model, Reference.build(cfg))
+    probs = space.probs()
+    assert prices.profiles == table.profiles and not hasattr(prices, 'limit')
+    assert all(map(torch.equal, prices.values, table.values))
+    assert (prices.name, prices.min, prices.max) == (kind, table.min, table.max)
+    assert prices.expected(probs) == table.expected(probs)
+    searched = prices.expected_searched(probs) + prices.constant
+    assert searched == prices.expected(probs)
+    assert [p.name for p in prices.searched] == [g.layers[0] for g in space.groups]

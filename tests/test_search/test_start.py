@@ -158,3 +158,12 @@ def test_two_tight_budgets_leave_the_solver_a_choice(problem):
     scores = [torch.zeros(len(v)).numpy() for v in tables[0].values]
     costs = [[v.numpy() for v in t.values] for t in tables]
     assert solve(scores, costs, [t.limit - t.constant for t in tables])
+
+
+def test_without_a_budget_nothing_moves(problem):
+    _, space, tables = problem(relaxation=dict(type='Softmax', init=0.01))
+    before = [p.clone() for p in space.logits]
+    assert bias_logits(space, tables) == 0.0
+    assert not project(space, tables, [])
+    assert bounds(tables, [], 0.5, 0.6) == []
+    assert all(map(torch.equal, before, space.logits))

@@ -78,6 +78,18 @@ def test_titles_of_groups_never_overlap(groups):
         assert left.get_window_extent().x1 < right.get_window_extent().x0
 
 
+def test_a_skipped_block_has_no_bits():
+    bits, history = search(candidates=((0, 0), (2, 4)))
+    bits.update(dict.fromkeys(history.groups['backbone.layer1']['layers'], (0, 0)))
+    (ax,) = plots.bits(bits, history, LIGHT).axes
+    heights = [bar.get_height() for box in ax.containers for bar in box]
+    assert heights == [2, 4] * 2 + [0, 0] * 2 + [2, 4] * 2
+    assert [t.get_text() for t in ax.get_yticklabels()] == ['0', '1', '2', '3', '4']
+    axes = plots.probabilities(bits, history, LIGHT).axes
+    titles = {ax.get_title(loc='right') for ax in axes[:3]}
+    assert titles == {'→ W2A4', '→ skip'}
+
+
 def test_probabilities_are_stacked_to_one():
     bits, history = search(groups=1)
     (ax,) = plots.probabilities(bits, history, LIGHT).axes

@@ -1,0 +1,128 @@
+"""The fused fake quantizers against the memory-bandwidth floor of the same run.
+
+The floor is what a copy of the tensor takes: forward one read and one write, backward
+two reads (input and gradient) and one write, so one and a half copies. ``floor`` is the
+share of it that a kernel reaches; the copies take turns with the kernels, and medians
+are compared. Sums for the gradients of ranges and probabilities are included.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from mmmpq.quantizers import (
+    DoReFaQuantizer,
+    GaussianQuantizer,
+    LinearQuantizer,
+    LSQQuantizer,
+    PACTQuantizer,
+)
+
+WIDTHS = (4, 2, 3, 8, 5, 6, 7, 2, 3, 4, 5, 6)
+FAMILIES = {
+    'linear': (LinearQuantizer, 'activation'),
+    'LSQ': (LSQQuantizer, 'activation'),
+    'half-wave Gaussian': (GaussianQuantizer, 'activation'),
+    'Gaussian': (GaussianQuantizer, 'weight'),
+    'PACT': (PACTQuantizer, 'activation'),
+    'DoReFa': (DoReFaQuantizer, 'weight'),
+}
+
+
+def seconds(function, device: str) -> float:
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if device == 'cuda':
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def measure(family: str, candidates: int, args: argparse.Namespace) -> dict:
+    """One record: a mix of so many candidates of one family."""
+    kind, target = FAMILIES[family]
+    dtype = getattr(torch, args.dtype)
+    x = torch.randn(args.elements, device=args.device)
+    x = (x if target == 'weight' else x.relu()).to(dtype).requires_grad_()
+    copy, grad = torch.empty_like(x.detach()), torch.randn_like(x)
+    bits = WIDTHS[:candidates]
+    quantizer = kind(sorted(set(bits)), target).to(args.device)
+    quantizer.calibrate(x.detach())
+    probs = torch.full((candidates,), 1 / candidates, device=args.device)
+    probs.requires_grad_()
+    leaves = [x, probs, *quantizer.parameters()]
+    rounds = []
+    out = None
+
+    def forward():
+        nonlocal out
+        out = quantizer.mix(x, bits, probs)
+
+    def backward():
+        torch.autograd.grad(out, leaves, grad)
+
+    for _ in range(args.repeats + 2):
+        steps = (lambda: copy.copy_(x.detach()), forward, backward)
+        rounds.append([seconds(step, args.device) for step in steps])
+    floor, forwards, backwards = (median(r) for r in zip(*rounds[2:], strict=True))
+    return dict(
+        family=family,
+        device=args.device_name,
+        dtype=args.dtype,
+        candidates=candidates,
+        elements=args.elements,
+        copy_gb_s=round(2 * x.element_size() * args.elements / floor / 1e9, 1),
+        forward_ms=round(forwards * 1e3, 3),
+        backward_ms=round(backwards * 1e3, 3),
+        forward_floor=round(floor / forwards, 3),
+        backward_floor=round(1.5 * floor / backwards, 3),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    parser.add_argument('--dtype', default='float32', choices=('float32', 'bfloat16'))
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--elements', type=int, default=1 << 24)
+    parser.add_argument('--candidates', nargs='+', type=int, default=[1, 3, 4, 12])
+    parser.add_argument('--families', nargs='+', choices=FAMILIES, default=[*FAMILIES])
+    parser.add_argument('--repeats', type=int, default=15)
+    parser.add_argument('--json', metavar='FILE', help='write the records there')
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    on_gpu = args.device == 'cuda'
+    name = torch.cuda.get_device_name() if on_gpu else f'{os.cpu_count()} cores, CPU'
+    args.device_name = name
+    todo = [(f, m) for f in args.families for m in args.candidates]
+    records = [measure(f, m, args) for f, m in track(todo, 'kernels')]
+    table = Table(title=f'{name}, {args.dtype}: share of the bandwidth floor')
+    for column in ('family', 'candidates', 'copy GB/s', 'forward', 'backward'):
+        table.add_column(column)
+    for r in records:
+        table.add_row(
+            r['family'],
+            str(r['candidates']),
+            f'{r["copy_gb_s"]:.1f}',
+            f'{r["forward_floor"]:.0%} ({r["forward_ms"]:.2f} ms)',
+            f'{r["backward_floor"]:.0%} ({r["backward_ms"]:.2f} ms)',
+        )
+    Console().print(table)
+    if args.json:
+        Path(args.json).write_text(json.dumps(records, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main()

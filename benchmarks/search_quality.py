@@ -1,0 +1,386 @@
+"""Is the search worth it? Every method, budget and seed, with equal fine-tuning.
+
+A run searches (or takes a baseline's policy), fine-tunes what was found and tests it,
+with the tools of this repository in processes of their own. All methods choose from the
+candidates of configs/bpnas, in its groups, under the same budget, with the same
+quantizer; the schedule of the fine-tuning is that of the configs/bpnas twin. One JSON
+file per run under --work-dir: what is there already is not run again.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, init_default_scope
+from quality_report import BASELINES, METHODS, write_results
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+import mmmpq  # noqa: F401
+from mmmpq.costs import BOPs, profile, total_cost
+from mmmpq.fileio import atomic_write
+from mmmpq.launch import check_file, run
+from mmmpq.policy import Policy, Precision
+from mmmpq.version import __version__
+
+ROOT = Path(__file__).resolve().parents[1]
+# Name -> config in configs/bpnas, metric.
+SETS = {
+    'digits': ('resnet_digits', 'accuracy/top1'),
+    'shapes': ('retinanet_shapes', 'coco/bbox_mAP'),
+}
+EPILOG = """examples
+  benchmarks/search_quality.py --sets digits --methods bpnas uniform --seeds 0 1
+  benchmarks/search_quality.py --jobs 2                       (all of it, hours)
+  benchmarks/search_quality.py --jobs 0                       (table and plot alone)
+
+bpnas is as in configs/bpnas; bpnas_outputs and bpnas_composite differ in the mixing
+alone. edmips and dnas take penalty, relaxation, mixing, weights and steps of their
+configs. EdMIPS's logits are joint here, as the candidates are no full grid.
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One line of the results."""
+
+    set: str
+    method: str
+    budget: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f'{self.set}-{self.method}-{self.budget}-{self.seed}'
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('--sets', nargs='+', choices=SETS, default=list(SETS))
+    parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS))
+    parser.add_argument('--budgets', nargs='+', default=['W2A2', 'W3A3', 'W4A4'])
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    parser.add_argument(
+        '--threads', type=int, default=1, help='of each process (default: 1)'
+    )
+    parser.add_argument(
+        '--jobs',
+        type=int,
+        default=1,
+        help='runs side by side (default: 1; 0: none, only write the results)',
+    )
+    parser.add_argument(
+        '--from-float',
+        action='store_true',
+        help='fine-tune every policy from the float checkpoint; by default a search '
+        'goes on from its own weights',
+    )
+    parser.add_argument(
+        '--search-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='override keys of every search config',
+    )
+    parser.add_argument(
+        '--finetune-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        metavar='KEY=VALUE',
+        help='override keys of every fine-tuning config',
+    )
+    parser.add_argument(
+        '--work-dir', type=Path, default=ROOT / 'work_dirs/search_quality'
+    )
+    parser.add_argument(
+        '--out', type=Path, default=ROOT / 'benchmarks/results/search_quality'
+    )
+    args = parser.parse_args(argv)
+    args.work_dir, args.out = args.work_dir.resolve(), args.out.resolve()
+    for budget in args.budgets:
+        Precision.parse(budget, '--budgets')
+    if args.jobs < 0 or args.threads < 1:
+        parser.error('--jobs: at least 0; --threads: at least 1')
+    return args
+
+
+# --- configs --------------------------------------------------------------------------
+
+
+def search_config(run: Run) -> Config:
+    """That of configs/bpnas, with what makes up the method in it."""
+    cfg = Config.fromfile(ROOT / f'configs/bpnas/{SETS[run.set][0]}.py')
+    quant, hook = cfg.model.quant, cfg.custom_hooks[0]
+    hook.budgets[0].limit = run.budget
+    if run.method.startswith('bpnas_'):
+        quant.mixing = run.method.removeprefix('bpnas_')
+    elif run.method in ('edmips', 'dnas'):
+        own = Config.fromfile(ROOT / f'configs/{run.method}/{SETS[run.set][0]}.py')
+        for key in ('mixing', 'own_weights', 'relaxation'):
+            if key in own.model.quant:
+                quant[key] = own.model.quant[key]
+        quant.relaxation.pop('factorised', None)
+        cfg.custom_hooks = [dict(own.custom_hooks[0], budgets=hook.budgets)]
+    only_the_end(cfg)
+    return cfg
+
+
+def finetune_config(run: Run, policy: Path, load_from: str) -> Config:
+    cfg = Config.fromfile(ROOT / f'configs/bpnas/{SETS[run.set][0]}_finetune.py')
+    cfg.model.quant.policy = str(policy)
+    cfg.load_from = load_from
+    only_the_end(cfg)
+    return cfg
+
+
+def only_the_end(cfg: Config) -> None:
+    """One validation, at the end, and no checkpoint."""
+    cfg.train_cfg.val_interval = cfg.train_cfg.max_epochs
+    cfg.default_hooks.checkpoint = dict(
+        type='CheckpointHook', interval=-1, save_last=False
+    )
+
+
+# --- one run --------------------------------------------------------------------------
+
+
+def process(folder: Path, title: str, threads: int, *command: str) -> dict:
+    """Runs a tool in a process of its own; seconds and peak memory (MiB) it took.
+
+    Raises:
+        ValueError: It failed; names its log.
+    """
+    log = folder / f'{title}.log'
+    path = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(path), PYTHONWARNINGS='ignore')
+    for key in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
+        env[key] = str(threads)
+    began = time.time()
+    with log.open('w') as file:
+        child = subprocess.Popen(
+            [sys.executable, *map(str, command)],
+            cwd=ROOT,
+            env=env,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise ValueError(f'{folder.name}: {title} failed; its output is in {log}')
+    return dict(seconds=time.time() - began, memory_mib=usage.ru_maxrss / 1024)
+
+
+def execute(run: Run, args: argparse.Namespace, settings: dict) -> dict:
+    """Search, fine-tuning, test; returns and writes the record."""
+    folder = args.work_dir / run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    cfg = search_config(run)
+    cfg.merge_from_dict(settings['search_options'])
+    cfg.dump(folder / 'search.py')
+    float_net = str(cfg.load_from)
+    command = [folder / 'search.py', '--work-dir', folder / 'search']
+    command += ['--seed', run.seed]
+    if run.method in BASELINES:
+        command = ['tools/baseline.py', *command, '--method', run.method]
+        command += ['--budget', run.budget]
+    else:
+        command = ['tools/train.py', *command]
+    spent = process(folder, 'search', args.threads, *command)
+    policy = folder / 'search/policy.json'
+    searched = folder / 'search/searched.pth'
+    start = float_net if args.from_float or not searched.is_file() else str(searched)
+    tuning = finetune_config(run, policy, start)
+    tuning.merge_from_dict(settings['finetune_options'])
+    tuning.dump(folder / 'finetune.py')
+    tuned = process(
+        *(folder, 'finetune', args.threads, 'tools/train.py', folder / 'finetune.py'),
+        *('--work-dir', folder / 'finetune', '--seed', run.seed),
+    )
+    metric = SETS[run.set][1]
+    record = dict(
+        asdict(run),
+        metric=metric,
+        accuracy=last_metric(folder / 'finetune', metric),
+        **costs(cfg, policy, folder / 'search/search_history.jsonl'),
+        search_seconds=spent['seconds'],
+        finetune_seconds=tuned['seconds'],
+        memory_mib=spent['memory_mib'],
+        start='float' if start == float_net else 'searched',
+        settings=settings,
+        threads=args.threads,
+        layers={n: list(p) for n, p in Policy.load(policy).layers.items()},
+        mmmpq=__version__,
+    )
+    searched.unlink(missing_ok=True)  # the record and the policy are what is kept
+    atomic_write(
+        args.work_dir / f'{run.name}.json', json.dumps(record, indent=1) + '\n'
+    )
+    return record
+
+
+def last_metric(folder: Path, metric: str) -> float:
+    """The last value of a metric in the newest run of a work_dir."""
+    logs = sorted(folder.glob('2*/vis_data/scalars.json'))
+    values = [
+        row[metric]
+        for log in logs[-1:]
+        for row in map(json.loads, log.read_text().splitlines())
+        if metric in row
+    ]
+    if not values:
+        raise ValueError(f'{folder}: no {metric} was written')
+    return float(values[-1])
+
+
+def costs(cfg: Config, policy: Path, history: Path) -> dict:
+    """BOPs of the policy, the budget, and both of the choice before the solver.
+
+    That is the most probable candidate of each group in the last record of the search;
+    a baseline has none.
+    """
+    found = Policy.load(policy)
+    budget = found.meta['budgets'][0]
+    before = None
+    if history.is_file():
+        header, *_, last = history.read_text().splitlines()
+        layers = dict(found.layers)
+        probs = json.loads(last)['probs']
+        for name, group in json.loads(header)['groups'].items():
+            best = max(range(len(probs[name])), key=probs[name].__getitem__)
+            choice = Precision(*group['candidates'][best])
+            layers.update(dict.fromkeys(group['layers'], choice))
+        init_default_scope(cfg.default_scope)
+        model = MODELS.build(dict(cfg.model, data_preprocessor=preprocessor(cfg)))
+        before = total_cost(BOPs(), profile(model, budget['input_shape']), layers)
+    return dict(bops=budget['cost'], limit=budget['limit'], bops_before=before)
+
+
+def preprocessor(cfg: Config):
+    return cfg.model.get('data_preprocessor') or cfg.get('data_preprocessor')
+
+
+# --- all of them ----------------------------------------------------------------------
+
+
+def read_records(work_dir: Path) -> list[dict]:
+    return [json.loads(p.read_text()) for p in sorted(work_dir.glob('*.json'))]
+
+
+def missing_runs(args: argparse.Namespace, settings: dict) -> list[Run]:
+    """The runs asked for that have no record yet.
+
+    Raises:
+        ValueError: A record was made with other settings.
+    """
+    runs = [
+        Run(*each)
+        for each in (
+            (s, m, b, seed)
+            for seed in args.seeds
+            for s in args.sets
+            for b in args.budgets
+            for m in args.methods
+        )
+    ]
+    missing = []
+    for each in runs:
+        path = args.work_dir / f'{each.name}.json'
+        if not path.is_file():
+            missing.append(each)
+        elif json.loads(path.read_text())['settings'] != settings:
+            raise ValueError(
+                f'--work-dir: {path} was made with other settings: '
+                f'{json.loads(path.read_text())["settings"]}, now {settings}; name '
+                'another folder'
+            )
+    return missing
+
+
+def execute_all(
+    runs: list[Run], args: argparse.Namespace, settings: dict, console: Console
+) -> list[str]:
+    """Runs them side by side; returns what went wrong."""
+    columns = (
+        *(TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn()),
+        *(TimeElapsedColumn(), TimeRemainingColumn()),
+    )
+    failures = []
+    with (
+        Progress(*columns, console=console) as progress,
+        ThreadPoolExecutor(args.jobs) as pool,
+    ):
+        task = progress.add_task('runs', total=len(runs))
+        futures = {pool.submit(execute, each, args, settings): each for each in runs}
+        for future in as_completed(futures):
+            name = futures[future].name
+            progress.advance(task)
+            try:
+                record = future.result()
+            except ValueError as error:
+                failures.append(str(error))
+                progress.console.print(f'{name}: failed', markup=False)
+                continue
+            progress.console.print(
+                f'{name}: {record["metric"]} {record["accuracy"]:.4g} at '
+                f'{record["bops"] / record["limit"]:.1%} of the budget, '
+                f'search {record["search_seconds"]:.0f} s'
+            )
+    return failures
+
+
+def main() -> None:
+    args = parse_args()
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    settings = dict(
+        from_float=args.from_float,
+        search_options=args.search_options or {},
+        finetune_options=args.finetune_options or {},
+    )
+    settings = json.loads(json.dumps(settings))
+    failures = []
+    runs = missing_runs(args, settings) if args.jobs else []
+    for name in {each.set for each in runs}:
+        check_file(
+            str(ROOT / Config.fromfile(search_file(name)).load_from),
+            f'the float checkpoint of {name} (train configs/float first)',
+        )
+    if runs:
+        failures = execute_all(runs, args, settings, console)
+    records = read_records(args.work_dir)
+    if records:
+        write_results(records, args.out, console)
+    if failures:
+        raise ValueError('\n'.join(failures))
+
+
+def search_file(name: str) -> Path:
+    return ROOT / f'configs/bpnas/{SETS[name][0]}.py'
+
+
+if __name__ == '__main__':
+    run(main)

@@ -1,0 +1,23 @@
+# The net that retinanet_r50_coco.py found.
+# Schedule (our default): 1x at half its learning rate.
+_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/edmips.py']
+custom_imports = dict(imports=['mmmpq'], allow_failed_imports=False)
+work_dir = 'work_dirs/edmips/retinanet_r50_coco_finetune'
+
+model = dict(
+    type='mmmpq.QuantModel',
+    base_type='RetinaNet',
+    backbone=dict(frozen_stages=-1, init_cfg=None),
+    quant=dict(
+        policy='work_dirs/edmips/retinanet_r50_coco/policy.json',
+        quantizer=_base_.measured,
+        exclude=[
+            'backbone.conv1',
+            'bbox_head.retina_cls',
+            'bbox_head.retina_reg',
+        ],
+    ),
+)
+load_from = 'work_dirs/edmips/retinanet_r50_coco/searched.pth'
+optim_wrapper = dict(optimizer=dict(lr=0.005))
+custom_hooks = [dict(type='mmmpq.CalibrationHook')]

@@ -1,0 +1,114 @@
+"""A cost at a reference input, as it is written in a config."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmmpq.costs.cost import Cost
+from mmmpq.policy import near
+from mmmpq.registry import COSTS
+
+KEYS = ('type', 'input_shape', 'proposals')
+
+
+class Reference:
+    """What is counted, and for which input.
+
+    Args:
+        cost: The cost.
+        input_shape: (C, H, W) of the reference input; None leaves it to
+            :func:`mmmpq.costs.profile.reference_input_shape`.
+        proposals: Reference number of RoIs; None leaves it to the model's test_cfg.
+        where: The config key that it was read from, for the messages of errors.
+
+    Raises:
+        ValueError: One of them cannot be read; the message lists what is accepted.
+    """
+
+    def __init__(
+        self,
+        cost: Cost,
+        input_shape: Sequence[int] | None = None,
+        proposals: int | None = None,
+        where: str = 'cost',
+    ) -> None:
+        self.cost = cost
+        self.input_shape = _checked_shape(input_shape, where)
+        self.proposals = _checked_proposals(proposals, where)
+
+    @classmethod
+    def build(cls, cfg: Mapping, where: str = 'cost') -> 'Reference':
+        """Build from a config.
+
+        Args:
+            cfg: ``dict(type='BOPs', input_shape=(3, 224, 224), proposals=1000)``;
+                other keys are the cost's own (``table`` of a Latency).
+            where: The config key that holds it.
+
+        Examples:
+            >>> Reference.build(dict(type='BOPs', input_shape=(3, 32, 32))).input_shape
+            (3, 32, 32)
+        """
+        if not isinstance(cfg, Mapping):
+            raise ValueError(
+                f'{where}: found {cfg!r}; expected a dict such as '
+                "dict(type='BOPs', input_shape=(3, 224, 224))"
+            )
+        cost = build_cost(cfg, where)
+        return cls(cost, cfg.get('input_shape'), cfg.get('proposals'), where)
+
+    def __repr__(self) -> str:
+        return f'Reference({type(self.cost).__name__}, {self.input_shape})'
+
+
+def build_cost(cfg: Mapping, where: str, keys: Sequence[str] = KEYS) -> Cost:
+    """The cost of a config, of which ``keys`` are not its own.
+
+    Raises:
+        ValueError: No type, one that does not exist, or a wrong key (near names).
+    """
+    own = {key: value for key, value in cfg.items() if key not in keys}
+    known = sorted(COSTS.module_dict)
+    name = cfg.get('type')
+    if name is None:
+        raise ValueError(f'{where}: type is missing; accepted are {", ".join(known)}')
+    cls = name
+    if isinstance(name, str):
+        cls = COSTS.module_dict.get(name.rpartition('mmmpq.')[2])
+    if not (isinstance(cls, type) and issubclass(cls, Cost)):
+        raise ValueError(
+            f'{where}: unknown type {name!r}; {near(str(name), known)}; accepted are '
+            f'{", ".join(known)}'
+        )
+    try:
+        return cls(**own)
+    except TypeError as error:
+        names = [name for name in keys if name not in cfg]
+        hints = '; '.join(f'{key}: {near(key, names)}' for key in own)
+        raise ValueError(
+            f'{where} {cls.__name__}: wrong keys {sorted(own)} ({error}); {hints}'
+        ) from error
+
+
+def _checked_shape(shape: Any, where: str) -> tuple[int, int, int] | None:
+    if shape is None:
+        return None
+    if (
+        not isinstance(shape, Sequence)
+        or len(shape) != 3
+        or not all(_positive_int(length) for length in shape)
+    ):
+        raise ValueError(
+            f'{where}: input_shape is {shape!r}; needed are three positive ints '
+            '(C, H, W) such as (3, 224, 224)'
+        )
+    return tuple(shape)
+
+
+def _checked_proposals(proposals: Any, where: str) -> int | None:
+    if proposals is not None and not _positive_int(proposals):
+        raise ValueError(f'{where}: proposals is {proposals!r}; needed is an int > 0')
+    return proposals
+
+
+def _positive_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,78 @@
+"""Many policies of one supernet, each tested with the supernet's weights."""
+
+import copy
+from collections.abc import Callable, Mapping
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from mmmpq.hooks.held_out import train_batches, unwrapped
+from mmmpq.models import apply_policy, recalibrate_batchnorm
+from mmmpq.policy import Policy
+
+
+def evaluate_policies(
+    runner: Runner,
+    policies: Mapping[str, Policy],
+    images: int = 0,
+    batches: int = 10,
+    console: Console | None = None,
+) -> list[dict[str, float]]:
+    """Metrics of each policy, by the toolbox's own test loop and evaluator.
+
+    Nothing is trained: the layers are cut down to their precision, and BatchNorm is
+    re-estimated on training batches.
+
+    Args:
+        runner: A runner with the supernet and its weights; its test loop is not built
+            yet.
+        policies: The policies by the name that the progress bar shows.
+        images: Only the first so many test images; 0: all.
+        batches: Training batches that BatchNorm is re-estimated on.
+        console: Where progress is shown.
+
+    Raises:
+        ValueError: The config has nothing to test on.
+    """
+    if runner._test_dataloader is None:
+        raise ValueError('test_dataloader: the config has none; needed to evaluate')
+    if images:
+        runner._test_dataloader['dataset']['indices'] = images
+    supernet = runner.model
+    data = train_batches(runner, batches)
+    loop = runner.test_loop
+    if images:
+        _count_only(loop)
+    runner.call_hook('before_run')  # hooks of the test ask for what it sets up
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn())
+    results = []
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task('', total=len(policies) * len(loop.dataloader))
+        runner.register_hook(_Steps(lambda: progress.advance(task)))
+        for name, policy in policies.items():
+            progress.update(task, description=f'evaluating {name}')
+            runner.model = apply_policy(copy.deepcopy(supernet), policy)
+            recalibrate_batchnorm(unwrapped(runner), data)
+            results.append({k: float(v) for k, v in loop.run().items()})
+    runner.model = supernet
+    return results
+
+
+class _Steps(Hook):
+    def __init__(self, step: Callable[[], None]) -> None:
+        self.step = step
+
+    def after_test_iter(self, *args, **kwargs) -> None:
+        self.step()
+
+
+def _count_only(loop) -> None:
+    """COCO's metric would count images that were left out as missed."""
+    dataset = loop.dataloader.dataset
+    for metric in loop.evaluator.metrics:
+        if getattr(metric, 'img_ids', ()) is None:
+            metric.img_ids = [
+                dataset.get_data_info(i)['img_id'] for i in range(len(dataset))
+            ]

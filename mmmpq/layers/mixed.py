@@ -1,0 +1,249 @@
+"""Layers with all candidates of a search."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmmpq.layers.base import QuantizedLayer, refuse_skip
+from mmmpq.layers.idle import with_idle
+from mmmpq.layers.relaxation import Softmax
+from mmmpq.layers.skip import unskipped
+from mmmpq.policy import SKIP, Precision, parse_candidates
+from mmmpq.quantizers import Quantizer
+from mmmpq.registry import RELAXATIONS, build
+
+MIXINGS = ('composite', 'outputs', 'sampled')
+
+
+class MixedLayer(QuantizedLayer):
+    """All candidates of a search, mixed by the probabilities p of the layer's group.
+
+    * ``composite``: one conv(Σ_a p(a) Q_a(x), Σ_w p(w) Q_w(W)) with the marginals.
+    * ``outputs``: Σ_j p_j conv(Q_a(x), Q_w(W)), exactly; candidates that share an
+      activation width are merged first: Σ_a conv(Q_a(x), Σ_{w|a} p_{w,a} Q_w(W)).
+    * ``sampled``: the one path that the relaxation drew. In an architecture step the
+      gradient of its composite passes straight through to p.
+
+    With ``own_weights`` candidate j has a weight W_j and a weight quantizer of its own
+    in place of the shared W: ``weight`` is that of the first candidate, ``own[str(j)]``
+    of the others. They start as copies of ``weight``: of what it is when the layer
+    first computes or is calibrated, or of a checkpoint that holds no others.
+
+    Args:
+        *args, **kwargs: As of the float layer, and:
+        candidates: Precisions, such as ``[(2, 2), (4, 4)]`` or ``['W2A2', 'W4A4']``.
+        relaxation: Config, or the relaxation that the layers of a group share.
+        mixing: One of the three above.
+        own_weights: A weight for each candidate; not with mixing 'composite'.
+        quantizer: Config of both quantizers, or
+        w_quantizer, a_quantizer: of each.
+
+    Raises:
+        ValueError: An unknown mixing, ``own_weights`` with mixing 'composite', or a
+            candidate (0, 0), which only a whole block can take.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        candidates: Any,
+        relaxation: Any = None,
+        mixing: str = 'composite',
+        own_weights: bool = False,
+        quantizer: dict | None = None,
+        w_quantizer: dict | None = None,
+        a_quantizer: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self._init_quant(
+            candidates,
+            relaxation,
+            mixing,
+            own_weights,
+            quantizer,
+            w_quantizer,
+            a_quantizer,
+        )
+
+    def _init_quant(
+        self,
+        candidates: Any,
+        relaxation: Any = None,
+        mixing: str = 'composite',
+        own_weights: bool = False,
+        quantizer: dict | None = None,
+        w_quantizer: dict | None = None,
+        a_quantizer: dict | None = None,
+    ) -> None:
+        if mixing not in MIXINGS:
+            raise ValueError(f'mixing: found {mixing!r}; accepted are {MIXINGS}')
+        if own_weights and mixing == 'composite':
+            raise ValueError(
+                "own_weights: found with mixing='composite', which is one convolution "
+                "of one weight; accepted are mixing='outputs' and 'sampled'"
+            )
+        if not isinstance(relaxation, Softmax):
+            candidates = parse_candidates(candidates)
+            for candidate in candidates:
+                refuse_skip(candidate)
+            cfg = relaxation or dict(type='Softmax')
+            relaxation = build(RELAXATIONS, cfg, candidates=candidates)
+        self.mixing = mixing
+        if relaxation.owned:
+            # A plain reference: as a submodule of every layer of its group it would
+            # be saved, and handed to an optimizer's parameter groups, many times.
+            self.__dict__['relaxation'] = relaxation
+        else:
+            self.relaxation = relaxation.to(self.weight.device)
+            relaxation.owned = True
+        w_bits = relaxation.w_bits
+        if own_weights:
+            cfg = w_quantizer or quantizer
+            first, *others = [j for j, c in enumerate(self.candidates) if c != SKIP]
+            w_bits = (self.candidates[first].w_bits,)
+            self.own = nn.ModuleDict()
+            for j in others:
+                own = self._w_quantizer((self.candidates[j].w_bits,), cfg)
+                self.own[str(j)] = OwnWeight(self.weight, own)
+            self._copied = False
+        else:
+            self.own = {}
+        self._init_quantizers(
+            w_bits, relaxation.a_bits, quantizer, w_quantizer, a_quantizer
+        )
+
+    @property
+    def candidates(self) -> tuple[Precision, ...]:
+        return self.relaxation.candidates
+
+    def _quantized(self, x: Tensor) -> Tensor:
+        self._copy_weights()
+        relaxation = self.relaxation
+        sampled = self.mixing == 'sampled' and relaxation.choice is not None
+        if sampled and not relaxation.logits.requires_grad:
+            return self._one(x, relaxation.choice)
+        probs = relaxation.path() if sampled else relaxation.mixture()
+        probs = unskipped(relaxation, probs)
+        if self.mixing == 'outputs':
+            return self._outputs(x, probs)
+        return self._composite(x, probs)
+
+    def _one(self, x: Tensor, j: int) -> Tensor:
+        weight = self._weight(j)
+        if torch.is_grad_enabled():
+            weight = with_idle(weight, self._idle(j))
+        x = self.a_quantizer(x, self.candidates[j].a_bits)
+        return self._compute(x, weight, self.bias)
+
+    def _idle(self, j: int) -> list[nn.Parameter]:
+        """Parameters in which the path of candidate j takes no part."""
+        w_bits, a_bits = self.candidates[j]
+        idle = list(self.a_quantizer.parameters()) if a_bits == 32 else []
+        if w_bits == 32 or str(j) in self.own:
+            idle += self.w_quantizer.parameters()
+        if str(j) in self.own:
+            idle.append(self.weight)
+        for key, own in self.own.items():
+            idle += own.parameters() if key != str(j) else ()
+        return idle
+
+    def _weight(self, j: int) -> Tensor:
+        """Q_w(W), or Q_w(W_j), of candidate j."""
+        if str(j) in self.own:
+            return self.own[str(j)]()
+        return self.w_quantizer(self.weight, self.candidates[j].w_bits)
+
+    def _composite(self, x: Tensor, probs: Tensor) -> Tensor:
+        w_probs, a_probs = self.relaxation.marginals(probs)
+        if self.own:
+            computing = [j for j, c in enumerate(self.candidates) if c != SKIP]
+            weight = sum(probs[j] * self._weight(j) for j in computing)
+        else:
+            weight = self.w_quantizer.mix(self.weight, self.relaxation.w_bits, w_probs)
+        x = self.a_quantizer.mix(x, self.relaxation.a_bits, a_probs)
+        return self._compute(x, weight, self.bias)
+
+    def _outputs(self, x: Tensor, probs: Tensor) -> Tensor:
+        total = None
+        for a_bits in self.relaxation.a_bits:
+            same = [j for j, c in enumerate(self.candidates) if c.a_bits == a_bits]
+            if self.own:
+                weight = sum(probs[j] * self._weight(j) for j in same)
+            else:
+                weight = self.w_quantizer.mix(
+                    self.weight, [self.candidates[j].w_bits for j in same], probs[same]
+                )
+            bias = self.bias if total is None else None
+            out = self._compute(self.a_quantizer(x, a_bits), weight, bias)
+            total = out if total is None else total + out
+        return total
+
+    def extra_repr(self) -> str:
+        names = ' '.join(map(str, self.candidates))
+        own = ', own weights' if self.own else ''
+        return f'{super().extra_repr()}, mixing={self.mixing}, candidates={names}{own}'
+
+    def calibrate(self, samples: Sequence[Tensor]) -> None:
+        self._copy_weights()
+        super().calibrate(samples)
+        for own in self.own.values():
+            if not own.w_quantizer.calibrated:
+                own.w_quantizer.calibrate(own.weight)
+
+    @torch.no_grad()
+    def _copy_weights(self) -> None:
+        """Own weights start as copies, once ``weight`` has been initialised."""
+        if self.own and not self._copied:
+            for own in self.own.values():
+                own.weight.copy_(self.weight)
+            self._copied = True
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        weight = state_dict.get(f'{prefix}weight')
+        if self.own and weight is not None:
+            for j in self.own:
+                state_dict.setdefault(f'{prefix}own.{j}.weight', weight.clone())
+            self._copied = True
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def fix(self, precision: Precision) -> None:
+        """Becomes the layer of one precision, in place, with what it has learned.
+
+        Raises:
+            ValueError: ``precision`` is none of the candidates.
+        """
+        if precision not in self.candidates:
+            raise ValueError(
+                f'policy: found {Precision(*precision)} for a layer with the '
+                f'candidates {", ".join(map(str, self.candidates))}'
+            )
+        key = str(self.candidates.index(precision))
+        self._copy_weights()
+        if key in self.own:
+            self.weight.data.copy_(self.own[key].weight.data)
+            self.w_quantizer = self.own[key].w_quantizer
+        self.precision = Precision(*precision)
+        for quantizer, bits in (
+            (self.w_quantizer, self.precision.w_bits),
+            (self.a_quantizer, self.precision.a_bits),
+        ):
+            quantizer.select(bits or quantizer.bits[0])
+        del self.relaxation, self.mixing, self.own
+        self.__class__ = self.fixed_class
+
+
+class OwnWeight(nn.Module):
+    """The weight of one candidate and its quantizer: ``() -> Q_w(W_j)``."""
+
+    def __init__(self, weight: Tensor, w_quantizer: Quantizer) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight.detach().clone(), weight.requires_grad)
+        self.w_quantizer = w_quantizer
+
+    def forward(self) -> Tensor:
+        return self.w_quantizer(self.weight, self.w_quantizer.bits[0])

@@ -1,0 +1,91 @@
+"""Residual blocks that a search may leave out: the 0-bit candidate."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from mmmpq.layers.idle import with_idle
+from mmmpq.layers.relaxation import Softmax
+from mmmpq.policy import SKIP
+from mmmpq.quantizers.base import constant
+
+if TYPE_CHECKING:
+    from mmmpq.layers.base import QuantizedLayer
+
+
+class Skip:
+    """The forward of a block whose group has the candidate (0, 0): p_0 x + (1 - p_0) f.
+
+    f is the block itself, whose layers mix the other candidates by p_j / (1 - p_0).
+    With mixing 'sampled' it is x, or f, whichever was drawn; in an architecture step
+    the gradient of that sum passes straight through to p. In a net of fixed precision
+    it is x. Float mode runs the block, so that a profile counts its layers.
+
+    It stands in the block's place for an attribute ``forward``: class, hooks, children
+    and state dict of the block stay what they were. A block that ends in a ReLU, as
+    ResNet's, would return ReLU(x) if its branch gave zeros; that is x where x comes
+    from a ReLU, as it does in between such blocks.
+
+    Source: Mixed Precision Quantization of ConvNets via Differentiable Neural
+    Architecture Search, 2018, arXiv 1812.00090.
+
+    Args:
+        block: A residual block with an identity shortcut.
+        layer: One of its quantized layers, which tells how to mix.
+    """
+
+    def __init__(self, block: nn.Module, layer: 'QuantizedLayer') -> None:
+        self.block = block
+        self.layer = layer
+        block.forward = self
+        if self.fixed:
+            block.requires_grad_(False)  # DDP waits for what takes part in no forward
+
+    @property
+    def fixed(self) -> bool:
+        return getattr(self.layer, 'precision', None) == SKIP
+
+    def fix(self) -> None:
+        """Follows its layers, whose precisions have been fixed, and so the block."""
+        if self.fixed:
+            self.block.requires_grad_(False)
+        else:
+            del self.block.forward
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        forward = type(self.block).forward
+        if self.fixed and self.layer._mode != 'float':
+            return x
+        if self.layer._mode is not None:
+            return forward(self.block, x, *args, **kwargs)
+        relaxation = self.layer.relaxation
+        sampled = self.layer.mixing == 'sampled' and relaxation.choice is not None
+        if sampled and not relaxation.logits.requires_grad:
+            if relaxation.choice != relaxation.skip:
+                return forward(self.block, x, *args, **kwargs)
+            if torch.is_grad_enabled():
+                return with_idle(x, self.block.parameters())
+            return x
+        probs = relaxation.path() if sampled else relaxation.mixture()
+        share = probs[relaxation.skip]
+        return share * x + (1 - share) * forward(self.block, x, *args, **kwargs)
+
+
+def unskipped(relaxation: Softmax, probs: Tensor) -> Tensor:
+    """p_j / (1 - p_0), and 0 for skip: the coefficients of a block's layers (m,).
+
+    Where p_0 = 1, as on a sampled path, they are the most probable other candidate's.
+    """
+    if relaxation.skip is None:
+        return probs
+    others = constant(
+        [j != relaxation.skip for j in range(len(relaxation.candidates))], probs
+    )
+    rest = probs * others
+    total = rest.sum()
+    with torch.no_grad():
+        # Not skip, even where all others have underflowed to 0.
+        likeliest = torch.where(others > 0, relaxation.probs(), -1).argmax()
+        likeliest = torch.zeros_like(rest).scatter_(0, likeliest[None], 1)
+    return torch.where(total > 1e-30, rest / total.clamp_min(1e-30), likeliest)

@@ -1,0 +1,60 @@
+"""What penalties on the cost have in common."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from mmmpq.costs import Reference
+
+if TYPE_CHECKING:
+    from mmmpq.search import SearchSpace
+
+
+class ExpectedCost(nn.Module):
+    """A penalty on the expected cost of the searchable layers.
+
+    It has prices of its own, from :meth:`bind`, and so needs no budget.
+
+    Args:
+        cost: ``dict(type='BOPs', input_shape=(3, 224, 224), proposals=1000)``; the last
+            two may be left out, as in a budget.
+
+    Attributes:
+        prices: What every candidate costs, from :meth:`bind` on.
+    """
+
+    def __init__(self, cost: Mapping) -> None:
+        super().__init__()
+        self.reference = Reference.build(cost, f'{type(self).__name__}.cost')
+        self.prices: Any = None
+
+    def bind(self, model: nn.Module, space: 'SearchSpace') -> None:
+        """Prices the candidates of ``space``, at the reference input."""
+        self.prices = space.prices(model, self.reference)
+
+    def expected(self, probs: Sequence[Tensor]) -> Tensor:
+        """Σ_g Σ_j p_gj B_gj over the searchable layers, a float64 scalar.
+
+        Raises:
+            RuntimeError: :meth:`bind` was not called.
+        """
+        if self.prices is None:
+            raise RuntimeError(f'{type(self).__name__}: bind(model, space) comes first')
+        return self.prices.expected_searched(probs)
+
+
+def checked(key: str, value: Any, positive: bool = False) -> float:
+    """``value`` if it is a finite number >= 0, or > 0.
+
+    Raises:
+        ValueError: It is missing (None) or none; ``key`` is named.
+    """
+    accepted = f'accepted are numbers {">" if positive else ">="} 0'
+    if value is None:
+        raise ValueError(f'{key} is missing and has no default; {accepted}')
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not 0 <= value < math.inf or (positive and value == 0):
+        raise ValueError(f'{key}: found {value!r}; {accepted}')
+    return float(value)

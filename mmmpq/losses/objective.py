@@ -1,0 +1,79 @@
+"""All penalties of a search as one objective."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmmpq.registry import LOSSES, build
+
+if TYPE_CHECKING:
+    from mmmpq.search import SearchSpace
+
+
+class Terms(NamedTuple):
+    """What the penalties make of the task loss L: factor · L + penalty.
+
+    Attributes:
+        penalty: Σ of the penalties, a scalar.
+        factor: Π of those that multiply, a scalar; the number 1.0 where none does.
+        parts: Each of them by name.
+    """
+
+    penalty: Tensor
+    factor: Tensor | float
+    parts: dict[str, Tensor]
+
+
+class Objective:
+    """The penalties of a search; those with ``multiplies`` are factors of the loss.
+
+    Args:
+        penalties: Configs of penalties.
+
+    Attributes:
+        names: Of the penalties; the second of a name is ``name_2``.
+        prices: What those that price the net themselves found, from :meth:`bind` on.
+    """
+
+    def __init__(self, penalties: Sequence[dict]) -> None:
+        self.penalties = [build(LOSSES, p) for p in penalties]
+        names = [p.name for p in self.penalties]
+        self.names = [
+            name if name not in names[:i] else f'{name}_{names[: i + 1].count(name)}'
+            for i, name in enumerate(names)
+        ]
+        self.pricing = [p for p in self.penalties if hasattr(p, 'bind')]
+        self.multiplies = any(map(_multiplies, self.penalties))
+        self.prices: list[Any] = []
+
+    def bind(self, model: nn.Module, space: 'SearchSpace') -> None:
+        """Has the penalties price the net that need no budget."""
+        for penalty in self.pricing:
+            penalty.bind(model, space)
+        self.prices = [p.prices for p in self.pricing]
+
+    def __call__(
+        self, probs: Sequence[Tensor], ratios: Sequence[Tensor], progress: float
+    ) -> Terms:
+        """The terms, with the gradient of ``probs``.
+
+        Args:
+            probs: Probabilities of each group's candidates.
+            ratios: E[B] / B of each budget, scalars; there may be none.
+            progress: Share of the search that is done, 0 to 1.
+        """
+        stacked = torch.stack(list(ratios)) if ratios else probs[0].new_zeros(0)
+        penalty, factor, parts = probs[0].new_zeros(()), 1.0, {}
+        for name, each in zip(self.names, self.penalties, strict=True):
+            parts[name] = value = each(probs, stacked.float(), progress)
+            if _multiplies(each):
+                factor = factor * value
+            else:
+                penalty = penalty + value
+        return Terms(penalty, factor, parts)
+
+
+def _multiplies(penalty: nn.Module) -> bool:
+    return getattr(penalty, 'multiplies', False)

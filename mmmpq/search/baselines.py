@@ -1,0 +1,82 @@
+"""Policies that need no gradient search: uniform, random, least estimated harm."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmmpq.search.discretise import problem
+from mmmpq.search.solver import solve
+from mmmpq.search.space import CostTable, SearchSpace
+
+TIE = 1e-3  # what spending all budgets is worth, in spreads of a mean group
+SPENT = 0.95  # share of a budget that random policies spend
+
+
+def least_harm(harms: Sequence[np.ndarray], tables: Sequence[CostTable]) -> list[int]:
+    """The choice that minimises Σ_g harm_g subject to every budget.
+
+    Args:
+        harms: For each group, a number for every candidate (m,), such as the increase
+            of the loss; of candidates that are equal the dearer one is taken.
+        tables: Cost tables.
+    """
+    costs, limits = problem(tables)
+    # The solver stops at absolute gaps: numbers of order one keep their order.
+    unit = np.mean([np.ptp(h) for h in harms]) or 1.0
+    scores = []
+    for g, harm in enumerate(harms):
+        shares = [c[g] / max(n, 1e-12) for c, n in zip(costs, limits, strict=True)]
+        scores.append((harm.min() - harm) / unit + TIE * np.mean(shares, axis=0))
+    return solve(scores, costs, limits)
+
+
+def largest_uniform(space: SearchSpace, tables: Sequence[CostTable]) -> list[int]:
+    """The dearest candidate that all groups can take at once inside every budget.
+
+    Of equally dear ones, the most balanced: W4A4 before W8A2.
+
+    Raises:
+        ValueError: The groups share no candidate, or none of them fits.
+    """
+    common = [
+        c
+        for c in space.groups[0].candidates
+        if all(c in g.candidates for g in space.groups)
+    ]
+    if not common:
+        raise ValueError('uniform: the groups have no candidate in common')
+    fitting = []
+    for candidate in common:
+        choice = [g.candidates.index(candidate) for g in space.groups]
+        costs = [t.of(space.policy(choice)) for t in tables]
+        if all(c <= t.limit for c, t in zip(costs, tables, strict=True)):
+            share = np.mean([c / t.limit for c, t in zip(costs, tables, strict=True)])
+            fitting.append((share, min(candidate), candidate, choice))
+    if not fitting:
+        limits = ', '.join(
+            f'{t.name} {t.limit:.6g} {t.budget.cost.unit}' for t in tables
+        )
+        raise ValueError(
+            f'budgets: no uniform precision of {", ".join(map(str, common))} is inside '
+            f'{limits}; other methods mix them'
+        )
+    return max(fitting)[-1]
+
+
+def random_choice(tables: Sequence[CostTable], seed: int) -> list[int]:
+    """A random choice inside every budget that spends most of one of them.
+
+    It maximises random scores, uniform in [0, 1], subject to Σ cost ≤ limit of every
+    budget and Σ cost ≥ 95 % of one, where there is such a choice.
+    """
+    rng = np.random.default_rng(seed)
+    costs, limits = problem(tables)
+    scores = [rng.random(len(values)) for values in costs[0]]
+    for b in rng.permutation(len(tables)):
+        least = min(SPENT * tables[b].limit, tables[b].max) - tables[b].constant
+        at_least = [-values for values in costs[b]]
+        try:
+            return solve(scores, [*costs, at_least], [*limits, -least])
+        except ValueError:  # another budget binds first
+            continue
+    return solve(scores, costs, limits)

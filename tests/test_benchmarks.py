@@ -1,0 +1,184 @@
+"""benchmarks/search_quality.py: its configs, table and plot, on records made up."""
+
+import csv
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.registry import MODELS, init_default_scope
+from rich.console import Console
+
+from mmmpq.policy import Precision
+from mmmpq.search import SearchSpace
+
+FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
+
+
+@pytest.fixture(scope='module')
+def quality():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        spec = importlib.util.spec_from_file_location(
+            'search_quality', FOLDER / 'search_quality.py'
+        )
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, 'search_quality', module)
+        spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.fixture(scope='module')
+def report(quality):
+    return sys.modules['quality_report']
+
+
+def record(method='bpnas', seed=0, accuracy=90.0, **changes):
+    return dict(
+        set='digits',
+        method=method,
+        budget='W3A3',
+        seed=seed,
+        metric='accuracy/top1',
+        accuracy=accuracy,
+        bops=90.0,
+        limit=100.0,
+        bops_before=None,
+        search_seconds=10.0,
+        finetune_seconds=5.0,
+        memory_mib=500.0,
+        start='searched',
+        settings=dict(from_float=False, search_options={}, finetune_options={}),
+        **changes,
+    )
+
+
+RECORDS = [
+    record(accuracy=90.0, seed=0) | dict(bops_before=80.0),
+    record(accuracy=92.0, seed=1) | dict(bops_before=110.0, memory_mib=700.0),
+    record(accuracy=94.0, seed=2) | dict(bops_before=100.0, bops=99.0),
+    record('uniform', accuracy=91.0) | dict(search_seconds=2.0),
+    record('uniform', accuracy=88.0) | dict(budget='W2A2', bops=40.0, limit=40.0),
+    record('random', accuracy=0.5) | dict(set='shapes', metric='coco/bbox_mAP'),
+]
+
+
+def test_summary_by_hand(report):
+    rows = {(r['set'], r['budget'], r['method']): r for r in report.summarise(RECORDS)}
+    assert len(rows) == 4
+    row = rows['digits', 'W3A3', 'bpnas']
+    assert row['runs'] == 3
+    assert row['accuracy'] == pytest.approx(92)
+    assert row['spread'] == pytest.approx(2)  # sqrt((4 + 0 + 4) / 2)
+    assert row['used'] == pytest.approx((0.9 + 0.9 + 0.99) / 3)
+    assert row['before'] == pytest.approx(2 / 3)  # 110 of 100 is outside
+    assert row['used_before'] == pytest.approx(2.9 / 3)
+    assert row['after'] == 1
+    assert row['memory_mib'] == 700
+    assert row['best']
+    other = rows['digits', 'W3A3', 'uniform']
+    assert other['before'] is None and other['spread'] == 0 and not other['best']
+
+
+def test_results_are_written(report, tmp_path):
+    report.write_results(RECORDS, tmp_path, Console(quiet=True))
+    lines = (tmp_path / 'table.md').read_text().splitlines()
+    assert len(lines) == 2 + 4
+    assert lines[2].startswith('| digits | W2A2 | uniform | 1 | **88.00** |')
+    assert '| 67% (96.7%) | 100% |' in lines[3]
+    assert '0.5000' in lines[5]  # mAP is no percentage
+    rows = list(csv.DictReader((tmp_path / 'runs.csv').open()))
+    assert len(rows) == len(RECORDS)
+    assert float(rows[2]['accuracy']) == 92.0 and rows[2]['seed'] == '1'
+    assert rows[0]['bops_before'] == ''
+    assert (tmp_path / 'accuracy.png').stat().st_size > 10_000
+
+
+@pytest.mark.parametrize('set_', ['digits', 'shapes'])
+def test_all_methods_search_over_the_same(quality, set_):
+    """Candidates, quantizer, fixed layers and budget are those of configs/bpnas."""
+    reference = None
+    for method in quality.METHODS:
+        cfg = quality.search_config(quality.Run(set_, method, 'W2A2', 0))
+        init_default_scope(cfg.default_scope)
+        model = MODELS.build(
+            dict(cfg.model, data_preprocessor=quality.preprocessor(cfg))
+        )
+        space = SearchSpace(model)
+        found = dict(
+            groups=[(g.name, g.layers, g.candidates) for g in space.groups],
+            fixed=space.fixed,
+            quantizer=cfg.model.quant.quantizer,
+            budgets=cfg.custom_hooks[0]['budgets'],
+            load_from=cfg.load_from,
+            optimizer=cfg.optim_wrapper,
+            epochs=cfg.train_cfg,
+        )
+        reference = reference or found
+        assert found == reference
+    assert reference['budgets'][0]['limit'] == 'W2A2'
+
+
+def test_methods_differ_in_what_makes_them_up(quality):
+    def parts(method):
+        cfg = quality.search_config(quality.Run('digits', method, 'W3A3', 0))
+        hook, quant = cfg.custom_hooks[0], cfg.model.quant
+        penalties = [p['type'] for p in hook['penalties']]
+        return quant.get('mixing'), penalties, hook.get('joint', False)
+
+    barrier = ['BarrierPenalty', 'Prob1Regularizer']
+    assert parts('bpnas_outputs') == ('outputs', barrier, False)
+    assert parts('bpnas_composite') == ('composite', barrier, False)
+    assert parts('edmips') == ('composite', ['ComplexityPenalty'], True)
+    assert parts('dnas') == ('outputs', ['CostAwareLoss'], False)
+
+
+def test_finished_runs_are_skipped_and_other_settings_refused(quality, tmp_path):
+    words = ['--sets', 'digits', '--methods', 'bpnas', 'uniform', '--budgets', 'W3A3']
+    args = quality.parse_args([*words, '--work-dir', str(tmp_path)])
+    (tmp_path / 'digits-bpnas-W3A3-1.json').write_text(json.dumps(RECORDS[1]))
+    settings = RECORDS[0]['settings']
+    names = [r.name for r in quality.missing_runs(args, settings)]
+    assert len(names) == 5 and 'digits-bpnas-W3A3-1' not in names
+    with pytest.raises(ValueError, match='other settings'):
+        quality.missing_runs(args, dict(settings, from_float=True))
+
+
+def test_what_the_choice_before_the_solver_costs(quality, tmp_path):
+    """Against the tables of the search itself."""
+    cfg = quality.search_config(quality.Run('digits', 'bpnas', 'W3A3', 0))
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(dict(cfg.model, data_preprocessor=quality.preprocessor(cfg)))
+    space = SearchSpace(model)
+    sizes = space.sizes
+    eight = [[float(j == m - 1) for j in range(m)] for m in sizes]  # all at 8/8
+    header = dict(
+        groups={
+            g.name: dict(layers=g.layers, candidates=list(map(list, g.candidates)))
+            for g in space.groups
+        }
+    )
+    probs = dict(zip([g.name for g in space.groups], eight, strict=True))
+    history = tmp_path / 'search_history.jsonl'
+    history.write_text(json.dumps(header) + '\n' + json.dumps(dict(probs=probs)))
+    policy = space.policy([0] * len(sizes))
+    budget = dict(cost=1.0, limit=2.0, input_shape=[3, 16, 16])
+    policy.meta['budgets'] = [budget]
+    policy.save(tmp_path / 'policy.json')
+    found = quality.costs(cfg, tmp_path / 'policy.json', history)
+    layers = dict.fromkeys(policy.layers, Precision(8, 8))
+    expected = quality.total_cost(
+        quality.BOPs(), quality.profile(model, (3, 16, 16)), layers
+    )
+    assert found == dict(bops=1.0, limit=2.0, bops_before=expected)
+    assert (
+        quality.costs(cfg, tmp_path / 'policy.json', tmp_path / 'no')['bops_before']
+        is None
+    )
+
+
+def test_help_says_what_differs(quality, capsys):
+    with pytest.raises(SystemExit):
+        quality.parse_args(['--help'])
+    assert 'mixing' in capsys.readouterr().out
