@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -40,6 +41,7 @@ from mmmpq.policy import Policy, Precision
 from mmmpq.version import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
+ONE_BY_ONE = threading.Lock()  # mmengine reads a config by way of sys.modules
 # Name -> config in configs/bpnas, metric.
 SETS = {
     'digits': ('resnet_digits', 'accuracy/top1'),
@@ -197,9 +199,10 @@ def execute(run: Run, args: argparse.Namespace, settings: dict) -> dict:
     """Search, fine-tuning, test; returns and writes the record."""
     folder = args.work_dir / run.name
     folder.mkdir(parents=True, exist_ok=True)
-    cfg = search_config(run)
-    cfg.merge_from_dict(settings['search_options'])
-    cfg.dump(folder / 'search.py')
+    with ONE_BY_ONE:
+        cfg = search_config(run)
+        cfg.merge_from_dict(settings['search_options'])
+        cfg.dump(folder / 'search.py')
     float_net = str(cfg.load_from)
     command = [folder / 'search.py', '--work-dir', folder / 'search']
     command += ['--seed', run.seed]
@@ -212,19 +215,22 @@ def execute(run: Run, args: argparse.Namespace, settings: dict) -> dict:
     policy = folder / 'search/policy.json'
     searched = folder / 'search/searched.pth'
     start = float_net if args.from_float or not searched.is_file() else str(searched)
-    tuning = finetune_config(run, policy, start)
-    tuning.merge_from_dict(settings['finetune_options'])
-    tuning.dump(folder / 'finetune.py')
+    with ONE_BY_ONE:
+        tuning = finetune_config(run, policy, start)
+        tuning.merge_from_dict(settings['finetune_options'])
+        tuning.dump(folder / 'finetune.py')
     tuned = process(
         *(folder, 'finetune', args.threads, 'tools/train.py', folder / 'finetune.py'),
         *('--work-dir', folder / 'finetune', '--seed', run.seed),
     )
     metric = SETS[run.set][1]
+    with ONE_BY_ONE:
+        spent |= costs(cfg, policy, folder / 'search/search_history.jsonl')
     record = dict(
         asdict(run),
         metric=metric,
         accuracy=last_metric(folder / 'finetune', metric),
-        **costs(cfg, policy, folder / 'search/search_history.jsonl'),
+        **{k: spent[k] for k in ('bops', 'limit', 'bops_before')},
         search_seconds=spent['seconds'],
         finetune_seconds=tuned['seconds'],
         memory_mib=spent['memory_mib'],
