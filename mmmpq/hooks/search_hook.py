@@ -362,6 +362,7 @@ class SearchHook(Hook):
         self.finite.check(runner)
         step_logits(self.optimizer, logits, mean)
         project(self.space, self.tables, self.bounds(runner, ahead=1))
+        self.space.prune()
         if self.scheduler is not None:
             self.scheduler.step()
         self.steps += 1

@@ -10,6 +10,7 @@ from mmmpq.layers.base import (
 from mmmpq.layers.conv import MixedConv2d, QuantConv2d
 from mmmpq.layers.linear import MixedLinear, QuantLinear
 from mmmpq.layers.mixed import MixedLayer
+from mmmpq.layers.quantized_weight import watch_passes
 from mmmpq.layers.relaxation import GumbelSoftmax, Softmax
 from mmmpq.layers.skip import Skip
 
@@ -27,4 +28,5 @@ __all__ = [
     'calibrating',
     'float_mode',
     'quantized_layers',
+    'watch_passes',
 ]

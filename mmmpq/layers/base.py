@@ -1,13 +1,14 @@
 """What quantized convolutions and linear layers share."""
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmmpq.layers.quantized_weight import QuantizedWeight
 from mmmpq.policy import SKIP, Precision
 from mmmpq.quantizers import Quantizer
 from mmmpq.registry import QUANTIZERS, build
@@ -63,6 +64,19 @@ class QuantizedLayer:
             QUANTIZERS, cfg or LINEAR, bits=bits, target='weight', channels=channels
         ).to(self.weight.device)
 
+    def _once(self, make: Callable[[], Tensor], *state: Any) -> Tensor:
+        """The quantized weight ``make()``, remembered for one kind of ``state[0]``."""
+        kept = self.__dict__.setdefault('_quantized_weights', {})
+        if state[0] not in kept:
+            kept[state[0]] = QuantizedWeight()
+        quantizer = self.w_quantizer
+        of = self.weight, *quantizer._parameters.values(), *quantizer._buffers.values()
+        return kept[state[0]](make, of, *state)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        self.__dict__.pop('_quantized_weights', None)
+        return super().train(mode)
+
     def forward(self, x: Tensor) -> Tensor:
         if self._mode is not None:
             if self._mode != 'float' and x.numel():
@@ -116,10 +130,9 @@ class QuantLayer(QuantizedLayer):
             self.a_quantizer.set_sign(True)
 
     def _quantized(self, x: Tensor) -> Tensor:
-        weight = self.w_quantizer(self.weight, self.precision.w_bits)
-        return self._compute(
-            self.a_quantizer(x, self.precision.a_bits), weight, self.bias
-        )
+        w_bits, a_bits = self.precision
+        weight = self._once(lambda: self.w_quantizer(self.weight, w_bits), w_bits)
+        return self._compute(self.a_quantizer(x, a_bits), weight, self.bias)
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, {self.precision}'

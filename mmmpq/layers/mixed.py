@@ -1,6 +1,6 @@
 """Layers with all candidates of a search."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ class MixedLayer(QuantizedLayer):
     * ``composite``: one conv(Σ_a p(a) Q_a(x), Σ_w p(w) Q_w(W)) with the marginals.
     * ``outputs``: Σ_j p_j conv(Q_a(x), Q_w(W)), exactly; candidates that share an
       activation width are merged first: Σ_a conv(Q_a(x), Σ_{w|a} p_{w,a} Q_w(W)).
+      While training, candidates below the ``drop`` of the relaxation are left out.
     * ``sampled``: the one path that the relaxation drew. In an architecture step the
       gradient of its composite passes straight through to p.
 
@@ -150,11 +151,30 @@ class MixedLayer(QuantizedLayer):
             idle += own.parameters() if key != str(j) else ()
         return idle
 
+    def _dropped(self, kept: Sequence[int]) -> list[nn.Parameter]:
+        """Parameters that may take no part if these candidates alone do."""
+        idle = [*self.w_quantizer.parameters(), *self.a_quantizer.parameters()]
+        if self.own:
+            own = {int(j): list(o.parameters()) for j, o in self.own.items()}
+            for j, candidate in enumerate(self.candidates):
+                if j not in kept and candidate != SKIP:
+                    idle += own.get(j, [self.weight])
+        return idle
+
     def _weight(self, j: int) -> Tensor:
         """Q_w(W), or Q_w(W_j), of candidate j."""
         if str(j) in self.own:
             return self.own[str(j)]()
-        return self.w_quantizer(self.weight, self.candidates[j].w_bits)
+        bits = self.candidates[j].w_bits
+        return self._once(lambda: self.w_quantizer(self.weight, bits), bits)
+
+    def _mixed_once(self, make: Callable[[], Tensor], kind: Any) -> Tensor:
+        """A mixed weight, which depends on what the relaxation says as well."""
+        relaxation = self.relaxation
+        said = [(t.data_ptr(), t._version) for t in relaxation.state()]
+        state = relaxation.training, relaxation.logits.requires_grad, relaxation.epoch
+        path = relaxation.choice if self.mixing == 'sampled' else None
+        return self._once(make, kind, path, *state, *said)
 
     def _composite(self, x: Tensor, probs: Tensor) -> Tensor:
         w_probs, a_probs = self.relaxation.marginals(probs)
@@ -162,21 +182,37 @@ class MixedLayer(QuantizedLayer):
             computing = [j for j, c in enumerate(self.candidates) if c != SKIP]
             weight = sum(probs[j] * self._weight(j) for j in computing)
         else:
-            weight = self.w_quantizer.mix(self.weight, self.relaxation.w_bits, w_probs)
+            bits = self.relaxation.w_bits
+            weight = self._mixed_once(
+                lambda: self.w_quantizer.mix(self.weight, bits, w_probs), bits
+            )
         x = self.a_quantizer.mix(x, self.relaxation.a_bits, a_probs)
         return self._compute(x, weight, self.bias)
 
     def _outputs(self, x: Tensor, probs: Tensor) -> Tensor:
         total = None
+        kept = self.relaxation.kept()
+        if kept is not None:
+            probs = probs / probs[kept].sum()
         for a_bits in self.relaxation.a_bits:
             same = [j for j, c in enumerate(self.candidates) if c.a_bits == a_bits]
+            if kept is not None:
+                same = [j for j in same if j in kept]
+            if not same:
+                continue
             if self.own:
                 weight = sum(probs[j] * self._weight(j) for j in same)
             else:
-                weight = self.w_quantizer.mix(
-                    self.weight, [self.candidates[j].w_bits for j in same], probs[same]
+                bits = tuple(self.candidates[j].w_bits for j in same)
+                weight = self._mixed_once(
+                    lambda bits=bits, same=same: self.w_quantizer.mix(
+                        self.weight, bits, probs[same]
+                    ),
+                    (a_bits, bits),
                 )
             bias = self.bias if total is None else None
+            if total is None and kept is not None and torch.is_grad_enabled():
+                weight = with_idle(weight, self._dropped(kept))
             out = self._compute(self.a_quantizer(x, a_bits), weight, bias)
             total = out if total is None else total + out
         return total
@@ -234,6 +270,7 @@ class MixedLayer(QuantizedLayer):
         ):
             quantizer.select(bits or quantizer.bits[0])
         del self.relaxation, self.mixing, self.own
+        self.__dict__.pop('_quantized_weights', None)
         self.__class__ = self.fixed_class
 
 

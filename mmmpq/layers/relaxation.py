@@ -28,6 +28,10 @@ class Softmax(nn.Module):
         temperature: Divides the logits.
         init: Value that all logits start from.
         group: Name of the group, for logs and reports.
+        drop: Coefficient below which mixing 'outputs' leaves a candidate out of the
+            computation of a step (not out of the choice), so that a search gets
+            cheaper as it converges. With ε, at most (m - 1) · drop, the sum of what is
+            left out, the output moves by at most 2 ε times the largest candidate's.
 
     Raises:
         ValueError: ``factorised`` with candidates that are no full grid.
@@ -42,8 +46,14 @@ class Softmax(nn.Module):
         temperature: float = 1.0,
         init: float = 0.0,
         group: str = '',
+        drop: float = 1e-3,
     ) -> None:
         super().__init__()
+        if not 0 <= drop < 1 / len(candidates):
+            raise ValueError(
+                f'relaxation.drop: found {drop!r}; accepted are numbers from 0 to '
+                f'below 1 / {len(candidates)}, the share of each candidate'
+            )
         if not temperature > 0:
             raise ValueError(
                 f'relaxation.temperature: found {temperature!r}; accepted are '
@@ -53,7 +63,9 @@ class Softmax(nn.Module):
         self.factorised = factorised
         self.temperature = temperature
         self.group = group
+        self.drop = drop
         self.choice: int | None = None  # the path that mixing 'sampled' takes
+        self._kept: list[int] | None = None
         self.owned = False  # whether a layer holds it as its submodule
         self.skip = self.candidates.index(SKIP) if SKIP in self.candidates else None
         self.w_bits = tuple(sorted({c.w_bits for c in self.candidates} - {0}))
@@ -97,6 +109,24 @@ class Softmax(nn.Module):
     def mixture(self) -> Tensor:
         """Coefficients (m,) that the layers mix their candidates with."""
         return self.probs()
+
+    def prune(self, mixture: Sequence[float]) -> None:
+        """Drops the candidates with too small coefficients, until the next call.
+
+        Those of a block that may be skipped are its share of what is not skipped.
+        """
+        shares = {j: p for j, p in enumerate(mixture) if j != self.skip}
+        least = self.drop * sum(shares.values())
+        kept = [j for j, p in shares.items() if p >= least]
+        self._kept = kept if len(kept) < len(shares) else None
+
+    def kept(self) -> list[int] | None:
+        """The candidates that mixing 'outputs' computes; None: all of them."""
+        return self._kept if self.training else None
+
+    def state(self) -> list[Tensor]:
+        """What ``mixture`` is computed from."""
+        return [self.logits, *self._buffers.values()]
 
     def marginals(self, probs: Tensor) -> tuple[Tensor, Tensor]:
         """p(w) over ``w_bits`` and p(a) over ``a_bits``, from p over the candidates."""

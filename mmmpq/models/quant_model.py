@@ -9,7 +9,13 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
 from mmmpq.costs import Hardware, layer_type
-from mmmpq.layers import MixedLayer, QuantizedLayer, Skip, quantized_layers
+from mmmpq.layers import (
+    MixedLayer,
+    QuantizedLayer,
+    Skip,
+    quantized_layers,
+    watch_passes,
+)
 from mmmpq.models.selection import (
     default_fixed,
     expand,
@@ -152,6 +158,7 @@ def quantize(
         precisions = _precisions(policy, names, searchable, pinned)
         _fix(modules, precisions, quantizers, 'quant.policy')
         _keep_input_range(modules[stem_of(model)])
+        watch_passes(model)
         return model
 
     candidates = parse_candidates(candidates, 'quant.candidates')
@@ -186,6 +193,7 @@ def quantize(
             f'{len(excluded)} are excluded, {len(pinned)} fixed'
         )
     _keep_input_range(modules[stem_of(model)])
+    watch_passes(model)
     return model
 
 

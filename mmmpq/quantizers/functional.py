@@ -99,8 +99,12 @@ def recomputing(*quantized: Tensor) -> Iterator[None]:
     """Within it, operations do not save ``quantized`` for their backward pass.
 
     They take each one anew out of what its fake quantization has saved: x, which is
-    then the only copy. Tensors that no fake quantization made are saved as ever.
+    then the only copy. Tensors that no fake quantization made are saved as ever, and so
+    are all of them under activation checkpointing.
     """
+    if saving_is_hooked():
+        yield
+        return
     nodes = {
         t.data_ptr(): t.grad_fn
         for t in quantized
@@ -121,6 +125,12 @@ def recomputing(*quantized: Tensor) -> Iterator[None]:
 
     with saved_tensors_hooks(pack, unpack):
         yield
+
+
+def saving_is_hooked() -> bool:
+    """Whether hooks on saved tensors are set, as by activation checkpointing."""
+    top = getattr(torch._C._autograd, '_top_saved_tensors_default_hooks', None)
+    return top is None or top(True) is not None
 
 
 class _MixFakeQuantize(Function):

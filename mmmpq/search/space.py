@@ -36,6 +36,7 @@ class SearchSpace:
 
     def __init__(self, model: nn.Module) -> None:
         self.fixed: dict[str, Precision] = {}
+        self._mixes_outputs = False
         by_relaxation: dict[int, Group] = {}
         for name, layer in quantized_layers(model).items():
             if isinstance(layer, QuantLayer):
@@ -46,6 +47,7 @@ class SearchSpace:
                     id(shared), Group(shared.group or name, [], shared)
                 )
                 group.layers.append(name)
+                self._mixes_outputs |= layer.mixing == 'outputs'
         self.groups = list(by_relaxation.values())
         self.order = list(quantized_layers(model))
         self._profiles: dict[tuple, list[LayerProfile]] = {}
@@ -79,6 +81,17 @@ class SearchSpace:
         for group, p in zip(self.groups, probs.split(self.sizes), strict=True):
             group.relaxation.draw(generator)
             group.relaxation.choice = int(torch.multinomial(p, 1, generator=generator))
+        self.prune()
+
+    @torch.no_grad()
+    def prune(self) -> None:
+        """Leaves out of mixing 'outputs' what has next to no share, once a step."""
+        if not self._mixes_outputs:
+            return
+        mixtures = [g.relaxation.mixture() for g in self.groups]
+        flat = torch.cat(mixtures).float().cpu()
+        for group, mixture in zip(self.groups, flat.split(self.sizes), strict=True):
+            group.relaxation.prune(mixture.tolist())
 
     def profiles(self, model: nn.Module, reference: Reference) -> list[LayerProfile]:
         """The layers of ``model`` at a reference input; each one is profiled once."""

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmmpq.layers import GumbelSoftmax, Softmax
+from mmmpq.layers import GumbelSoftmax, MixedConv2d, Softmax
 from mmmpq.policy import parse_candidates
 
 PAIRS = parse_candidates([(8, 8), (2, 2), (2, 3), (4, 4)])
@@ -143,3 +143,76 @@ def test_bad_arguments(cls):
         cls(PAIRS, factorised=True)
     with pytest.raises(ValueError, match='temperature: found 0'):
         cls(PAIRS, temperature=0)
+
+
+# --- dropping candidates --------------------------------------------------------------
+
+
+def converging(logits, drop=1e-3, **kwargs):
+    layer = MixedConv2d(
+        3,
+        4,
+        3,
+        candidates=[(2, 2), (3, 3), (4, 4), (8, 4)],
+        mixing='outputs',
+        relaxation=dict(type='Softmax', drop=drop),
+        **kwargs,
+    )
+    with torch.no_grad():
+        layer.relaxation.logits.copy_(torch.tensor(logits))
+    return layer
+
+
+@pytest.mark.parametrize('own', [False, True])
+@pytest.mark.parametrize('logits', [[-9.0, 3.0, 1.0, -8.0], [4.0, -6.0, -6.0, -6.0]])
+def test_dropping_moves_the_output_within_its_bound(logits, own, monkeypatch):
+    layer = converging(logits, own_weights=own)
+    x = torch.randn(2, 3, 9, 9)
+    exact = layer(x)
+    probs = layer.relaxation.probs()
+    convs = []
+    monkeypatch.setattr(
+        MixedConv2d,
+        '_compute',
+        lambda self, *a: convs.append(1) or self._conv_forward(*a),
+    )
+    layer(x)
+    before = len(convs)
+    layer.relaxation.prune(probs.tolist())
+    dropped = layer(x)
+    assert len(convs) - before < before  # whole activation widths are left out
+    left = float(sum(p for p in probs if p < 1e-3))
+    assert 0 < left <= 3 * 1e-3
+    largest = 0.0
+    for j in range(4):
+        layer.mixing, layer.relaxation.choice = 'sampled', j
+        largest = max(largest, float(layer(x).abs().max()))
+    assert 0 < float((dropped - exact).abs().max()) <= 2 * left * largest
+
+
+def test_dropped_parameters_get_a_gradient_of_zero():
+    """DDP waits for it; and evaluation leaves nothing out."""
+    layer = converging([4.0, -6.0, -6.0, -6.0], own_weights=True)
+    x = torch.randn(1, 3, 5, 5)
+    layer(x)
+    layer.relaxation.prune(layer.relaxation.probs().tolist())
+    layer(x).sum().backward()
+    trained = [p for p in layer.parameters() if p.requires_grad]
+    assert all(p.grad is not None for p in trained)
+    assert not layer.own['1'].weight.grad.any()
+    assert layer.relaxation.kept() == [0]
+    assert layer.eval().relaxation.kept() is None
+
+
+def test_skip_does_not_drop_the_others():
+    relaxation = Softmax(parse_candidates([(0, 0), (2, 2), (4, 4)]))
+    relaxation.prune([0.9999, 0.00006, 0.00004])
+    assert relaxation.kept() is None
+    relaxation.prune([0.9, 0.1, 0.00001])
+    assert relaxation.kept() == [1]
+
+
+@pytest.mark.parametrize('drop', [-0.1, 0.5])
+def test_bad_drop(drop):
+    with pytest.raises(ValueError, match=r'relaxation.drop: found .*1 / 2'):
+        Softmax(parse_candidates([(2, 2), (4, 4)]), drop=drop)
