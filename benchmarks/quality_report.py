@@ -18,7 +18,7 @@ FIELDS = (
     *('bops_before', 'search_seconds', 'finetune_seconds', 'memory_mib', 'start'),
 )
 BASELINES = ('sensitivity', 'hessian', 'uniform', 'random')
-SEARCHES = ('bpnas_outputs', 'bpnas_composite', 'bpnas', 'edmips', 'dnas')
+SEARCHES = ('bpnas_outputs', 'bpnas_composite', 'bpnas_sampled', 'edmips', 'dnas')
 METHODS = (*SEARCHES, *BASELINES)
 # Of each method: Okabe-Ito's colours, and a marker where two look alike.
 COLORS = (

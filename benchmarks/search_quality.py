@@ -48,12 +48,11 @@ SETS = {
     'shapes': ('retinanet_shapes', 'coco/bbox_mAP'),
 }
 EPILOG = """examples
-  benchmarks/search_quality.py --sets digits --methods bpnas uniform --seeds 0 1
+  benchmarks/search_quality.py --sets digits --methods bpnas_composite uniform
   benchmarks/search_quality.py --jobs 2                       (all of it, hours)
   benchmarks/search_quality.py --jobs 0                       (table and plot alone)
 
-bpnas is as in configs/bpnas; bpnas_outputs and bpnas_composite differ in the mixing
-alone. edmips and dnas take penalty, relaxation, mixing, weights and steps of their
+bpnas_* is configs/bpnas with that mixing. edmips and dnas take penalty, relaxation, mixing, weights and steps of their
 configs. EdMIPS's logits are joint here, as the candidates are no full grid.
 """
 

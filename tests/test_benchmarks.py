@@ -34,7 +34,7 @@ def report(quality):
     return sys.modules['quality_report']
 
 
-def record(method='bpnas', seed=0, accuracy=90.0, **changes):
+def record(method='bpnas_sampled', seed=0, accuracy=90.0, **changes):
     return dict(
         set='digits',
         method=method,
@@ -67,7 +67,7 @@ RECORDS = [
 def test_summary_by_hand(report):
     rows = {(r['set'], r['budget'], r['method']): r for r in report.summarise(RECORDS)}
     assert len(rows) == 4
-    row = rows['digits', 'W3A3', 'bpnas']
+    row = rows['digits', 'W3A3', 'bpnas_sampled']
     assert row['runs'] == 3
     assert row['accuracy'] == pytest.approx(92)
     assert row['spread'] == pytest.approx(2)  # sqrt((4 + 0 + 4) / 2)
@@ -135,19 +135,19 @@ def test_methods_differ_in_what_makes_them_up(quality):
 
 
 def test_finished_runs_are_skipped_and_other_settings_refused(quality, tmp_path):
-    words = ['--sets', 'digits', '--methods', 'bpnas', 'uniform', '--budgets', 'W3A3']
+    words = ['--sets', 'digits', '--methods', 'bpnas_sampled', 'uniform', '--budgets', 'W3A3']
     args = quality.parse_args([*words, '--work-dir', str(tmp_path)])
-    (tmp_path / 'digits-bpnas-W3A3-1.json').write_text(json.dumps(RECORDS[1]))
+    (tmp_path / 'digits-bpnas_sampled-W3A3-1.json').write_text(json.dumps(RECORDS[1]))
     settings = RECORDS[0]['settings']
     names = [r.name for r in quality.missing_runs(args, settings)]
-    assert len(names) == 5 and 'digits-bpnas-W3A3-1' not in names
+    assert len(names) == 5 and 'digits-bpnas_sampled-W3A3-1' not in names
     with pytest.raises(ValueError, match='other settings'):
         quality.missing_runs(args, dict(settings, from_float=True))
 
 
 def test_what_the_choice_before_the_solver_costs(quality, tmp_path):
     """Against the tables of the search itself."""
-    cfg = quality.search_config(quality.Run('digits', 'bpnas', 'W3A3', 0))
+    cfg = quality.search_config(quality.Run('digits', 'bpnas_sampled', 'W3A3', 0))
     init_default_scope(cfg.default_scope)
     model = MODELS.build(dict(cfg.model, data_preprocessor=quality.preprocessor(cfg)))
     space = SearchSpace(model)
