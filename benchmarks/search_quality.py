@@ -52,8 +52,9 @@ EPILOG = """examples
   benchmarks/search_quality.py --jobs 2                       (all of it, hours)
   benchmarks/search_quality.py --jobs 0                       (table and plot alone)
 
-bpnas_* is configs/bpnas with that mixing. edmips and dnas take penalty, relaxation, mixing, weights and steps of their
-configs. EdMIPS's logits are joint here, as the candidates are no full grid.
+bpnas_* is configs/bpnas with that mixing. edmips and dnas take penalty, relaxation,
+mixing, weights and steps of their configs. EdMIPS's logits are joint here, as the
+candidates are no full grid.
 """
 
 

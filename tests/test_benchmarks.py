@@ -135,7 +135,8 @@ def test_methods_differ_in_what_makes_them_up(quality):
 
 
 def test_finished_runs_are_skipped_and_other_settings_refused(quality, tmp_path):
-    words = ['--sets', 'digits', '--methods', 'bpnas_sampled', 'uniform', '--budgets', 'W3A3']
+    words = ['--sets', 'digits', '--methods', 'bpnas_sampled', 'uniform']
+    words += ['--budgets', 'W3A3']
     args = quality.parse_args([*words, '--work-dir', str(tmp_path)])
     (tmp_path / 'digits-bpnas_sampled-W3A3-1.json').write_text(json.dumps(RECORDS[1]))
     settings = RECORDS[0]['settings']
