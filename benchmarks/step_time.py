@@ -18,124 +18,57 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
+import matplotlib as mpl
 import torch
-from mmengine import Config
-from mmengine.hub import get_config
-from mmengine.registry import MODELS, init_default_scope
-from mmengine.structures import InstanceData
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from step_models import GRIDS, INPUTS, MIXED, QAT, STEPS, Step, build, supernet
 
 import mmmpq  # noqa: F401
 from mmmpq.costs import Budget
-from mmmpq.models import calibrate
 from mmmpq.search import SearchSpace, cost_tables, most_probable
 
-ROOT = Path(__file__).resolve().parents[1]
-# Name -> config, (batch, height, width).
-INPUTS = {
-    'resnet18': ('mmpretrain::resnet/resnet18_8xb32_in1k.py', (8, 224, 224)),
-    'retinanet_shapes': ('configs/float/retinanet_shapes_float.py', (8, 128, 128)),
-    'retinanet_r50': ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', (1, 320, 320)),
-}
-GRID = [(w, a) for w in (2, 3, 4, 8) for a in (2, 3, 4)]
-SUPERNET = dict(candidates=GRID, relaxation=dict(type='Softmax', factorised=True))
-# Name -> quant, step; the float model's own step is what the others are compared to.
-VARIANTS = {
-    'float': (None, 'weight'),
-    'W4A4': (dict(policy='W4A4'), 'weight'),
-    'composite': (SUPERNET, 'weight'),
-    'composite, logits': (SUPERNET, 'architecture'),
-}
-
+DTYPES = {'float32': None, 'bfloat16': torch.bfloat16}
 # glibc gives freed tensors back at once, so that what is resident is what is alive.
 EXACT_MALLOC = dict(
     MALLOC_MMAP_THRESHOLD_='65536', MALLOC_TRIM_THRESHOLD_='65536', MALLOC_ARENA_MAX='1'
 )
 
 
-def build(model: str, quant: dict | None) -> torch.nn.Module:
-    """The toolbox's model with random weights; quantized if ``quant`` is given."""
-    config = INPUTS[model][0]
-    cfg = get_config(config) if '::' in config else Config.fromfile(ROOT / config)
-    cfg = cfg.model
-    init_default_scope('mmdet' if model.startswith('retinanet') else 'mmpretrain')
-    if 'backbone' in cfg:
-        cfg.backbone.init_cfg = None  # no download
-    if 'data_preprocessor' not in cfg:
-        cfg.data_preprocessor = dict(type='mmpretrain.ClsDataPreprocessor')
-    if quant is not None:
-        cfg.update(base_type=cfg.type, type='mmmpq.QuantModel', quant=quant)
-    torch.manual_seed(0)
-    return MODELS.build(cfg)
+@dataclass(frozen=True)
+class Variant:
+    """What a step is measured of; ``candidates`` is 1 but for supernets."""
+
+    variant: str
+    step: str
+    candidates: int
 
 
-def make_batch(model: str, size: tuple) -> dict:
-    """What the dataloader would give: random images with labels or boxes."""
-    n, h, w = size
-    rng = np.random.default_rng(0)
-    images = [torch.tensor(rng.integers(0, 256, (3, h, w), np.uint8)) for _ in range(n)]
-    samples = []
-    for i in range(n):
-        if not model.startswith('retinanet'):
-            from mmpretrain.structures import DataSample
-
-            samples.append(DataSample().set_gt_label(i))
-            continue
-        from mmdet.structures import DetDataSample
-
-        corners = rng.random((4, 2)) * (w / 2, h / 2)
-        boxes = np.concatenate([corners, corners + (w / 3, h / 3)], 1)
-        gt = InstanceData(
-            bboxes=torch.tensor(boxes, dtype=torch.float32), labels=torch.arange(4)
-        )
-        meta = dict(img_shape=(h, w), ori_shape=(h, w), scale_factor=(1.0, 1.0))
-        samples.append(DetDataSample(metainfo=meta, gt_instances=gt))
-    return dict(inputs=images, data_samples=samples)
+FLOAT = Variant('float', 'weight', 1)
 
 
-class Step:
-    """One step of one variant: call it as often as wanted."""
+def variants(model: str, args: argparse.Namespace) -> list[Variant]:
+    """The float step and all combinations asked for."""
+    found = [FLOAT]
+    for name in args.variants:
+        if name in MIXED:
+            found += [Variant(name, s, m) for m in args.candidates for s in args.steps]
+        elif name != QAT or not model.startswith('retinanet'):
+            found.append(Variant(name, 'weight', 1))
+    return found
 
-    def __init__(self, model: str, variant: str, size: tuple, device: str) -> None:
-        quant, self.kind = VARIANTS[variant]
-        self.model = build(model, quant).to(device).train()
-        self.batch = make_batch(model, size)
-        if quant is not None:
-            calibrate(self.model, [self.batch])
-        if self.kind == 'architecture':
-            self.logits = SearchSpace(self.model).logits
-            for logits in self.logits:
-                logits.requires_grad_(True)
-        params = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(params, lr=1e-4, momentum=0.9)
-        self.device = device
 
-    def __call__(self) -> float:
-        """Seconds of the step, without the making of its batch."""
-        data = self.model.data_preprocessor(self.batch, True)
-        self._wait()
-        start = time.perf_counter()
-        loss, _ = self.model.parse_losses(self.model._run_forward(data, mode='loss'))
-        if self.kind == 'architecture':
-            torch.autograd.grad(loss, self.logits)
-        else:
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-        self._wait()
-        return time.perf_counter() - start
-
-    def _wait(self) -> None:
-        if self.device == 'cuda':
-            torch.cuda.synchronize()
+def make_step(model: str, variant: Variant, args: argparse.Namespace) -> Step:
+    size = tuple(args.size or INPUTS[model][1])
+    common = (size, variant.candidates, args.device, DTYPES[args.dtype])
+    return Step(model, variant.variant, variant.step, *common)
 
 
 def _anonymous() -> float:
@@ -143,7 +76,7 @@ def _anonymous() -> float:
     return int(re.search(r'RssAnon:\s+(\d+) kB', status)[1]) / 1024
 
 
-def measure_memory(model: str, variant: str, size: tuple, device: str) -> float:
+def measure_memory(model: str, variant: Variant, args: argparse.Namespace) -> float:
     """Peak of three steps in this process, in MiB."""
     before = peak = _anonymous()
     done = threading.Event()
@@ -155,20 +88,22 @@ def measure_memory(model: str, variant: str, size: tuple, device: str) -> float:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    step = Step(model, variant, size, device)
+    step = make_step(model, variant, args)
     for _ in range(3):
         step()
     done.set()
     watcher.join()
-    if device == 'cuda':
+    if args.device == 'cuda':
         return torch.cuda.max_memory_allocated() / 2**20
     return peak - before
 
 
-def memory_of(model: str, variant: str, args: argparse.Namespace) -> float:
+def memory_of(model: str, variant: Variant, args: argparse.Namespace) -> float:
     """:func:`measure_memory` in a fresh process."""
-    command = [sys.executable, __file__, '--models', model, '--memory-of', variant]
-    command += ['--device', args.device, '--threads', str(args.threads)]
+    command = [sys.executable, __file__, '--models', model, '--memory-of']
+    command += map(str, asdict(variant).values())
+    command += ['--device', args.device, '--dtype', args.dtype]
+    command += ['--threads', str(args.threads)]
     if args.size:
         command += ['--size', *map(str, args.size)]
     env = dict(os.environ, **EXACT_MALLOC)
@@ -178,45 +113,55 @@ def memory_of(model: str, variant: str, args: argparse.Namespace) -> float:
     return float(result.stdout.split()[-1])
 
 
-def fastest(rounds: list[dict], variant: str) -> float:
+def ratios(rounds: list[dict], variant: Variant, part: str) -> list[float]:
+    return [r[variant][part] / r[FLOAT][part] for r in rounds]
+
+
+def fastest(rounds: list[dict], variant: Variant) -> float:
     """The least disturbed round's seconds: of use on a machine that is not idle."""
-    return min(r[variant] for r in rounds)
+    return min(r[variant]['total'] for r in rounds)
 
 
 def measure(model: str, args: argparse.Namespace) -> list[dict]:
     """One record per variant of one model."""
-    size = tuple(args.size or INPUTS[model][1])
-    memory = {v: memory_of(model, v, args) for v in track(VARIANTS, f'{model}: memory')}
-    steps = {v: Step(model, v, size, args.device) for v in VARIANTS}
-    for step in steps.values():
+    todo = variants(model, args)
+    memory = {v: memory_of(model, v, args) for v in track(todo, f'{model}: memory')}
+    steps = {}
+    compiling = {}
+    for v in todo:
+        steps[v] = make_step(model, v, args)
+        compiling[v] = steps[v]()['total']
         for _ in range(args.warmup):
-            step()
+            steps[v]()
     rounds = [
         {v: step() for v, step in steps.items()}
         for _ in track(range(args.repeats), f'{model}: time')
     ]
+    size = tuple(args.size or INPUTS[model][1])
     return [
         dict(
             model=model,
             device=args.device_name,
+            dtype=args.dtype,
             threads=args.threads,
             input=[size[0], 3, *size[1:]],
-            variant=v,
-            step=VARIANTS[v][1],
-            candidates=len((VARIANTS[v][0] or {}).get('candidates', [None])),
-            time_ratio=round(median(r[v] / r['float'] for r in rounds), 3),
-            fastest_ratio=round(fastest(rounds, v) / fastest(rounds, 'float'), 3),
-            memory_ratio=round(memory[v] / memory['float'], 3),
-            seconds=round(median(r[v] for r in rounds), 4),
+            **asdict(v),
+            time_ratio=round(median(ratios(rounds, v, 'total')), 3),
+            fastest_ratio=round(fastest(rounds, v) / fastest(rounds, FLOAT), 3),
+            forward_ratio=round(median(ratios(rounds, v, 'forward')), 3),
+            backward_ratio=round(median(ratios(rounds, v, 'backward')), 3),
+            memory_ratio=round(memory[v] / memory[FLOAT], 3),
+            seconds=round(median(r[v]['total'] for r in rounds), 4),
+            first_seconds=round(compiling[v], 3),
             memory_mib=round(memory[v], 1),
         )
-        for v in VARIANTS
+        for v in todo
     ]
 
 
 def measure_search_setup(args: argparse.Namespace) -> list[dict]:
     """Seconds before and after a search: profile, cost tables, the solved policy."""
-    model = build('retinanet_r50', SUPERNET)
+    model = build('retinanet_r50', supernet('composite', 12))
     start = time.perf_counter()
     space = SearchSpace(model)
     shape = (3, 800, 1333)
@@ -230,7 +175,7 @@ def measure_search_setup(args: argparse.Namespace) -> list[dict]:
     policy = space.policy(choice)
     assert all(t.of(policy) <= t.limit for t in tables)
     common = dict(model='retinanet_r50', device=args.device_name, input=[1, *shape])
-    common.update(candidates=len(GRID), groups=len(space.groups), budgets=2)
+    common.update(candidates=12, groups=len(space.groups), budgets=2)
     return [
         dict(common, step='profile', seconds=round(profiled - start, 3)),
         dict(common, step='solve', seconds=round(solved - profiled, 3)),
@@ -240,21 +185,51 @@ def measure_search_setup(args: argparse.Namespace) -> list[dict]:
 def show(console: Console, records: list[dict]) -> None:
     """Prints the records as a table."""
     table = Table(title='One step, as multiples of the float step')
-    for name in ('model', 'variant', 'step'):
+    for name in ('model', 'variant', 'step', 'candidates'):
         table.add_column(name)
-    for name in ('time', 'fastest', 'memory', 'seconds', 'MiB'):
+    kinds = ('time', 'fastest', 'forward', 'backward', 'memory')
+    for name in (*kinds, 'seconds', 'MiB'):
         table.add_column(name, justify='right')
     for r in records:
-        ratios = ('time_ratio', 'fastest_ratio', 'memory_ratio')
         table.add_row(
             r['model'],
             r.get('variant', ''),
             r['step'],
-            *(f'{r[k]:.2f}x' if k in r else '' for k in ratios),
+            str(r['candidates']),
+            *(f'{r[f"{k}_ratio"]:.2f}x' if 'time_ratio' in r else '' for k in kinds),
             f'{r["seconds"]:.3f}',
             f'{r["memory_mib"]:.0f}' if 'memory_mib' in r else '',
         )
     console.print(table)
+
+
+def plot(records: list[dict], path: str) -> None:
+    """Time against the number of candidates, or bars where there is one number."""
+    mpl.use('Agg')
+    from matplotlib import pyplot as plt
+
+    records = [r for r in records if 'time_ratio' in r and r['variant'] != 'float']
+    models = list(dict.fromkeys(r['model'] for r in records))
+    figure, axes = plt.subplots(
+        1, len(models), figsize=(5 * len(models), 3.6), squeeze=False, sharey=True
+    )
+    for axis, model in zip(axes[0], models, strict=True):
+        lines: dict[str, list] = {}
+        for r in records:
+            if r['model'] == model:
+                name = (
+                    r['variant']
+                    if r['candidates'] == 1
+                    else f'{r["variant"]}, {r["step"]}'
+                )
+                lines.setdefault(name, []).append((r['candidates'], r['time_ratio']))
+        for name, points in lines.items():
+            axis.plot(*zip(*sorted(points), strict=True), 'o-', label=name)
+        axis.axhline(1, color='grey', linewidth=1)
+        axis.set(title=model, xlabel='candidates')
+    axes[0][0].set_ylabel('time of a step / float step')
+    axes[0][-1].legend(fontsize=7)
+    figure.savefig(path, bbox_inches='tight', dpi=120)
 
 
 def parse_args() -> argparse.Namespace:
@@ -262,8 +237,23 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--models', nargs='*', choices=list(INPUTS), default=['resnet18']
     )
+    parser.add_argument(
+        '--variants',
+        nargs='+',
+        default=['W4A4', 'composite'],
+        metavar='NAME',
+        help=f'{", ".join(map(repr, (*MIXED, QAT)))} or a uniform precision '
+        '(default: W4A4 composite)',
+    )
+    parser.add_argument(
+        '--candidates', nargs='+', type=int, choices=list(GRIDS), default=[12]
+    )
+    parser.add_argument(
+        '--steps', nargs='+', choices=STEPS, default=['weight', 'architecture']
+    )
     parser.add_argument('--size', nargs=3, type=int, metavar=('N', 'H', 'W'))
     parser.add_argument('--device', choices=('cpu', 'cuda'), default='cpu')
+    parser.add_argument('--dtype', choices=list(DTYPES), default='float32')
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--warmup', type=int, default=2)
     parser.add_argument('--repeats', type=int, default=15)
@@ -273,7 +263,8 @@ def parse_args() -> argparse.Namespace:
         help='also profile RetinaNet-R50 at 800x1333 and solve its policy',
     )
     parser.add_argument('--json', metavar='FILE', help='write the records there')
-    parser.add_argument('--memory-of', choices=list(VARIANTS), help=argparse.SUPPRESS)
+    parser.add_argument('--plot', metavar='FILE', help='draw them there')
+    parser.add_argument('--memory-of', nargs=3, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.device_name = (
         torch.cuda.get_device_name()
@@ -287,8 +278,9 @@ def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
     if args.memory_of:
-        size = tuple(args.size or INPUTS[args.models[0]][1])
-        print(measure_memory(args.models[0], args.memory_of, size, args.device))
+        name, step, candidates = args.memory_of
+        variant = Variant(name, step, int(candidates))
+        print(measure_memory(args.models[0], variant, args))
         return
     records = [record for model in args.models for record in measure(model, args)]
     if args.search_setup:
@@ -296,6 +288,8 @@ def main() -> None:
     show(Console(), records)
     if args.json:
         Path(args.json).write_text(json.dumps(records, indent=2) + '\n')
+    if args.plot:
+        plot(records, args.plot)
 
 
 if __name__ == '__main__':

@@ -93,7 +93,7 @@ def quantize(
     groups: Any = 'residual_block',
     fixed: dict[str, Any] | None = None,
     exclude: Iterable[str] = (),
-    mixing: str = 'sampled',
+    mixing: str = 'composite',
     own_weights: bool = False,
     relaxation: dict | None = None,
     hardware: str | None = None,
@@ -118,7 +118,7 @@ def quantize(
         fixed: Pattern -> precision, on top of the default: the stem and the final
             prediction layers at 8/8. None as a precision makes a layer searchable.
         exclude: Patterns of layers that stay float.
-        mixing: 'sampled' (our default), 'composite' or 'outputs', see
+        mixing: 'composite' (the default), 'outputs' or 'sampled', see
             :class:`mmmpq.layers.MixedLayer`.
         own_weights: With mixing 'outputs' or 'sampled', a weight for each candidate.
         relaxation: Config; default ``dict(type='Softmax')``.
