@@ -12,7 +12,7 @@ help: ## list the targets
 	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/: .*## /\t/' | expand -t 10
 	@echo 'ARGS="..." adds arguments to demo and test: make test ARGS="-k barrier"'
 
-demo: ## search, fine-tune, test and report a small RetinaNet (15 minutes, 2 cores)
+demo: ## search, fine-tune, test and report a small RetinaNet (10 minutes, 2 cores)
 	@$(setup); "$$python" tools/demo.py $(ARGS)
 
 test: ## run the tests

@@ -408,7 +408,8 @@ def test_cifar_resnet_20():
     pytest.importorskip('mmpretrain')
     from mmmpq.models.backbones import CifarResNet
 
-    model = quantize(CifarResNet(20), candidates=[(0, 0), (32, 32)])
+    precisions = [(0, 0), (32, 32)]
+    model = quantize(CifarResNet(20), candidates=precisions, mixing='sampled')
     space = SearchSpace(model)
     free = [g.name for g in space.groups if SKIP in g.candidates]
     assert free == [f'layer{s}.{b}' for s in (1, 2, 3) for b in range(3) if b or s == 1]
