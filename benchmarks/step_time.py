@@ -285,7 +285,8 @@ def main() -> None:
     records = [record for model in args.models for record in measure(model, args)]
     if args.search_setup:
         records += measure_search_setup(args)
-    show(Console(), records)
+    console = Console()
+    show(console if console.is_terminal else Console(width=120), records)
     if args.json:
         Path(args.json).write_text(json.dumps(records, indent=2) + '\n')
     if args.plot:
