@@ -68,7 +68,7 @@ def split_dataset(dataset, fraction: float, seed: int = 0) -> tuple:
     """
     if isinstance(dataset, BaseDataset):
         parts = split_indices(len(dataset), fraction, seed)
-        return tuple(dataset.get_subset(part) for part in parts)
+        return tuple(_subset(dataset, part) for part in parts)
     if isinstance(dataset, ConcatDataset):
         pairs = [split_dataset(part, fraction, seed) for part in dataset.datasets]
         parts = zip(*pairs, strict=True)
@@ -81,6 +81,18 @@ def split_dataset(dataset, fraction: float, seed: int = 0) -> tuple:
         f'mmengine BaseDatasets, ConcatDataset, {", ".join(WRAPPERS)}. Give held_out '
         'a dataset of its own instead'
     )
+
+
+def _subset(dataset, indices: list[int]):
+    """A copy of a dataset with some of its samples and a pipeline of its own.
+
+    ``get_subset`` remembers what it has copied by ``id`` from one call to the next, and
+    may take a new pipeline for a dataset that is long gone (mmengine 0.10.7).
+    """
+    part = copy.copy(dataset)
+    part.pipeline = copy.deepcopy(dataset.pipeline)
+    part.get_subset_(indices)
+    return part
 
 
 def _rewrap(wrapper, **inner):

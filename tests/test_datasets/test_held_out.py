@@ -104,6 +104,21 @@ def test_nested_wrappers():
     assert not set(numbers(train)) & set(numbers(held))
 
 
+def test_objects_of_earlier_splits_are_not_taken_for_new_ones():
+    """mmengine's own subsets share one memo, in which an id may come again."""
+    dataset = Numbers(range(10))
+    (memo,) = BaseDataset._copy_without_annotation.__defaults__
+    memo[id(dataset.pipeline)] = 'the copy of something long gone'
+    try:
+        for part in split_dataset(dataset, 0.5):
+            assert type(part.pipeline) is type(dataset.pipeline)
+            assert part.pipeline is not dataset.pipeline
+            assert len(numbers(part)) == 5
+    finally:
+        memo.clear()
+    assert len(dataset) == 10
+
+
 def test_unknown_dataset():
     with pytest.raises(TypeError, match=r'held_out=0\.2: cannot split a list'):
         split_dataset([1, 2, 3], 0.2)
