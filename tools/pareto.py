@@ -1,7 +1,6 @@
 """Policies for many budgets from one finished search, without searching again."""
 
 import argparse
-import copy
 import json
 import re
 import sys
@@ -16,17 +15,15 @@ from rich.console import Console
 from rich.table import Table
 
 from mmmpq.costs import Budget
-from mmmpq.fileio import atomic_save, atomic_write
+from mmmpq.fileio import atomic_write
 from mmmpq.hooks.choice import choose
 from mmmpq.hooks.evaluation import evaluate_policies
 from mmmpq.hooks.held_out import unwrapped
-from mmmpq.hooks.search_result import described
+from mmmpq.hooks.search_result import described, save_searched
 from mmmpq.launch import build_runner, check_file, load_config, run
-from mmmpq.models import apply_policy
 from mmmpq.policy import Policy
 from mmmpq.registry import COSTS
 from mmmpq.search import SearchSpace, cost_tables, most_probable
-from mmmpq.version import __version__
 from mmmpq.visualization.history import SearchHistory
 from mmmpq.visualization.pareto import pareto
 from mmmpq.visualization.theme import LIGHT, draw
@@ -303,15 +300,6 @@ def solve_all(runner, space, budgets, spend=0):
 # --- results --------------------------------------------------------------------------
 
 
-def save_weights(supernet, policy, path):
-    """Weights laid out for the net of ``policy``, as a search's ``searched.pth``."""
-    model = apply_policy(copy.deepcopy(supernet), policy)
-    state = {k: v.cpu() for k, v in model.state_dict().items()}
-    layers = {name: list(p) for name, p in policy.layers.items()}
-    meta = dict(mmmpq=__version__, policy=layers)
-    atomic_save(dict(state_dict=state, meta=meta), path)
-
-
 def show(points, metric, console):
     table = Table()
     table.add_column('budget')
@@ -360,7 +348,7 @@ def main():
         policy.save(args.out / file)
         if args.weights:
             weights = file.replace('policy_', 'searched_').replace('.json', '.pth')
-            save_weights(unwrapped(runner), policy, args.out / weights)
+            save_searched(unwrapped(runner), policy, args.out / weights)
         costs = policy.meta['costs']['searched']
         points.append(
             dict(

@@ -1,25 +1,16 @@
 """The choice that a search ends with: solved for, sampled, measured, spent."""
 
-import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from mmengine import dist
 from mmengine.runner import Runner
-from torch import nn
 
 from mmmpq.hooks.held_out import train_batches, unwrapped
-from mmmpq.layers import MixedLayer
-from mmmpq.randomness import isolated_randomness
-from mmmpq.search import (
-    SearchSpace,
-    measure_gains,
-    most_probable,
-    sample_choices,
-    spend,
-)
+from mmmpq.search import measure_gains, most_probable, sample_choices, spend
+from mmmpq.search.sensitivity import chosen, mean_loss
 
 SPENDING_ROUNDS = 3  # each measures every upgrade that fits on its own
 ENOUGH = 0.99  # share of a budget from which upgrades are not worth measuring
@@ -49,16 +40,11 @@ def _measured(runner: Runner, hook: 'SearchHook') -> Loss:
     model, count = unwrapped(runner), max(1, hook.measure)
     batches = train_batches(runner, count) if hook.joint else hook.batches.take(count)
 
-    @torch.no_grad()
     def loss_of(tried: Sequence[int]) -> float:
-        total = torch.zeros(())
-        with discrete(model, hook.space, tried), isolated_randomness(0):
-            for batch in batches:
-                data = model.data_preprocessor(batch, True)
-                loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
-                total = total.to(loss.device) + loss.float()
-        dist.all_reduce(total, op='mean')
-        return float(total) / len(batches)
+        with chosen(model, hook.space, tried):
+            loss = torch.tensor(mean_loss(model, batches))
+        dist.all_reduce(loss, op='mean')
+        return float(loss)
 
     return loss_of
 
@@ -100,31 +86,3 @@ def _spend(
             break
         choice = better
     return choice
-
-
-@contextlib.contextmanager
-def discrete(
-    model: nn.Module, space: SearchSpace, choice: Sequence[int]
-) -> Iterator[None]:
-    """Within it the supernet computes as the discrete net of ``choice``, in train mode;
-    afterwards its buffers (BatchNorm's statistics, slow averages) are as before."""
-    layers = [m for m in model.modules() if isinstance(m, MixedLayer)]
-    mixings = [layer.mixing for layer in layers]
-    drawn = [g.relaxation.choice for g in space.groups]
-    buffers = [(b, b.clone()) for b in model.buffers()]
-    was_training = model.training
-    model.train()
-    for layer in layers:
-        layer.mixing = 'sampled'
-    for group, j in zip(space.groups, choice, strict=True):
-        group.relaxation.choice = j
-    try:
-        yield
-    finally:
-        for layer, mixing in zip(layers, mixings, strict=True):
-            layer.mixing = mixing
-        for group, j in zip(space.groups, drawn, strict=True):
-            group.relaxation.choice = j
-        for buffer, value in buffers:
-            buffer.copy_(value)
-        model.train(was_training)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine import dist
 from mmengine.runner import Runner
+from torch import nn
 
 from mmmpq.costs import BOPs, WeightBytes, total_cost
 from mmmpq.fileio import atomic_save
@@ -51,18 +52,7 @@ def finish(runner: Runner, hook: 'SearchHook') -> None:
     if not dist.is_main_process():
         return
     work_dir = Path(runner.work_dir)
-    # A copy: the supernet itself is what the run's own checkpoints hold.
-    model = apply_policy(copy.deepcopy(unwrapped(runner)), policy)
-    atomic_save(
-        dict(
-            state_dict={k: v.cpu() for k, v in model.state_dict().items()},
-            meta=dict(
-                mmmpq=__version__,
-                policy={name: list(p) for name, p in policy.layers.items()},
-            ),
-        ),
-        work_dir / 'searched.pth',
-    )
+    save_searched(unwrapped(runner), policy, work_dir / 'searched.pth')
     policy.save(work_dir / 'policy.json')
     write_report(work_dir)
     runner.logger.info('The net that was found:\n' + _comparison(policy))
@@ -75,6 +65,19 @@ def finish(runner: Runner, hook: 'SearchHook') -> None:
     runner.logger.info(
         f'Wrote {work_dir}/policy.json, {work_dir}/searched.pth and '
         f'{work_dir}/report/index.html'
+    )
+
+
+def save_searched(supernet: nn.Module, policy: Policy, path: Path) -> None:
+    """Writes the weights laid out for the net of ``policy``, to fine-tune from.
+
+    From a copy: the supernet itself is what a run's own checkpoints hold.
+    """
+    model = apply_policy(copy.deepcopy(supernet), policy)
+    layers = {name: list(p) for name, p in policy.layers.items()}
+    state = {k: v.cpu() for k, v in model.state_dict().items()}
+    atomic_save(
+        dict(state_dict=state, meta=dict(mmmpq=__version__, policy=layers)), path
     )
 
 

@@ -8,11 +8,11 @@ import torch
 from mmengine.hooks import Hook
 
 from mmmpq.hooks import SearchHook
-from mmmpq.hooks.choice import discrete
 from mmmpq.hooks.logits import set_gradients
 from mmmpq.models import QuantModel
 from mmmpq.policy import Policy
 from mmmpq.search import most_probable
+from mmmpq.search.sensitivity import chosen
 
 BOTH = [
     dict(type='BOPs', limit='W3A3', input_shape=(3, 8, 8)),
@@ -273,7 +273,7 @@ def test_what_is_written_is_the_net_that_was_chosen(make, hook_of, mixing):
     policy = Policy.load(folder / 'policy.json')
     choice = [g.candidates.index(policy.layers[g.layers[0]]) for g in hook.space.groups]
     x = torch.randn(5, 3, 8, 8)
-    with torch.no_grad(), discrete(runner.model, hook.space, choice):
+    with torch.no_grad(), chosen(runner.model, hook.space, choice):
         runner.model.eval()
         wanted = runner.model(x)
     saved = torch.load(folder / 'searched.pth', weights_only=True)
@@ -302,7 +302,7 @@ def test_measuring_leaves_the_supernet_as_it_was(make, hook_of):
     hook, model = hook_of(runner), runner.model.eval()
     state = {k: v.clone() for k, v in model.state_dict().items()}
     mixings = [m.mixing for m in model.modules() if hasattr(m, 'mixing')]
-    with torch.no_grad(), discrete(model, hook.space, [0, 1, 2]):
+    with torch.no_grad(), chosen(model, hook.space, [0, 1, 2]):
         assert model.training
         model(**next(hook.batches), mode='loss')
         assert [g.relaxation.choice for g in hook.space.groups] == [0, 1, 2]
