@@ -65,7 +65,7 @@ setup(
         'safetensors',
     ],
     extras_require={
-        'deploy': ['onnx', 'onnxruntime'],
+        'deploy': ['onnx', 'onnxscript', 'onnxruntime'],
         'qfa': ['pymoo'],
         'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'ruff', 'pre-commit'],
     },

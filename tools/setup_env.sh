@@ -40,7 +40,8 @@ check() {
   "$python" - <<'PY'
 import importlib.util, sys, warnings
 warnings.filterwarnings('ignore')
-names = 'scipy sklearn matplotlib rich safetensors pytest xdist hypothesis ruff'
+names = ('scipy sklearn matplotlib rich safetensors onnx onnxscript onnxruntime pymoo '
+         'pytest xdist hypothesis ruff')
 missing = [n for n in names.split() if importlib.util.find_spec(n) is None]
 if missing:
     sys.exit('not installed: ' + ', '.join(missing))
