@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torchvision
 from mmengine import Config
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import InstanceData
+from torch.ao.quantization import get_default_qat_qconfig_mapping
+from torch.ao.quantization.quantize_fx import prepare_qat_fx
 
 from mmmpq.models import calibrate
 from mmmpq.search import SearchSpace
@@ -129,7 +132,7 @@ class Step:
         quant = quant_of(variant, candidates)
         self.model = build(model, quant)
         if variant == QAT:
-            self.model.backbone = prepare_qat(self.model.backbone, size)
+            self.model.backbone = QATBackbone(model, size)
         self.model = self.model.to(device).train()
         self.batch = make_batch(model, size)
         self.step, self.device, self.dtype = step, device, dtype
@@ -171,14 +174,23 @@ class Step:
         return time.perf_counter()
 
 
-def prepare_qat(backbone: torch.nn.Module, size: tuple) -> torch.nn.Module:
-    """``backbone`` with torch's own fake quantization: 8 bits, by tracing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        from torch.ao.quantization import get_default_qat_qconfig_mapping
-        from torch.ao.quantization.quantize_fx import prepare_qat_fx
+class QATBackbone(torch.nn.Module):
+    """torchvision's backbone of the same layers with torch's own fake quantization.
 
-        mapping = get_default_qat_qconfig_mapping('x86')
-        return prepare_qat_fx(
-            backbone.train(), mapping, (torch.randn(1, 3, *size[1:]),)
-        )
+    Not the toolbox's: torch.fx, which finds where to quantize, cannot trace those.
+    """
+
+    def __init__(self, model: str, size: tuple) -> None:
+        super().__init__()
+        net = torchvision.models.get_model(model)
+        layers = net.features if hasattr(net, 'features') else [*net.children()][:-2]
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            self.layers = prepare_qat_fx(
+                torch.nn.Sequential(*layers).train(),
+                get_default_qat_qconfig_mapping('x86'),
+                (torch.randn(1, 3, *size[1:]),),
+            )
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+        return (self.layers(x),)

@@ -1,10 +1,9 @@
 """Write a policy without a gradient search: uniform, by sensitivity, or at random."""
 
 import argparse
-import contextlib
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmengine.config import Config, DictAction
 from mmengine.runner import CheckpointLoader, Runner
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from mmmpq.hooks import SearchHook
@@ -35,6 +26,7 @@ from mmmpq.search import SearchSpace, cost_tables, hessian, sensitivity
 from mmmpq.search.baselines import largest_uniform, least_harm, random_choice
 from mmmpq.search.hutchinson import relative_error
 from mmmpq.search.measurements import Measurements, fingerprint
+from mmmpq.visualization.progress import progress_bar
 from mmmpq.visualization.units import statement
 
 METHODS = ('uniform', 'sensitivity', 'hessian', 'random')
@@ -247,12 +239,14 @@ def find(
         return _best_random(model, hook, held_out.take(args.batches), args, seed)
     batches = train_batches(runner, args.batches)
     if method == 'sensitivity':
-        with _progress(console, f'{args.metric} of one group', sum(space.sizes)) as bar:
+        with progress_bar(
+            console, f'{args.metric} of one group', sum(space.sizes)
+        ) as bar:
             harms = sensitivity.measure(
                 *(model, space, batches, args.metric, cache), step=bar
             )
     else:
-        with _progress(console, 'random vectors', args.vectors) as bar:
+        with progress_bar(console, 'random vectors', args.vectors) as bar:
             harms = hessian.measure(
                 *(model, space, batches, args.vectors, args.tolerance, seed, cache),
                 step=lambda done, error: bar(
@@ -269,32 +263,13 @@ def find(
 
 def _best_random(model, hook, batches, args, seed) -> list[int]:
     losses = []
-    with _progress(Console(stderr=True), 'random policies', args.samples) as bar:
+    with progress_bar(Console(stderr=True), 'random policies', args.samples) as bar:
         for i in range(args.samples):
             choice = random_choice(hook.tables, seed + i)
             with sensitivity.chosen(model, hook.space, choice):
                 losses.append((sensitivity.mean_loss(model, batches), i, choice))
             bar(i + 1)
     return min(losses)[-1]
-
-
-@contextlib.contextmanager
-def _progress(console: Console, title: str, total: int) -> Iterator[Any]:
-    """A function ``(done, total, note)`` that moves a bar on the terminal."""
-    progress = Progress(
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn('{task.fields[note]}'),
-        console=console,
-    )
-    with progress:
-        task = progress.add_task(title, total=total, note='')
-        yield lambda done, total=None, note='': progress.update(
-            task, completed=done, note=note
-        )
 
 
 def _digest(*configs: Any) -> str:

@@ -15,28 +15,22 @@ from rich.console import Console
 from rich.table import Table
 
 from mmmpq.costs import Budget
+from mmmpq.costs.budget_text import HELP, budget_cfgs, file_name
 from mmmpq.fileio import atomic_write
 from mmmpq.hooks.choice import choose
 from mmmpq.hooks.evaluation import evaluate_policies
 from mmmpq.hooks.held_out import unwrapped
 from mmmpq.hooks.search_result import described, save_searched
-from mmmpq.launch import build_runner, check_file, load_config, run
+from mmmpq.hooks.supernet import supernet_runner
+from mmmpq.launch import load_config, run
 from mmmpq.policy import Policy
-from mmmpq.registry import COSTS
 from mmmpq.search import SearchSpace, cost_tables, most_probable
 from mmmpq.visualization.history import SearchHistory
 from mmmpq.visualization.pareto import pareto
 from mmmpq.visualization.theme import LIGHT, draw
 from mmmpq.visualization.units import human
 
-EPILOG = """\
-a budget is
-  W3A3            the cost of a uniform precision, under the cost of --type
-  0.9*W4A4        a share of it
-  '1.2 GBOPs'     absolute; the unit says which cost is meant
-  WeightBytes:W4A4     with its cost spelled out
-  'W3A3, 20 KB'   several that are to hold at once
-
+EPILOG = f"""{HELP}
 examples
   tools/pareto.py work_dirs/resnet_digits --budgets W2A2 W3A3 W4A4 '20 MBOPs'
   tools/pareto.py work_dirs/resnet_digits --budgets W2A2 W3A3 W4A4 --evaluate
@@ -47,8 +41,6 @@ writes  OUT/policy_<budget>.json, OUT/pareto.json, OUT/pareto.png
 A policy is fine-tuned by the twin of its search:
   tools/train.py configs/bpnas/resnet_digits_finetune.py --cfg-options \\
       model.quant.policy=OUT/policy_W3A3.json load_from=OUT/searched_W3A3.pth"""
-
-NAMES = str.maketrans(',*', '+x')  # of a budget, in the name of a file
 
 
 def parse_args(argv=None):
@@ -122,42 +114,7 @@ def parse_args(argv=None):
     return args
 
 
-# --- budgets --------------------------------------------------------------------------
-
-
-def budget_cfgs(text, default, common, table=None):
-    """The configs of the budgets that one argument of --budgets names.
-
-    Args:
-        text: Such as ``'W3A3'``, ``'1.2 GBOPs'``, ``'W3A3, 20 KB'``.
-        default: Type of the cost of budgets whose unit tells none.
-        common: Keys of every config: input_shape and proposals.
-        table: Latency table.
-    """
-    cfgs = []
-    for part in text.split(','):
-        kind, _, limit = part.strip().rpartition(':')
-        limit = limit.strip()
-        share = re.fullmatch(r'([\d.]+)\s*\*\s*([Ww]\d+[Aa]\d+)', limit)
-        if share:
-            limit = dict(of=share[2], ratio=float(share[1]))
-        kind = kind.strip() or _type_of(limit, default)
-        cfg = dict(common, type=kind, limit=limit)
-        if kind == 'Latency':
-            if table is None:
-                raise ValueError(f'--budgets: {part!r} needs --table, a latency table')
-            cfg['table'] = table
-        cfgs.append(cfg)
-    return cfgs
-
-
-def _type_of(limit, default):
-    """The cost that has the unit of ``limit``: ``default`` where it has it too."""
-    unit = re.sub(r'^[-+\d.eE\s]*', '', limit) if isinstance(limit, str) else ''
-    for name in dict.fromkeys([default, 'BOPs', 'WeightBytes', 'Latency']):
-        if name in COSTS.module_dict and unit in COSTS.get(name).units:
-            return name
-    return default
+# --- the search -----------------------------------------------------------------------
 
 
 def search_reference(cfg):
@@ -170,9 +127,6 @@ def search_reference(cfg):
             common = {k: first[k] for k in ('input_shape', 'proposals') if k in first}
             return first.get('type', 'BOPs').rpartition('.')[2], common
     return 'BOPs', {}
-
-
-# --- the search -----------------------------------------------------------------------
 
 
 def find_config(search_dir):
@@ -233,27 +187,15 @@ def load_supernet(args):
     )
     reference = search_reference(cfg)
     checkpoint = args.checkpoint or find_checkpoint(args.search_dir)
-    if checkpoint is not None:
-        check_file(checkpoint, '--checkpoint')
-    elif args.spend or args.weights or args.evaluate is not None:
+    if checkpoint is None and (args.spend or args.weights or args.evaluate is not None):
         raise FileNotFoundError(
             f'--spend, --weights, --evaluate: {args.search_dir} holds no checkpoint'
         )
-    cfg.merge_from_dict(dict(load_from=None, resume=False, log_level='WARNING'))
-    cfg.custom_hooks = []
-    runner = build_runner(cfg)
+    runner = supernet_runner(cfg, checkpoint)
     space = SearchSpace(unwrapped(runner))
     if checkpoint is None:
         probs = history_probs(args.search_dir, space)
         space.probs = lambda: probs
-    else:
-        loaded = runner.load_checkpoint(checkpoint, map_location='cpu')['state_dict']
-        for name, value in unwrapped(runner).state_dict().items():
-            if name not in loaded or loaded[name].shape != value.shape:
-                raise ValueError(
-                    f'--checkpoint: {checkpoint} does not fit the model of {config}: '
-                    f'it holds no {name} of shape {tuple(value.shape)}'
-                )
     return runner, space, reference
 
 
@@ -344,7 +286,7 @@ def main():
     points = []
     for (name, policy, score), measured in zip(solved, metrics, strict=True):
         policy.meta['seed'] = runner.seed if seed is None else seed
-        file = 'policy_' + re.sub(r'[^\w.+-]+', '', name.translate(NAMES)) + '.json'
+        file = f'policy_{file_name(name)}.json'
         policy.save(args.out / file)
         if args.weights:
             weights = file.replace('policy_', 'searched_').replace('.json', '.pth')

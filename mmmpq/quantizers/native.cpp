@@ -92,19 +92,22 @@ struct Problem {
   int64_t per_row() const { return (cols + BLOCK - 1) / BLOCK; }
 };
 
-template <int M, class T>
+template <int M, bool OFFSET, class T>
 void forward_group(const Candidate *c, const T *x, float *total, int64_t n) {
   for (int64_t i = 0; i < n; i += LANES) {
     vec xs = load(x + i, n - i), y = load(total + i);
     for (int j = 0; j < M; ++j) {
-      vec v = clamp(xs * c[j].inverse + c[j].offset, c[j].lo, c[j].hi);
-      y += (round(v) - c[j].offset) * c[j].step;
+      vec v = xs * c[j].inverse;
+      if (OFFSET) v += c[j].offset;
+      v = round(clamp(v, c[j].lo, c[j].hi));
+      if (OFFSET) v -= c[j].offset;
+      y += v * c[j].step;
     }
     store(total + i, y);
   }
 }
 
-template <class T>
+template <bool OFFSET, class T>
 void forward_block(const Problem &q, int64_t row, const T *x, T *y, int64_t n) {
   alignas(64) float total[BLOCK] = {};
   Candidate c[GROUP];
@@ -119,10 +122,10 @@ void forward_block(const Problem &q, int64_t row, const T *x, T *y, int64_t n) {
     }
     if (k == GROUP || (j + 1 == q.m && k)) {
       switch (k) {
-        case 1: forward_group<1>(c, x, total, n); break;
-        case 2: forward_group<2>(c, x, total, n); break;
-        case 3: forward_group<3>(c, x, total, n); break;
-        case 4: forward_group<4>(c, x, total, n); break;
+        case 1: forward_group<1, OFFSET>(c, x, total, n); break;
+        case 2: forward_group<2, OFFSET>(c, x, total, n); break;
+        case 3: forward_group<3, OFFSET>(c, x, total, n); break;
+        case 4: forward_group<4, OFFSET>(c, x, total, n); break;
       }
       k = 0;
     }
@@ -130,14 +133,14 @@ void forward_block(const Problem &q, int64_t row, const T *x, T *y, int64_t n) {
   for (int64_t i = 0; i < n; i += LANES) store(y + i, load(total + i), n - i);
 }
 
-template <class T>
+template <bool OFFSET, class T>
 void forward(const Problem &q, const T *x, T *y, int threads) {
   int64_t per_row = q.per_row(), blocks = q.rows * per_row;
 #pragma omp parallel for schedule(static) num_threads(threads) if (blocks > 8)
   for (int64_t b = 0; b < blocks; ++b) {
     int64_t row = b / per_row, first = b % per_row * BLOCK, at = row * q.cols + first;
     int64_t n = q.cols - first < BLOCK ? q.cols - first : BLOCK;
-    forward_block(q, row, x + at, y + at, n);
+    forward_block<OFFSET>(q, row, x + at, y + at, n);
   }
 }
 
@@ -149,28 +152,28 @@ struct Sums {
   float level, inside, missed;
 };
 
-template <int M, Gradient GRADIENT, class T>
+template <int M, bool OFFSET, Gradient GRADIENT, class T>
 void backward_group(const Candidate *c, const T *x, const T *g, float *gx, int64_t n,
                     Sums *sums) {
   vec level[M] = {}, inside[M] = {}, missed[M] = {};
   for (int64_t i = 0; i < n; i += LANES) {
     vec xs = load(x + i, n - i), gs = load(g + i, n - i), total = load(gx + i);
     for (int j = 0; j < M; ++j) {
-      vec u = xs * c[j].inverse, v = u + c[j].offset;
-      vec clamped = clamp(v, c[j].lo, c[j].hi);
-      vec q = round(clamped) - c[j].offset;
+      vec u = xs * c[j].inverse, v = OFFSET ? u + c[j].offset : u;
+      vec clamped = clamp(v, c[j].lo, c[j].hi), q = round(clamped);
+      if (OFFSET) q -= c[j].offset;
       vec in = clamped == v ? gs : vec{};
       total += (GRADIENT == IDENTITY ? gs : in) * c[j].p;
       level[j] += gs * q;
       inside[j] += in * (GRADIENT == CLIP ? q : u);
-      missed[j] += in - gs;
+      if (OFFSET) missed[j] += in - gs;
     }
     store(gx + i, total);
   }
   for (int j = 0; j < M; ++j) sums[j] = {sum(level[j]), sum(inside[j]), sum(missed[j])};
 }
 
-template <Gradient GRADIENT, class T>
+template <bool OFFSET, Gradient GRADIENT, class T>
 void backward_block(const Problem &q, int64_t row, const T *x, const T *g, T *gx,
                     int64_t n, Sums *sums) {
   alignas(64) float total[BLOCK] = {};
@@ -193,10 +196,10 @@ void backward_block(const Problem &q, int64_t row, const T *x, const T *g, T *gx
     }
     if (k == GROUP || (j + 1 == q.m && k)) {
       switch (k) {
-        case 1: backward_group<1, GRADIENT>(c, x, g, total, n, found); break;
-        case 2: backward_group<2, GRADIENT>(c, x, g, total, n, found); break;
-        case 3: backward_group<3, GRADIENT>(c, x, g, total, n, found); break;
-        case 4: backward_group<4, GRADIENT>(c, x, g, total, n, found); break;
+        case 1: backward_group<1, OFFSET, GRADIENT>(c, x, g, total, n, found); break;
+        case 2: backward_group<2, OFFSET, GRADIENT>(c, x, g, total, n, found); break;
+        case 3: backward_group<3, OFFSET, GRADIENT>(c, x, g, total, n, found); break;
+        case 4: backward_group<4, OFFSET, GRADIENT>(c, x, g, total, n, found); break;
       }
       for (int i = 0; i < k; ++i) sums[at[i]] = found[i];
       k = 0;
@@ -206,7 +209,7 @@ void backward_block(const Problem &q, int64_t row, const T *x, const T *g, T *gx
     for (int64_t i = 0; i < n; i += LANES) store(gx + i, load(total + i), n - i);
 }
 
-template <Gradient GRADIENT, class T>
+template <bool OFFSET, Gradient GRADIENT, class T>
 void backward(const Problem &q, const T *x, const T *g, T *gx, const float *factor,
               float *g_scale, float *g_offset, float *g_probs, int threads) {
   int64_t per_row = q.per_row(), blocks = q.rows * per_row;
@@ -215,7 +218,7 @@ void backward(const Problem &q, const T *x, const T *g, T *gx, const float *fact
   for (int64_t b = 0; b < blocks; ++b) {
     int64_t row = b / per_row, first = b % per_row * BLOCK, at = row * q.cols + first;
     int64_t n = q.cols - first < BLOCK ? q.cols - first : BLOCK;
-    backward_block<GRADIENT>(q, row, x + at, g + at, gx ? gx + at : nullptr, n,
+    backward_block<OFFSET, GRADIENT>(q, row, x + at, g + at, gx ? gx + at : nullptr, n,
                              &sums[b * q.m]);
   }
   for (int j = 0; j < q.m; ++j) {
@@ -236,13 +239,13 @@ void backward(const Problem &q, const T *x, const T *g, T *gx, const float *fact
   }
 }
 
-template <class T>
+template <bool OFFSET, class T>
 void backward(int gradient, const Problem &q, const void *x, const void *g, void *gx,
               const float *factor, float *g_scale, float *g_offset, float *g_probs,
               int threads) {
-  auto run = gradient == LSQ    ? backward<LSQ, T>
-             : gradient == CLIP ? backward<CLIP, T>
-                                : backward<IDENTITY, T>;
+  auto run = gradient == LSQ    ? backward<OFFSET, LSQ, T>
+             : gradient == CLIP ? backward<OFFSET, CLIP, T>
+                                : backward<OFFSET, IDENTITY, T>;
   run(q, (const T *)x, (const T *)g, (T *)gx, factor, g_scale, g_offset, g_probs,
       threads);
 }
@@ -256,9 +259,11 @@ void mmmpq_forward(int is_bfloat16, const void *x, void *y, int64_t rows, int64_
                    const float *hi, const float *probs, int threads) {
   Problem q{rows, cols, m, scale, offset, lo, hi, probs};
   if (is_bfloat16)
-    forward(q, (const uint16_t *)x, (uint16_t *)y, threads);
+    (offset ? forward<true, uint16_t> : forward<false, uint16_t>)(
+        q, (const uint16_t *)x, (uint16_t *)y, threads);
   else
-    forward(q, (const float *)x, (float *)y, threads);
+    (offset ? forward<true, float> : forward<false, float>)(
+        q, (const float *)x, (float *)y, threads);
 }
 
 void mmmpq_backward(int is_bfloat16, const void *x, const void *g, void *gx,
@@ -267,7 +272,8 @@ void mmmpq_backward(int is_bfloat16, const void *x, const void *g, void *gx,
                     const float *probs, const float *factor, int gradient,
                     float *g_scale, float *g_offset, float *g_probs, int threads) {
   Problem q{rows, cols, m, scale, offset, lo, hi, probs};
-  auto run = is_bfloat16 ? backward<uint16_t> : backward<float>;
+  auto run = is_bfloat16 ? (offset ? backward<true, uint16_t> : backward<false, uint16_t>)
+                         : (offset ? backward<true, float> : backward<false, float>);
   run(gradient, q, x, g, gx, factor, g_scale, g_offset, g_probs, threads);
 }
 }
