@@ -2,18 +2,21 @@
 # progress goes to the screen, the interpreter's path is its last line.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
-.PHONY: help demo test lint format clean python
+.PHONY: help demo qfa-demo test lint format clean python
 .DEFAULT_GOAL := help
 
 export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 setup = python=$$(tools/setup_env.sh | tail -n 1)
 
 help: ## list the targets
-	@grep -E '^[a-z]+: .*##' Makefile | sed -E 's/: .*## /\t/' | expand -t 10
-	@echo 'ARGS="..." adds arguments to demo and test: make test ARGS="-k barrier"'
+	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/: .*## /\t/' | expand -t 10
+	@echo 'ARGS="..." adds arguments to the demos and test: make test ARGS="-k barrier"'
 
 demo: ## search, fine-tune, test and report a small RetinaNet (10 minutes, 2 cores)
 	@$(setup); "$$python" tools/demo.py $(ARGS)
+
+qfa-demo: ## train one elastic net, search it under three budgets (15 minutes, 2 cores)
+	@$(setup); "$$python" tools/qfa_demo.py $(ARGS)
 
 test: ## run the tests
 	@$(setup); OMP_NUM_THREADS=1 "$$python" -m pytest tests -n 2 --dist loadfile -q $(ARGS)

@@ -65,7 +65,7 @@ setup(
         'safetensors',
     ],
     extras_require={
-        'deploy': ['onnx', 'onnxscript', 'onnxruntime'],
+        'deploy': ['onnx', 'onnxruntime'],
         'qfa': ['pymoo'],
         'dev': ['pytest', 'pytest-xdist', 'hypothesis', 'ruff', 'pre-commit'],
     },

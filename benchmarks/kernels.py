@@ -25,6 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 from mmmpq.quantizers import (
+    BatchQuantizer,
     DoReFaQuantizer,
     GaussianQuantizer,
     LinearQuantizer,
@@ -39,6 +40,7 @@ FAMILIES = {
     'half-wave Gaussian': (GaussianQuantizer, 'activation'),
     'Gaussian': (GaussianQuantizer, 'weight'),
     'PACT': (PACTQuantizer, 'activation'),
+    'BatchQuant': (BatchQuantizer, 'activation'),
     'DoReFa': (DoReFaQuantizer, 'weight'),
 }
 
@@ -65,7 +67,7 @@ def measure(family: str, candidates: int, args: argparse.Namespace) -> dict:
     """One record: a mix of so many candidates of one family."""
     kind, target = FAMILIES[family]
     dtype = getattr(torch, args.dtype)
-    x = torch.randn(args.elements, device=args.device)
+    x = torch.randn(1, 64, args.elements // 64, device=args.device)
     x = (x if target == 'weight' else x.relu()).to(dtype).requires_grad_()
     copy, grad = torch.empty_like(x.detach()), torch.randn_like(x)
     bits = WIDTHS[:candidates]

@@ -3,7 +3,7 @@
 import csv
 import io
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 
 from matplotlib.figure import Figure
 from rich.console import Console
@@ -65,7 +65,7 @@ def summarise(records: list[dict]) -> list[dict]:
                 if before
                 else None,
                 after=mean(fits(r['bops'], r['limit']) for r in runs),
-                search_seconds=mean(r['search_seconds'] for r in runs),
+                search_seconds=median(r['search_seconds'] for r in runs),
                 memory_mib=max(r['memory_mib'] for r in runs),
             )
         )

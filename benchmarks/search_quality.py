@@ -9,11 +9,8 @@ file per run under --work-dir: what is there already is not run again.
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
+from processes import ROOT, last_metric, process
 from quality_report import BASELINES, METHODS, write_results
 from rich.console import Console
 from rich.progress import (
@@ -40,7 +38,6 @@ from mmmpq.launch import check_file, run
 from mmmpq.policy import Policy, Precision
 from mmmpq.version import __version__
 
-ROOT = Path(__file__).resolve().parents[1]
 ONE_BY_ONE = threading.Lock()  # mmengine reads a config by way of sys.modules
 # Name -> config in configs/bpnas, metric.
 SETS = {
@@ -168,33 +165,6 @@ def only_the_end(cfg: Config) -> None:
 # --- one run --------------------------------------------------------------------------
 
 
-def process(folder: Path, title: str, threads: int, *command: str) -> dict:
-    """Runs a tool in a process of its own; seconds and peak memory (MiB) it took.
-
-    Raises:
-        ValueError: It failed; names its log.
-    """
-    log = folder / f'{title}.log'
-    path = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join(path), PYTHONWARNINGS='ignore')
-    for key in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
-        env[key] = str(threads)
-    began = time.time()
-    with log.open('w') as file:
-        child = subprocess.Popen(
-            [sys.executable, *map(str, command)],
-            cwd=ROOT,
-            env=env,
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-        _, status, usage = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-    if child.returncode:
-        raise ValueError(f'{folder.name}: {title} failed; its output is in {log}')
-    return dict(seconds=time.time() - began, memory_mib=usage.ru_maxrss / 1024)
-
-
 def execute(run: Run, args: argparse.Namespace, settings: dict) -> dict:
     """Search, fine-tuning, test; returns and writes the record."""
     folder = args.work_dir / run.name
@@ -231,8 +201,8 @@ def execute(run: Run, args: argparse.Namespace, settings: dict) -> dict:
         metric=metric,
         accuracy=last_metric(folder / 'finetune', metric),
         **{k: spent[k] for k in ('bops', 'limit', 'bops_before')},
-        search_seconds=spent['seconds'],
-        finetune_seconds=tuned['seconds'],
+        search_seconds=spent['cpu_seconds'],
+        finetune_seconds=tuned['cpu_seconds'],
         memory_mib=spent['memory_mib'],
         start='float' if start == float_net else 'searched',
         settings=settings,
@@ -245,20 +215,6 @@ def execute(run: Run, args: argparse.Namespace, settings: dict) -> dict:
         args.work_dir / f'{run.name}.json', json.dumps(record, indent=1) + '\n'
     )
     return record
-
-
-def last_metric(folder: Path, metric: str) -> float:
-    """The last value of a metric in the newest run of a work_dir."""
-    logs = sorted(folder.glob('2*/vis_data/scalars.json'))
-    values = [
-        row[metric]
-        for log in logs[-1:]
-        for row in map(json.loads, log.read_text().splitlines())
-        if metric in row
-    ]
-    if not values:
-        raise ValueError(f'{folder}: no {metric} was written')
-    return float(values[-1])
 
 
 def costs(cfg: Config, policy: Path, history: Path) -> dict:

@@ -7,6 +7,7 @@ compat.register_safe_globals()
 compat.warn_untested()
 
 from mmmpq import costs, datasets, hooks, layers, losses, models, quantizers  # noqa: E402
+from mmmpq.export.packed import load_packed  # noqa: E402
 from mmmpq.policy import Policy, Precision  # noqa: E402
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     'datasets',
     'hooks',
     'layers',
+    'load_packed',
     'losses',
     'models',
     'quantizers',

@@ -21,6 +21,14 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 
+USER_ERRORS = (
+    ValueError,
+    KeyError,
+    FileNotFoundError,
+    ModuleNotFoundError,
+    FloatingPointError,
+)
+
 
 @OPTIM_WRAPPERS.register_module()
 class CPUAmpOptimWrapper(OptimWrapper):
@@ -136,12 +144,13 @@ def check_file(path: str, key: str) -> None:
 def run(main: Callable[[], None]) -> None:
     """Call ``main``; end with status 2 and one line on standard error for user errors.
 
-    These are ValueError, KeyError, FileNotFoundError and FloatingPointError (a loss
-    that became NaN). ``MMMPQ_TRACEBACK=1`` shows their traceback instead.
+    These are ValueError, KeyError, FileNotFoundError, ModuleNotFoundError (an extra is
+    not installed) and FloatingPointError (a loss that became NaN).
+    ``MMMPQ_TRACEBACK=1`` shows their traceback instead.
     """
     try:
         main()
-    except (ValueError, KeyError, FileNotFoundError, FloatingPointError) as error:
+    except USER_ERRORS as error:
         if os.environ.get('MMMPQ_TRACEBACK', '0') not in ('', '0'):
             raise
         # str() of a KeyError is the repr of its message

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import re
 import runpy
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import mmdet
 import mmpretrain
 import numpy as np
 import pytest
+import torch
 import yaml
 from mmdet.datasets import CocoDataset
 from mmengine.config import Config
@@ -21,6 +23,7 @@ from mmpretrain.datasets import CIFAR10
 
 from mmmpq.hooks import search_result
 from mmmpq.layers import MixedLayer, QuantLayer, quantized_layers
+from mmmpq.search import SubnetSpace
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs'
@@ -29,7 +32,11 @@ NAMES = sorted(
     for path in CONFIGS.rglob('*.py')
     if '_base_' not in path.parts
 )
-TWINS = [name for name in NAMES if name.endswith(('_finetune.py', '_scratch.py'))]
+TWINS = [
+    name
+    for name in NAMES
+    if name.endswith(('_finetune.py', '_scratch.py', '_subnet.py'))
+]
 
 # What makes a run short, as --cfg-options. Nothing else of a config is changed.
 DATA = [
@@ -57,6 +64,9 @@ IMAGENET = [
 ]
 # The smallest inputs that Inception-V3 takes
 INCEPTION = [option.replace('=32', '=75').replace('=36', '=80') for option in IMAGENET]
+# Enough pixels for every BatchNorm of a deep net
+DEEP = [option.replace('=32', '=64').replace('=36', '=72') for option in IMAGENET]
+DEEP.append('train_dataloader.batch_size=5')
 BUNDLED = [
     'train_cfg.max_epochs=1',
     'train_cfg.val_interval=1',
@@ -82,7 +92,7 @@ def own_tools(package):
 
 
 def search_of(twin):
-    return twin.replace('_finetune', '').replace('_scratch', '')
+    return re.sub('_(finetune|scratch|subnet)', '', twin)
 
 
 # --- as they are ----------------------------------------------------------------------
@@ -94,6 +104,8 @@ def test_config_builds_its_model(name):
     init_default_scope(cfg.default_scope)
     if name in TWINS:
         cfg.model.quant.policy = 'W4A4'  # its own is written by a search
+        if 'architecture' in cfg.model.backbone:
+            cfg.model.backbone.architecture = 'largest'
     layers = quantized_layers(MODELS.build(cfg.model)).values()
     mixed = sum(isinstance(layer, MixedLayer) for layer in layers)
     fixed = sum(isinstance(layer, QuantLayer) for layer in layers)
@@ -104,7 +116,7 @@ def test_config_builds_its_model(name):
     else:
         assert mixed
         # Stem and prediction layers are at 8/8, or float as published.
-        assert bool(fixed) != bool(cfg.model.quant.get('exclude'))
+        assert fixed or cfg.model.quant.get('exclude')
 
 
 @pytest.mark.parametrize('name', TWINS)
@@ -114,11 +126,16 @@ def test_finetune_twin_takes_what_its_search_writes(name):
     run = search.get('work_dir') or f'work_dirs/{Path(search.filename).stem}'
     quant = twin.model.pop('quant'), search.model.pop('quant')
     assert quant[0].pop('policy') == f'{run}/policy.json'
-    scratch = name.endswith('_scratch.py')
-    assert twin.load_from == (None if scratch else f'{run}/searched.pth')
+    weights = {
+        '_finetune.py': f'{run}/searched.pth',
+        '_scratch.py': None,
+        '_subnet.py': f'{run}/epoch_{search.train_cfg.max_epochs}.pth',
+    }
+    assert twin.load_from == weights[name[name.rindex('_') :]]
     assert quant[0] == {key: quant[1][key] for key in quant[0]}
     assert set(quant[1]) - set(quant[0]) <= SEARCHED
-    assert twin.model == search.model
+    if twin.model.backbone.type == search.model.backbone.type:  # not elastic
+        assert twin.model == search.model
     assert twin.train_dataloader == search.train_dataloader
 
 
@@ -134,7 +151,7 @@ def test_public_checkpoints_are_those_of_the_model_zoos():
                 zoo[model.get('Weights')] = model['Config']
     for name in NAMES:
         cfg = Config.fromfile(CONFIGS / name)
-        if '://' in (cfg.load_from or ''):
+        if 'openmmlab.com' in (cfg.load_from or ''):
             base = zoo[cfg.load_from].removeprefix('configs/')
             assert f'::{base}' in (CONFIGS / name).read_text()
 
@@ -366,6 +383,68 @@ def test_edmips_and_dnas_under_a_budget(tool, no_report, name):
     tool(OURS / 'train.py', config, *work_dir, '--cfg-options', *BUNDLED, *SEARCH)
     found = load(f'work_dirs/budget/{name}/policy.json')['meta']['budgets'][0]
     assert found['cost'] <= found['limit']
+
+
+@pytest.mark.parametrize('name', ['resnet_digits', 'retinanet_shapes'])
+def test_bits_alone_from_float_to_the_net_of_a_policy(tool, name):
+    tool(OURS / 'train.py', f'float/{name}_float.py', '--cfg-options', *BUNDLED)
+    weights = f'work_dirs/{name}_float/epoch_1.pth'
+    tool(
+        *[OURS / 'train.py', f'qfa/{name}.py', '--cfg-options', *BUNDLED],
+        *[f'load_from={weights}', f'custom_hooks.0.teacher.checkpoint={weights}'],
+        *['custom_hooks.0.random=1', 'custom_hooks.0.calibration=1'],
+    )
+    run = folder_of(f'qfa/{name}.py')
+    cfg = Config.fromfile(CONFIGS / f'qfa/{name}.py')
+    init_default_scope(cfg.default_scope)
+    space = SubnetSpace(MODELS.build(cfg.model))
+    policy = space.policy(space.sample(torch.Generator().manual_seed(0)))
+    policy.save(run / 'policy.json')
+    twin = f'qfa/{name}_subnet.py'
+    few = ['custom_hooks.0.batches=1', *BUNDLED]
+    tool(OURS / 'test.py', twin, str(run / 'epoch_1.pth'), '--cfg-options', *few)
+    metrics = load(max(folder_of(twin).glob('2*/*.json')))
+    assert metrics and all(-1 <= v <= 100 for v in metrics.values())
+
+
+# A float net, the supernets that follow it and the net of a policy of the last one; and
+# the sizes of its images.
+ELASTIC = {
+    'mobilenetv3_imagenet': (DEEP, ['_phase0', '_phase1'], [56, 64]),
+    'mobilenetv3_digits': (BUNDLED, [''], [12, 16]),
+}
+
+
+@pytest.mark.parametrize('name', ELASTIC)
+def test_elastic_nets_from_float_to_the_net_of_a_policy(tool, name):
+    data, phases, sizes = ELASTIC[name]
+    teacher = f'float/{name}_float.py'
+    tool(OURS / 'train.py', teacher, '--cfg-options', *data, 'load_from=None')
+    float_net = weights = folder_of(teacher) / 'epoch_1.pth'
+    data = [*data, f'data_preprocessor.sizes={sizes}'.replace(' ', '')]
+    hook = ['custom_hooks.0.random=1', 'custom_hooks.0.calibration=1']
+    if data[: len(BUNDLED)] == BUNDLED:
+        hook += [
+            f'custom_hooks.0.teacher.config={CONFIGS / teacher}',
+            f'custom_hooks.0.teacher.checkpoint={float_net}',
+        ]
+    else:  # a deep net has no statistics to teach with after three steps
+        hook += ['custom_hooks.0.teacher=None']
+    for phase in phases:
+        supernet = f'qfa/{name}{phase}.py'
+        start = f'load_from={weights}'
+        tool(OURS / 'train.py', supernet, '--cfg-options', *data, *hook, start)
+        weights = folder_of(supernet) / 'epoch_1.pth'
+    cfg = Config.fromfile(CONFIGS / supernet)
+    cfg.data_preprocessor.sizes = sizes
+    model = dict(cfg.model, data_preprocessor=cfg.data_preprocessor)
+    space = SubnetSpace(MODELS.build(model))
+    policy = space.policy(space.sample(torch.Generator().manual_seed(0)))
+    policy.save(folder_of(supernet) / 'policy.json')
+    twin = supernet.replace('.py', '_subnet.py')
+    tool(OURS / 'test.py', twin, str(weights), '--cfg-options', *data)
+    tool(OURS / 'train.py', twin, '--cfg-options', *data, f'load_from={weights}')
+    assert 0 <= load(max(folder_of(twin).glob('2*/*.json')))['accuracy/top1'] <= 100
 
 
 # --- with the toolboxes' own tools ----------------------------------------------------

@@ -16,6 +16,9 @@ KEYS = {
     'expected_bops',
     'searched_weight_bytes',
     'float_weight_bytes',
+    'float_checkpoint_bytes',
+    'float_state_bytes',
+    'packed_file_bytes',
     'feasible',
     'seconds',
 }
@@ -41,6 +44,10 @@ def test_the_demo_runs_from_data_to_report(tmp_path):
     assert summary['feasible'] is True
     assert summary['searched_bops'] <= summary['budget_bops'] == summary['uniform_bops']
     assert summary['searched_weight_bytes'] < summary['float_weight_bytes'] / 4
+    packed = tmp_path / 'demo/exported/searched.safetensors'
+    assert packed.stat().st_size == summary['packed_file_bytes']
+    assert packed.stat().st_size < summary['float_state_bytes'] / 8
+    assert str(packed.name) in done.stdout
     page = (tmp_path / 'demo/report/index.html').read_text()
-    assert 'uniform W3A3' in page and 'searched' in page
+    assert 'uniform W3A3' in page and 'searched' in page and 'packed file' in page
     assert (tmp_path / 'demo/report/bits.png').stat().st_size > 10_000

@@ -86,7 +86,7 @@ def _without_pretrained(cfg):
             _without_pretrained(value)
 
 
-def _search_budget(cfg):
+def search_budget(cfg):
     for hook in cfg.get('custom_hooks') or ():
         if str(hook.get('type')).endswith('SearchHook') and hook.get('budgets'):
             return hook['budgets'][0]
@@ -209,7 +209,7 @@ def main(argv=None):
     if args.policy and not Path(args.policy).suffix:
         Precision.parse(args.policy, '--policy')
     model = build_model(cfg, args.policy)
-    budget = _search_budget(cfg)
+    budget = search_budget(cfg)
     profiles = profile(
         model,
         args.input_shape or budget.get('input_shape'),

@@ -1,4 +1,4 @@
-"""The main job end to end on bundled data: float, search, fine-tune, test, report."""
+"""The main job end to end on bundled data: float, search, fine-tune, test, export."""
 
 import argparse
 import json
@@ -18,6 +18,7 @@ from mmmpq.fileio import atomic_write
 from mmmpq.launch import run
 from mmmpq.policy import Policy
 from mmmpq.visualization import write_report
+from mmmpq.visualization.units import human
 
 ROOT = Path(__file__).resolve().parents[1]
 STEP = re.compile(r'Epoch\((train|val|test)\)\s+(?:\[(\d+)\])?\[\s*(\d+)/(\d+)\]')
@@ -104,6 +105,19 @@ class Demo:
         # A net that finds no box at all has no mAP in mmdet's results.
         return json.loads(out.read_text()).get('coco/bbox_mAP', 0.0)
 
+    def export(self, title: str, config: str, folder: Path, policy: Path) -> Path:
+        """The packed file of the last checkpoint in ``folder``; sizes.json beside."""
+        file = self.work_dir / 'exported' / 'searched.safetensors'
+        self.tool(
+            title,
+            'tools/export.py',
+            config,
+            (folder / 'last_checkpoint').read_text().strip(),
+            *('--format', 'packed', '--out', str(file)),
+            *('--cfg-options', f'model.quant.policy={policy}'),
+        )
+        return file
+
 
 def environment() -> dict:
     """Threads that wait sleep: where they spin, a busy machine is many times slower."""
@@ -112,8 +126,8 @@ def environment() -> dict:
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description='Searches, fine-tunes, tests and reports a small RetinaNet on '
-        'synthetic shapes, inside the budget W3A3. Minutes on two cores.',
+        description='Searches, fine-tunes, tests, exports and reports a small '
+        'RetinaNet on synthetic shapes, inside the budget W3A3. Minutes on two cores.',
         epilog='example: tools/demo.py --work-dir work_dirs/demo',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -190,8 +204,18 @@ def main() -> None:
         options = {**root, 'model.quant.policy': policy, 'load_from': start}
         folder = demo.train(f'fine-tune the {name} net', finetune, name, **options)
         maps[name] = demo.test(f'test the {name} net', finetune, folder, **options)
+    packed = demo.export(
+        'export the searched net', finetune, work_dir / 'searched', policy_file
+    )
+    sizes = json.loads((packed.parent / 'sizes.json').read_text())
 
-    summary = summarise(search, float_map, maps, time.time() - demo.started)
+    summary = dict(
+        summarise(search, float_map, maps),
+        float_checkpoint_bytes=Path(checkpoint).stat().st_size,
+        float_state_bytes=sizes['total']['float'],
+        packed_file_bytes=sizes['total']['packed'],
+        seconds=round(time.time() - demo.started, 1),
+    )
     atomic_write(work_dir / 'summary.json', json.dumps(summary, indent=2) + '\n')
     costs = Policy.load(policy_file).meta['costs']
     rows = [
@@ -202,7 +226,7 @@ def main() -> None:
     for row, kind in zip(rows, ('float', 'uniform', 'searched'), strict=True):
         row.update({k: costs[kind][k] for k in ('bops', 'weight_bytes')})
     rows[-1]['expected_bops'] = summary['expected_bops']
-    page = write_report(search, rows, work_dir / 'report')
+    page = write_report(search, rows, work_dir / 'report', sizes)
 
     table = Table('', 'mAP', 'GBOPs', '', 'weight bytes', '')
     for row in rows:
@@ -217,11 +241,22 @@ def main() -> None:
     console.print(table)
     share = summary['searched_bops'] / summary['budget_bops']
     console.print(f'the found net spends {share:.1%} of its budget')
-    console.print(f'report: {page}\nsummary: {work_dir / "summary.json"}')
+    summary_file = work_dir / 'summary.json'
+    console.print(f'report: {page}\nsummary: {summary_file}', soft_wrap=True)
+    size, plain, whole = (
+        human(summary[key], 'B')
+        for key in ('packed_file_bytes', 'float_state_bytes', 'float_checkpoint_bytes')
+    )
+    times = summary['float_state_bytes'] / summary['packed_file_bytes']
+    console.print(
+        f'packed file: {packed}, {size}: {times:.1f}x smaller than the {plain} of the '
+        f'float net ({whole} as a checkpoint, with its optimizer)',
+        soft_wrap=True,
+    )
 
 
-def summarise(search: Path, float_map: float, maps: dict, seconds: float) -> dict:
-    """What ``summary.json`` holds."""
+def summarise(search: Path, float_map: float, maps: dict) -> dict:
+    """Accuracies and costs for ``summary.json``."""
     policy = Policy.load(search / 'policy.json')
     budget = policy.meta['budgets'][0]
     costs = policy.meta['costs']
@@ -237,7 +272,6 @@ def summarise(search: Path, float_map: float, maps: dict, seconds: float) -> dic
         searched_weight_bytes=costs['searched']['weight_bytes'],
         float_weight_bytes=costs['float']['weight_bytes'],
         feasible=budget['cost'] <= budget['limit'],
-        seconds=round(seconds, 1),
     )
 
 

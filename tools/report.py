@@ -36,27 +36,31 @@ def parse_args():
         '--rows', type=Path, help='JSON file with the rows of the table'
     )
     parser.add_argument(
+        '--sizes', type=Path, help='sizes.json of tools/export.py, for one more table'
+    )
+    parser.add_argument(
         '--out-dir', type=Path, help='where to write (default: WORK_DIR/report)'
     )
     return parser.parse_args()
 
 
-def read_rows(path):
+def read_json(path, flag):
     if not path.is_file():
         raise FileNotFoundError(
-            f'--rows: {path} does not exist; see --help for what it holds'
+            f'{flag}: {path} does not exist; see --help for what it holds'
         )
     try:
         return json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
-        raise ValueError(f'--rows: {path} is not JSON ({error})') from error
+        raise ValueError(f'{flag}: {path} is not JSON ({error})') from error
 
 
 def main():
     args = parse_args()
     try:
-        rows = read_rows(args.rows) if args.rows else None
-        print(write_report(args.work_dir, rows, args.out_dir))
+        rows = read_json(args.rows, '--rows') if args.rows else None
+        sizes = read_json(args.sizes, '--sizes') if args.sizes else None
+        print(write_report(args.work_dir, rows, args.out_dir, sizes))
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f'error: {error}')
 

@@ -40,7 +40,7 @@ check() {
   "$python" - <<'PY'
 import importlib.util, sys, warnings
 warnings.filterwarnings('ignore')
-names = ('scipy sklearn matplotlib rich safetensors onnx onnxscript onnxruntime pymoo '
+names = ('scipy sklearn matplotlib rich safetensors onnx onnxruntime pymoo '
          'pytest xdist hypothesis ruff')
 missing = [n for n in names.split() if importlib.util.find_spec(n) is None]
 if missing:

@@ -11,6 +11,7 @@ from mmmpq.registry import COSTS
 
 _SHAPE = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'groups')
 _FIELDS = ('type', *_SHAPE, 'input_size', 'w_bits', 'a_bits', 'us')
+_NOTE = 'executed_as'
 
 
 @COSTS.register_module()
@@ -26,7 +27,9 @@ class Latency(Cost):
             "input_size": [56, 56], "w_bits": 4, "a_bits": 4, "us": 12.5}``. ``type``
             is one of :data:`mmmpq.costs.layer_types.LAYER_TYPES`. ``input_size`` is
             the spatial size, [] for a linear layer on (N, C). ``us`` is the time of
-            one input of that size. Float entries have 32 bits.
+            one input of that size. Float entries have 32 bits. ``executed_as``, the
+            precision that took that time, is a note. The list may be the ``entries``
+            of a dict whose other keys say how it was measured.
 
     Raises:
         FileNotFoundError: No such file.
@@ -47,6 +50,7 @@ class Latency(Cost):
             raise ValueError(
                 f'Latency table {self.path} is not JSON: {error}'
             ) from error
+        rows = rows.get('entries') if isinstance(rows, dict) else rows
         if not isinstance(rows, list) or not rows:
             raise ValueError(
                 f'Latency table {self.path}: expected a list of entries with '
@@ -63,7 +67,7 @@ class Latency(Cost):
 
     def _parse(self, index: int, row: dict) -> tuple:
         where = f'Latency table {self.path}: entry {index}'
-        if not isinstance(row, dict) or set(row) != set(_FIELDS):
+        if not isinstance(row, dict) or set(row) - {_NOTE} != set(_FIELDS):
             found = sorted(row) if isinstance(row, dict) else row
             raise ValueError(f'{where} has {found}; needed are {sorted(_FIELDS)}')
         if row['type'] not in LAYER_TYPES:

@@ -1,5 +1,7 @@
 """The layer families that are counted, and what one call of each computes."""
 
+from math import prod
+
 from torch import Tensor, nn
 
 try:
@@ -40,6 +42,9 @@ def weights_of(module: nn.Module) -> int:
     if isinstance(module, nn.MultiheadAttention):
         named = module.named_parameters()
         return sum(p.numel() for name, p in named if name.endswith('weight'))
+    if isinstance(module, _CONVS):  # an elastic one says what part of it is in use
+        per_output = module.in_channels // module.groups * prod(module.kernel_size)
+        return module.out_channels * per_output
     return module.weight.numel()
 
 
@@ -93,7 +98,7 @@ def macs_of(
         if x.dim() == 1:
             return macs, (), 1, x.numel()
         return macs, tuple(x.shape[1:-1]), x.shape[0], x.numel()
-    kernel = module.weight[0, 0].numel()
+    kernel = prod(module.kernel_size)
     if isinstance(module, _TRANSPOSED):
         macs = x.numel() * (module.out_channels // module.groups) * kernel
     else:

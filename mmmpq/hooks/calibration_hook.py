@@ -1,11 +1,14 @@
-"""Calibration before a fixed-precision model is fine-tuned."""
+"""Calibration before a fixed-precision model is fine-tuned, or tested."""
+
+from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmmpq.hooks.held_out import train_batches, unwrapped
 from mmmpq.layers import quantized_layers
-from mmmpq.models import calibrate, recalibrate_batchnorm
+from mmmpq.models import calibrate, calibrate_subnet
+from mmmpq.quantizers import BatchQuantizer
 from mmmpq.randomness import isolated_randomness
 from mmmpq.registry import HOOKS
 
@@ -17,6 +20,13 @@ class CalibrationHook(Hook):
     Ranges that came with the checkpoint (``searched.pth``) are kept. BatchNorm is
     re-estimated as a true average, so that the very first evaluation, before any
     training, is one of the quantized net. A resumed run is left alone.
+
+    A net with :class:`mmmpq.quantizers.BatchQuantizer`, which computes on the ranges of
+    each batch while it trains, is calibrated again after each epoch, and before an
+    evaluation if it lacks statistics.
+
+    Checkpoints name their policy, {name: [w_bits, a_bits]} in ``meta['policy']``, as
+    ``searched.pth`` does: tools/export.py refuses those of another one.
 
     Args:
         batches: Number of batches of the train dataloader.
@@ -41,9 +51,44 @@ class CalibrationHook(Hook):
         with isolated_randomness():
             if not ready:
                 calibrate(model, batches)
-            if self.batchnorm:
-                recalibrate_batchnorm(model, batches)
+            if self.batchnorm or _lacks_statistics(runner):
+                calibrate_subnet(model, batches, self.batchnorm)
         runner.logger.info(
             f'Calibrated {len(layers)} quantized layers on {len(batches)} batches'
             + (' (ranges were there already)' if ready else '')
         )
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        self._complete(runner)  # before the epoch's checkpoint is written
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        loop = runner.train_loop
+        if isinstance(loop, IterBasedTrainLoop) and self.is_last_train_iter(runner):
+            self._complete(runner)
+
+    def before_val(self, runner: Runner) -> None:
+        self._complete(runner)
+
+    def before_test(self, runner: Runner) -> None:
+        self._complete(runner)
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        checkpoint['meta']['policy'] = {
+            name: list(layer.precision)
+            for name, layer in quantized_layers(unwrapped(runner)).items()
+        }
+
+    def _complete(self, runner: Runner) -> None:
+        """Gathers statistics where some are missing."""
+        if _lacks_statistics(runner):
+            batches = train_batches(runner, self.batches)
+            with isolated_randomness():
+                calibrate_subnet(unwrapped(runner), batches, self.batchnorm)
+
+
+def _lacks_statistics(runner: Runner) -> bool:
+    """Whether any range of a batch that training has used is to be calibrated."""
+    return any(
+        isinstance(m, BatchQuantizer) and not m.calibrated
+        for m in unwrapped(runner).modules()
+    )

@@ -3,13 +3,15 @@
 import copy
 from collections.abc import Callable, Mapping
 
+from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from torch.utils.data import Dataset
 
 from mmmpq.hooks.held_out import train_batches, unwrapped
-from mmmpq.models import apply_policy, recalibrate_batchnorm
+from mmmpq.models import apply_policy, calibrate_subnet
 from mmmpq.policy import Policy
 
 
@@ -22,8 +24,8 @@ def evaluate_policies(
 ) -> list[dict[str, float]]:
     """Metrics of each policy, by the toolbox's own test loop and evaluator.
 
-    Nothing is trained: the layers are cut down to their precision, and BatchNorm is
-    re-estimated on training batches.
+    Nothing is trained: the layers are cut down to their precision, and what
+    depends on the precision (BatchNorm) is re-estimated on training batches.
 
     Args:
         runner: A runner with the supernet and its weights; its test loop is not built
@@ -44,7 +46,7 @@ def evaluate_policies(
     data = train_batches(runner, batches)
     loop = runner.test_loop
     if images:
-        _count_only(loop)
+        count_only(loop.evaluator, loop.dataloader.dataset)
     runner.call_hook('before_run')  # hooks of the test ask for what it sets up
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn())
     results = []
@@ -54,7 +56,7 @@ def evaluate_policies(
         for name, policy in policies.items():
             progress.update(task, description=f'evaluating {name}')
             runner.model = apply_policy(copy.deepcopy(supernet), policy)
-            recalibrate_batchnorm(unwrapped(runner), data)
+            calibrate_subnet(unwrapped(runner), data)
             results.append({k: float(v) for k, v in loop.run().items()})
     runner.model = supernet
     return results
@@ -68,10 +70,9 @@ class _Steps(Hook):
         self.step()
 
 
-def _count_only(loop) -> None:
-    """COCO's metric would count images that were left out as missed."""
-    dataset = loop.dataloader.dataset
-    for metric in loop.evaluator.metrics:
+def count_only(evaluator: Evaluator, dataset: Dataset) -> None:
+    """COCO's metric would count images that were left out of ``dataset`` as missed."""
+    for metric in evaluator.metrics:
         if getattr(metric, 'img_ids', ()) is None:
             metric.img_ids = [
                 dataset.get_data_info(i)['img_id'] for i in range(len(dataset))

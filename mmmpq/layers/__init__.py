@@ -13,6 +13,7 @@ from mmmpq.layers.mixed import MixedLayer
 from mmmpq.layers.quantized_weight import watch_passes
 from mmmpq.layers.relaxation import GumbelSoftmax, Softmax
 from mmmpq.layers.skip import Skip
+from mmmpq.layers.uniform import UniformSampling
 
 __all__ = [
     'GumbelSoftmax',
@@ -25,6 +26,7 @@ __all__ = [
     'QuantizedLayer',
     'Skip',
     'Softmax',
+    'UniformSampling',
     'calibrating',
     'float_mode',
     'quantized_layers',

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmmpq.layers.quantized_weight import QuantizedWeight
 from mmmpq.policy import SKIP, Precision
-from mmmpq.quantizers import Quantizer
+from mmmpq.quantizers import Quantizer, StoredQuantizer
 from mmmpq.registry import QUANTIZERS, build
 
 LINEAR = dict(type='LinearQuantizer')
@@ -57,6 +57,7 @@ class QuantizedLayer:
         self.a_quantizer = build(
             QUANTIZERS, a_cfg, bits=a_bits, target='activation'
         ).to(self.weight.device)
+        self.a_quantizer.channel_dim = -1 if isinstance(self, nn.Linear) else 1
 
     def _w_quantizer(self, bits: Sequence[int], cfg: dict | None) -> Quantizer:
         channels = self.weight.shape[0]
@@ -73,6 +74,10 @@ class QuantizedLayer:
         of = self.weight, *quantizer._parameters.values(), *quantizer._buffers.values()
         return kept[state[0]](make, of, *state)
 
+    def _latent_weight(self) -> Tensor:
+        """What is quantized: the weight, or what a subclass makes of it."""
+        return self.weight
+
     def train(self, mode: bool = True) -> nn.Module:
         self.__dict__.pop('_quantized_weights', None)
         return super().train(mode)
@@ -81,7 +86,7 @@ class QuantizedLayer:
         if self._mode is not None:
             if self._mode != 'float' and x.numel():
                 self._mode.append(_sample(x))
-            return self._compute(x, self.weight, self.bias)
+            return self._compute(x, self._latent_weight(), self.bias)
         return self._quantized(x)
 
     def calibrate(self, samples: Sequence[Tensor]) -> None:
@@ -129,9 +134,29 @@ class QuantLayer(QuantizedLayer):
             self.w_quantizer.set_sign(True)
             self.a_quantizer.set_sign(True)
 
+    def store(self, quantizer: StoredQuantizer) -> None:
+        """Takes a quantizer of known integers in place of the trained one."""
+        self.w_quantizer = quantizer.to(self.weight.device)
+        self.__dict__.pop('_quantized_weights', None)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
+        bounds = state_dict.get(f'{prefix}w_quantizer.bounds')
+        if bounds is not None:
+            low, high = bounds.tolist()
+            bits = (high - low).bit_length()
+            if bits != self.precision.w_bits:
+                raise ValueError(
+                    f'{prefix}weight: the checkpoint has integers of {bits} bits; the '
+                    f"model's layer has {self.precision}"
+                )
+            self.store(StoredQuantizer((bits,)))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _quantized(self, x: Tensor) -> Tensor:
         w_bits, a_bits = self.precision
-        weight = self._once(lambda: self.w_quantizer(self.weight, w_bits), w_bits)
+        weight = self._once(
+            lambda: self.w_quantizer(self._latent_weight(), w_bits), w_bits
+        )
         return self._compute(self.a_quantizer(x, a_bits), weight, self.bias)
 
     def extra_repr(self) -> str:

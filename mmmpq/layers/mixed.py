@@ -166,7 +166,7 @@ class MixedLayer(QuantizedLayer):
         if str(j) in self.own:
             return self.own[str(j)]()
         bits = self.candidates[j].w_bits
-        return self._once(lambda: self.w_quantizer(self.weight, bits), bits)
+        return self._once(lambda: self.w_quantizer(self._latent_weight(), bits), bits)
 
     def _mixed_once(self, make: Callable[[], Tensor], kind: Any) -> Tensor:
         """A mixed weight, which depends on what the relaxation says as well."""
@@ -184,7 +184,8 @@ class MixedLayer(QuantizedLayer):
         else:
             bits = self.relaxation.w_bits
             weight = self._mixed_once(
-                lambda: self.w_quantizer.mix(self.weight, bits, w_probs), bits
+                lambda: self.w_quantizer.mix(self._latent_weight(), bits, w_probs),
+                bits,
             )
         x = self.a_quantizer.mix(x, self.relaxation.a_bits, a_probs)
         return self._compute(x, weight, self.bias)
@@ -206,7 +207,7 @@ class MixedLayer(QuantizedLayer):
                 bits = tuple(self.candidates[j].w_bits for j in same)
                 weight = self._mixed_once(
                     lambda bits=bits, same=same: self.w_quantizer.mix(
-                        self.weight, bits, probs[same]
+                        self._latent_weight(), bits, probs[same]
                     ),
                     (a_bits, bits),
                 )

@@ -1,13 +1,16 @@
 """Toolbox models with quantized layers."""
 
 from mmmpq.models.backbones import *  # noqa: F403
-from mmmpq.models.calibration import calibrate, recalibrate_batchnorm
+from mmmpq.models.calibration import calibrate, calibrate_subnet
+from mmmpq.models.elastic import *  # noqa: F403
 from mmmpq.models.quant_model import QuantModel, apply_policy, quantize
+from mmmpq.models.standalone import standalone
 
 __all__ = [
     'QuantModel',
     'apply_policy',
     'calibrate',
+    'calibrate_subnet',
     'quantize',
-    'recalibrate_batchnorm',
+    'standalone',
 ]

@@ -1,6 +1,7 @@
 """Quantizer ranges and BatchNorm statistics from a few batches."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmpq.layers import calibrating
-from mmmpq.quantizers import Quantizer
+from mmmpq.quantizers import BatchQuantizer, Quantizer
 
 
 @torch.no_grad()
@@ -31,21 +32,8 @@ def calibrate(model: BaseModel, batches: Iterable[Any]) -> None:
         model: A quantized toolbox model, unwrapped.
         batches: Batches of its train dataloader.
     """
-    was_training = model.training
-    model.train()
-    norms = _norms(model)
-    momenta = [norm.momentum for norm in norms]
-    counts = [norm.num_batches_tracked.clone() for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        with calibrating(model):
-            run_batches(model, batches)
-    finally:
-        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
-        model.train(was_training)
+    with _training(model), _frozen(_norms(model)), calibrating(model):
+        run_batches(model, batches)
     for quantizer in model.modules():
         if isinstance(quantizer, Quantizer):
             for tensor in [*quantizer.parameters(), *quantizer.buffers()]:
@@ -54,28 +42,98 @@ def calibrate(model: BaseModel, batches: Iterable[Any]) -> None:
 
 
 @torch.no_grad()
-def recalibrate_batchnorm(model: BaseModel, batches: Iterable[Any]) -> None:
-    """Re-estimates BatchNorm's running statistics as true averages over ``batches``.
+def calibrate_subnet(
+    model: BaseModel, batches: Iterable[Any], batchnorm: bool = True
+) -> None:
+    """Re-estimates what depends on the net that is active, as averages over batches.
 
-    Layers whose statistics are frozen (``norm_eval``) keep theirs.
+    These are BatchNorm's running mean and (unbiased) variance and the range of each
+    :class:`mmmpq.quantizers.BatchQuantizer`, all from the same passes: each value is
+    the mean of those of every call of its layer, in all processes. BatchNorm whose
+    statistics are frozen (``norm_eval``) keeps them, as does what no call reached.
 
     Args:
-        model: A toolbox model, unwrapped.
+        model: A toolbox model, unwrapped: a supernet with the subnet that is active,
+            or one of fixed precision.
         batches: Batches of its train dataloader.
+        batchnorm: Whether to re-estimate BatchNorm.
     """
+    ranges = [m for m in model.modules() if isinstance(m, BatchQuantizer)]
+    with _training(model):
+        norms = [norm for norm in _norms(model) if norm.training]
+        for quantizer in ranges:
+            quantizer.gathered = []
+        try:
+            with _averaging(norms) if batchnorm else _frozen(norms):
+                run_batches(model, batches)
+        finally:
+            gathered = [quantizer.gathered for quantizer in ranges]
+            for quantizer in ranges:
+                quantizer.gathered = None
+    for quantizer, found in zip(ranges, gathered, strict=True):
+        if found:
+            quantizer.set_extremes(torch.stack(found).mean(0))
+    _average_over_processes(norms if batchnorm else [], ranges, gathered)
+
+
+def _average_over_processes(norms, ranges, gathered) -> None:
+    """Weighs each process by the calls that it has seen."""
+    if dist.get_world_size() == 1:
+        return
+    counted = [(norm.running_mean, norm.num_batches_tracked) for norm in norms]
+    counted += [(norm.running_var, norm.num_batches_tracked) for norm in norms]
+    counted += [
+        (quantizer.extremes, torch.tensor(len(found)).to(quantizer.extremes.device))
+        for quantizer, found in zip(ranges, gathered, strict=True)
+    ]
+    counts = torch.stack([count for _, count in counted]).float()
+    sums = [mean * count for (mean, _), count in zip(counted, counts, strict=True)]
+    flat = torch.cat([counts, *sums])
+    dist.all_reduce(flat)
+    counts, *sums = flat.split([len(counts), *map(len, sums)])
+    for (mean, _), total, count in zip(counted, sums, counts, strict=True):
+        mean.copy_(torch.where(count > 0, total / count, mean))
+    for quantizer, count in zip(ranges, counts[2 * len(norms) :], strict=True):
+        if count > 0:
+            quantizer.set_sign(False)
+
+
+@contextmanager
+def _training(model: nn.Module) -> Iterator[None]:
     was_training = model.training
     model.train()
-    norms: list[nn.Module] = [norm for norm in _norms(model) if norm.training]
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def _frozen(norms: Sequence[nn.Module]) -> Iterator[None]:
+    """Within it running statistics stay as they are."""
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
+
+
+@contextmanager
+def _averaging(norms: Sequence[nn.Module]) -> Iterator[None]:
+    """Within it running statistics become averages over calls."""
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.reset_running_stats()
+        norm.num_batches_tracked.zero_()  # the first call takes the place of the old
         norm.momentum = None  # a cumulative average
     try:
-        run_batches(model, batches)
+        yield
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-        model.train(was_training)
 
 
 def _norms(model: nn.Module) -> list[nn.Module]:

@@ -16,6 +16,7 @@ from mmmpq.layers import (
     quantized_layers,
     watch_passes,
 )
+from mmmpq.models.loading import watch_loading
 from mmmpq.models.selection import (
     default_fixed,
     expand,
@@ -159,6 +160,7 @@ def quantize(
         _fix(modules, precisions, quantizers, 'quant.policy')
         _keep_input_range(modules[stem_of(model)])
         watch_passes(model)
+        watch_loading(model)
         return model
 
     candidates = parse_candidates(candidates, 'quant.candidates')
@@ -194,6 +196,7 @@ def quantize(
         )
     _keep_input_range(modules[stem_of(model)])
     watch_passes(model)
+    watch_loading(model)
     return model
 
 

@@ -85,9 +85,12 @@ def float_twin(module: nn.Module) -> tuple[type, type] | None:
     """(mixed, fixed) classes that can take the place of ``module``, or None.
 
     Only plain layers qualify: a subclass with a forward of its own computes something
-    else. The wrappers of mmcv differ for empty inputs of old torch versions alone.
+    else. The wrappers of mmcv differ for empty inputs of old torch versions alone; a
+    class of ours names its twins itself.
     """
     kind = type(module)
+    if 'twins' in vars(kind):
+        return kind.twins
     if kind is nn.Conv2d or _is_mmcv_wrapper(kind, nn.Conv2d):
         return MixedConv2d, QuantConv2d
     if kind is nn.Linear or _is_mmcv_wrapper(kind, nn.Linear):

@@ -2,6 +2,7 @@
 
 from mmmpq.quantizers import native
 from mmmpq.quantizers.base import Quantizer
+from mmmpq.quantizers.batch_quant import BatchQuantizer
 from mmmpq.quantizers.dorefa import DoReFaQuantizer, PACTQuantizer
 from mmmpq.quantizers.functional import (
     fake_quantize,
@@ -12,14 +13,17 @@ from mmmpq.quantizers.gaussian import GaussianQuantizer
 from mmmpq.quantizers.linear import LinearQuantizer
 from mmmpq.quantizers.lsq import LSQQuantizer
 from mmmpq.quantizers.ranges import least_squares_range, scale_clip_range
+from mmmpq.quantizers.stored import StoredQuantizer
 
 __all__ = [
+    'BatchQuantizer',
     'DoReFaQuantizer',
     'GaussianQuantizer',
     'LSQQuantizer',
     'LinearQuantizer',
     'PACTQuantizer',
     'Quantizer',
+    'StoredQuantizer',
     'fake_quantize',
     'least_squares_range',
     'mix_fake_quantize',

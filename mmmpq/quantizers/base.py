@@ -36,6 +36,8 @@ class Quantizer(nn.Module):
     """
 
     gradient = 'lsq'
+    # Of activations: 1 as in (N, C, ...), -1 where a linear layer's tokens come last.
+    channel_dim = 1
 
     def __init__(
         self,
@@ -60,6 +62,7 @@ class Quantizer(nn.Module):
         # spares a device synchronisation per call.
         self.register_buffer('signed', torch.tensor(-1, dtype=torch.int8))
         self._signed = -1
+        self._register_state_dict_hook(_note_widths)
 
     @property
     def calibrated(self) -> bool:
@@ -76,9 +79,35 @@ class Quantizer(nn.Module):
         """Takes the attribute from the buffer, after a load or a broadcast."""
         self._signed = int(self.signed)
 
-    def _load_from_state_dict(self, *args, **kwargs) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, metadata: dict, *args
+    ) -> None:
+        stored = metadata.get('bits')  # none in a checkpoint of before
+        if stored is not None and tuple(stored) != self.bits:
+            self._choose_widths(state_dict, prefix, stored)
+        super()._load_from_state_dict(state_dict, prefix, metadata, *args)
         self.sync_sign()
+
+    def _choose_widths(self, state: dict, prefix: str, stored: Sequence[int]) -> None:
+        """Takes the rows of its own widths out of those that ``state`` has.
+
+        If there are none for some of them all is to be calibrated anew, as if nothing
+        had been stored. Float is no loss: what it has is not used.
+        """
+        if set(self.bits) - {32} <= set(stored):
+            for name, param in self._parameters.items():
+                key = prefix + name
+                if key in state:
+                    rows = zip(self.bits, param.detach().to(state[key]), strict=True)
+                    state[key] = torch.stack(
+                        [
+                            state[key][stored.index(b)] if b in stored else r
+                            for b, r in rows
+                        ]
+                    )
+        else:
+            for key in [k for k in state if k.startswith(prefix)]:
+                del state[key]
 
     def calibrate(self, x: Tensor) -> None:
         """Sets sign and ranges from a sample ``x`` of the tensor to be quantized."""
@@ -110,16 +139,20 @@ class Quantizer(nn.Module):
         """Offsets z of the widths ``bits``, of the shape of the steps; None: zeros."""
         return None
 
+    def grids(self, x: Tensor, bits: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+        """Steps and offsets of the widths ``bits``."""
+        return self.scales(x, bits), self.offsets(x, bits)
+
     def forward(self, x: Tensor, bits: int) -> Tensor:
         """``x`` at ``bits`` bits, in its own shape and dtype."""
         if bits == 32:
             return x
         if not self.calibrated:
             self.calibrate(x)
-        offset = self.offsets(x, (bits,))
+        scale, offset = self.grids(x, (bits,))
         return fake_quantize(
             x,
-            self.scales(x, (bits,))[0],
+            scale[0],
             self.levels(bits),
             self.scale_grad(x, bits),
             None if offset is None else offset[0],
@@ -130,13 +163,14 @@ class Quantizer(nn.Module):
         """Σ_j p_j Q_j(x) over the widths ``bits`` with coefficients ``probs`` (m,)."""
         if not self.calibrated:
             self.calibrate(x)
+        scale, offset = self.grids(x, bits)
         return mix_fake_quantize(
             x,
-            self.scales(x, bits),
+            scale,
             probs,
             [self.levels(b) for b in bits],
             [self.scale_grad(x, b) for b in bits],
-            self.offsets(x, bits),
+            offset,
             self.gradient,
         )
 
@@ -167,6 +201,11 @@ class Quantizer(nn.Module):
             trained = param.requires_grad and bits != 32
             setattr(self, name, nn.Parameter(kept, requires_grad=trained))
         self.bits = (bits,)
+
+
+def _note_widths(module: Quantizer, state: dict, prefix: str, metadata: dict) -> None:
+    """Says in a state dict which width each row of the parameters belongs to."""
+    metadata['bits'] = list(module.bits)
 
 
 def constant(values: Sequence[float], like: Tensor) -> Tensor:

@@ -58,8 +58,9 @@ class DoReFaQuantizer(Quantizer):
         return None if bits == 32 else (0, 2**bits - 1)
 
     def scales(self, x: Tensor, bits: Sequence[int]) -> Tensor:
-        """2 / (2^k - 1) of the widths ``bits`` (m,)."""
-        return constant([2 / self.top(b) for b in bits], x)
+        """2 / (2^k - 1), times the gain of ``rescale``, of the widths ``bits`` (m,)."""
+        steps = constant([2 / self.top(b) for b in bits], x)
+        return steps * _gain(x, _squashed(x)) if self.rescale else steps
 
     def offsets(self, x: Tensor, bits: Sequence[int]) -> Tensor:
         return constant([self.top(b) / 2 for b in bits], x)
@@ -71,10 +72,13 @@ class DoReFaQuantizer(Quantizer):
 
     def mix(self, x: Tensor, bits: Sequence[int], probs: Tensor | None) -> Tensor:
         widths = [b for b in bits if b != 32]
-        squashed = torch.tanh(x)
-        squashed = squashed / squashed.abs().max().clamp_min(1e-8)
+        squashed = _squashed(x)
         levels = [self.levels(b) for b in widths]
-        steps, offsets = self.scales(x, widths), self.offsets(x, widths)
+        steps = constant([2 / self.top(b) for b in widths], x)
+        offsets = self.offsets(x, widths)
+        if self.rescale:
+            gain = _gain(x, squashed)
+            squashed, steps = squashed * gain, steps * gain
         if probs is None:
             step, offset = steps[0], offsets[0]
             out = fake_quantize(squashed, step, levels[0], 1.0, offset, self.gradient)
@@ -89,12 +93,20 @@ class DoReFaQuantizer(Quantizer):
                 offsets,
                 self.gradient,
             )
-        if self.rescale:
-            mean = squashed.detach().abs().mean().clamp_min(1e-8)
-            out = out * (x.detach().abs().mean() / mean)
         if len(widths) < len(bits):
             out = out + probs[list(bits).index(32)] * x
         return out
+
+
+def _squashed(x: Tensor) -> Tensor:
+    squashed = torch.tanh(x)
+    return squashed / squashed.abs().max().clamp_min(1e-8)
+
+
+def _gain(x: Tensor, squashed: Tensor) -> Tensor:
+    """mean|x| / mean|squashed|, without a gradient."""
+    mean = squashed.detach().abs().mean().clamp_min(1e-8)
+    return x.detach().abs().mean() / mean
 
 
 @QUANTIZERS.register_module()

@@ -5,6 +5,7 @@ from mmmpq.search.sample import sample_choices
 from mmmpq.search.solver import solve
 from mmmpq.search.space import CostTable, Group, Prices, SearchSpace, cost_tables
 from mmmpq.search.start import STARTS, bias_logits, bounds, project
+from mmmpq.search.subnets import Subnet, SubnetSpace
 
 __all__ = [
     'STARTS',
@@ -12,6 +13,8 @@ __all__ = [
     'Group',
     'Prices',
     'SearchSpace',
+    'Subnet',
+    'SubnetSpace',
     'bias_logits',
     'bounds',
     'cost_tables',

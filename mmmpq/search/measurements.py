@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,18 +63,31 @@ class Measurements:
             ) from error
         if not isinstance(data, dict) or data.get('format') != self.FORMAT:
             raise ValueError(f'cache: {self.path} is JSON, but no {self.FORMAT} file')
-        before = data.get('settings', {})
-        differences = [
-            f'{key} ({_difference(before.get(key), self.settings.get(key))})'
-            for key in sorted({*before, *self.settings})
-            if before.get(key) != self.settings.get(key)
-        ]
-        if differences:
-            raise ValueError(
-                f'cache: {self.path} was measured for something else; what differs: '
-                f'{", ".join(differences)}. Delete it, or choose another work directory'
-            )
+        check_settings(self.path, data.get('settings', {}), self.settings)
         return data.get('values', {})
+
+
+def check_settings(
+    path: Path, before: dict[str, Any], now: dict[str, Any], what: str = 'cache'
+) -> None:
+    """Raises ValueError, naming the difference, if a file is of something else.
+
+    Args:
+        path: The file.
+        before: What it says that it was measured for.
+        now: What it would be measured for now.
+        what: What the file is, for the message.
+    """
+    differences = [
+        f'{key} ({_difference(before.get(key), now.get(key))})'
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+    ]
+    if differences:
+        raise ValueError(
+            f'{what}: {path} was measured for something else; what differs: '
+            f'{", ".join(differences)}. Delete it, or choose another work directory'
+        )
 
 
 def fingerprint(model: nn.Module, space: SearchSpace) -> dict[str, Any]:
@@ -81,19 +95,24 @@ def fingerprint(model: nn.Module, space: SearchSpace) -> dict[str, Any]:
 
     Call it before quantizers are calibrated or after, it does not look at them.
     """
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        if not set(SEARCH_STATE) & set(name.split('.')):
-            digest.update(name.encode())
-            values = tensor.detach().cpu().contiguous().flatten()
-            digest.update(values.view(torch.uint8).numpy().tobytes())
     return dict(
         model=type(model).__name__,
         groups={g.name: g.layers for g in space.groups},
         fixed={name: str(p) for name, p in space.fixed.items()},
         candidates={g.name: list(map(str, g.candidates)) for g in space.groups},
-        weights=digest.hexdigest()[:16],
+        weights=digest(model, SEARCH_STATE),
     )
+
+
+def digest(model: nn.Module, without: Sequence[str] = ()) -> str:
+    """16 hex digits of all parameters and buffers but those inside some modules."""
+    sha = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        if not set(without) & set(name.split('.')):
+            sha.update(name.encode())
+            values = tensor.detach().cpu().contiguous().flatten()
+            sha.update(values.view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()[:16]
 
 
 def _difference(before: Any, now: Any, most: int = 3) -> str:

@@ -3,6 +3,7 @@
 import base64
 from html import escape
 
+from .sizes import size_section
 from .theme import DPI
 from .units import fits, human, statement
 
@@ -70,12 +71,13 @@ summary { cursor: pointer; font-weight: 600; }
 """
 
 
-def render(work_dir, policy, history, rows, images):
+def render(work_dir, policy, history, rows, images, sizes=None):
     """The page as text.
 
     Args:
         work_dir (Path): Named in the heading.
         images (dict): Figure name -> theme name -> PNG bytes.
+        sizes (dict, optional): Bytes of the exported files.
     """
     meta = policy.meta
     model = escape(str(meta.get('model', work_dir.resolve().name)))
@@ -88,7 +90,8 @@ def render(work_dir, policy, history, rows, images):
         f'<title>{model}: mixed-precision search</title><style>{_CSS}</style></head>'
         f'<body><main><header><h1>{model}: mixed-precision search</h1>'
         f'<p class="soft">{_facts(policy, history)}</p></header>'
-        f'{_budgets(meta, history)}{_table(rows)}{figures}{_layers(policy, history)}'
+        f'{_budgets(meta, history)}{_table(rows)}{size_section(sizes) if sizes else ""}'
+        f'{figures}{_layers(policy, history)}'
         '</main></body></html>\n'
     )
 

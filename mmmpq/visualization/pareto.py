@@ -1,9 +1,13 @@
-"""The figure of many budgets: what a policy costs against what it is worth."""
+"""Figures of many budgets: what a policy costs against what it is worth."""
+
+from operator import itemgetter
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from .units import scale
+
+LABELS = dict(front='NSGA-II', milp='MILP on a linear predictor', uniform='uniform')
 
 
 def pareto(points, metric, theme):
@@ -43,6 +47,54 @@ def pareto(points, metric, theme):
         ax.set_ylabel(title)
         ax.grid(True)
         ax.set_axisbelow(True)
+    return fig
+
+
+def measured_front(points, cost, unit, metric, samples, theme):
+    """Measured nets of each kind, and the line of those that no other is better than.
+
+    Args:
+        points (list[dict]): Of ``front.json``: ``kind``, ``name``, ``costs`` and
+            ``score``.
+        cost (str): Key of ``costs``.
+        unit (str): Its unit.
+        metric (str): What ``score`` is.
+        samples (tuple | None): Costs and scores of other nets, in the background.
+    """
+    factor, name = scale(max(p['costs'][cost] for p in points), unit)
+    fig = Figure(figsize=(6.4, 4.0), layout='constrained')
+    ax = fig.subplots()
+    if samples is not None:
+        x, y = samples[0] / factor, samples[1]
+        ax.plot(x, y, '.', color=theme.faint, alpha=0.4, markersize=3, label='samples')
+    best = sorted((p['costs'][cost] / factor, p['score']) for p in points)
+    x, y = zip(*best, strict=True)
+    ax.step(x, np.maximum.accumulate(y), where='post', color=theme.expected)
+    for kind, marker, colour in (
+        ('front', 'o', theme.weights),
+        ('milp', '^', theme.realised),
+        ('uniform', 'D', theme.activations),
+    ):
+        of_kind = [p for p in points if p['kind'] == kind]
+        x = [p['costs'][cost] / factor for p in of_kind]
+        y = [p['score'] for p in of_kind]
+        if of_kind:
+            ax.plot(x, y, marker, color=colour, markersize=5, label=LABELS[kind])
+        if kind == 'uniform':
+            named = {}  # of several nets at one precision, the cheapest
+            for *spot, point in sorted(
+                zip(x, y, of_kind, strict=True), key=itemgetter(0)
+            ):
+                named.setdefault(point['name'].partition('_')[0], spot)
+            for precision, spot in named.items():
+                offset = dict(textcoords='offset points', ha='center', fontsize=7)
+                ax.annotate(precision, spot, (0, -10), **offset)
+    ax.margins(0.08, 0.12)
+    ax.set_xlabel(f'{cost} ({name})')
+    ax.set_ylabel(metric)
+    ax.grid(True)
+    ax.set_axisbelow(True)
+    ax.legend(loc='lower right')
     return fig
 
 

@@ -8,13 +8,14 @@ from ..fileio import atomic_write
 from ..policy import Policy
 from . import curves, page, plots
 from .history import SearchHistory
+from .sizes import check_sizes
 from .theme import DARK, LIGHT, draw
 
 _ROW_KEYS = ('name', 'metric', 'bops', 'weight_bytes', 'expected_bops')
 _COST_KEYS = {'BOPs': 'bops', 'WeightBytes': 'weight_bytes'}
 
 
-def write_report(work_dir, rows=None, out_dir=None):
+def write_report(work_dir, rows=None, out_dir=None, sizes=None):
     """Make the report of a search from the files in its ``work_dir``.
 
     Reads ``policy.json`` and ``search_history.jsonl``; writes ``index.html``, which
@@ -27,6 +28,8 @@ def write_report(work_dir, rows=None, out_dir=None):
             and where known ``metric`` (accuracy), ``bops``, ``weight_bytes``,
             ``expected_bops``. Default: what the policy's meta tells.
         out_dir (str | Path, optional): Default ``<work_dir>/report``.
+        sizes (dict, optional): Of the exported files, from tools/export.py's
+            sizes.json.
 
     Returns:
         Path: The ``index.html``.
@@ -52,6 +55,8 @@ def write_report(work_dir, rows=None, out_dir=None):
             f'searches: the policy has no layer {", ".join(strangers[:5])}'
         )
     rows = check_rows(rows) if rows else known_rows(policy.meta)
+    if sizes is not None:
+        check_sizes(sizes)
     figures = {
         'bits': (plots.bits, policy.layers, history),
         'probabilities': (plots.probabilities, policy.layers, history),
@@ -68,7 +73,7 @@ def write_report(work_dir, rows=None, out_dir=None):
             theme.name: draw(figure, theme, *args) for theme in (LIGHT, DARK)
         }
         atomic_write(out_dir / f'{name}.png', images[name]['light'])
-    html = page.render(work_dir, policy, history, rows, images)
+    html = page.render(work_dir, policy, history, rows, images, sizes)
     atomic_write(out_dir / 'index.html', html)
     return out_dir / 'index.html'
 

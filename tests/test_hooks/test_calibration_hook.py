@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.registry import METRICS
 
 from mmmpq.hooks.held_out import train_batches
 from mmmpq.layers import quantized_layers
-from mmmpq.models import calibrate
+from mmmpq.models import calibrate, calibrate_subnet
 
 CALIBRATION = dict(type='mmmpq.CalibrationHook', batches=5)
 FIXED = {'model.quant': dict(_delete_=True, policy='W4A4'), 'train_cfg.max_epochs': 1}
@@ -90,7 +92,7 @@ def test_a_resumed_run_is_left_alone(make, tmp_path, monkeypatch):
         'mmmpq.hooks.calibration_hook.calibrate', lambda *a: seen.append(a)
     )
     monkeypatch.setattr(
-        'mmmpq.hooks.calibration_hook.recalibrate_batchnorm', lambda *a: seen.append(a)
+        'mmmpq.hooks.calibration_hook.calibrate_subnet', lambda *a: seen.append(a)
     )
     make(
         hooks=[CALIBRATION],
@@ -101,6 +103,109 @@ def test_a_resumed_run_is_left_alone(make, tmp_path, monkeypatch):
     assert not seen
 
 
+def test_a_checkpoint_names_its_policy(make):
+    runner = make(hooks=[CALIBRATION], **FIXED)
+    runner.train()
+    layers = quantized_layers(runner.model)
+    path = next(Path(runner.work_dir).glob('*.pth'))
+    found = torch.load(path, weights_only=True)['meta']['policy']
+    assert found == {n: list(m.precision) for n, m in layers.items()}
+    assert [4, 4] in found.values()
+
+
 def test_at_least_one_batch(make):
     with pytest.raises(ValueError, match=r'CalibrationHook\.batches: found 0'):
         make(hooks=[dict(CALIBRATION, batches=0)])
+
+
+# --- nets that compute on the ranges of each batch ------------------------------------
+
+BATCHQUANT = {
+    **FIXED,
+    'model.quant': dict(
+        _delete_=True,
+        policy='W4A4',
+        w_quantizer=dict(type='LSQQuantizer'),
+        a_quantizer=dict(type='BatchQuantizer'),
+    ),
+}
+LOOPS = {
+    'epochs': BATCHQUANT,
+    'iterations': {
+        **{k: v for k, v in BATCHQUANT.items() if k != 'train_cfg.max_epochs'},
+        'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=7),
+        'default_hooks.checkpoint': dict(by_epoch=False, interval=7),
+    },
+}
+TEST = dict(
+    test_dataloader=dict(
+        batch_size=8,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        collate_fn=dict(type='default_collate'),
+        dataset=dict(type='TinyPictures', n=16, augment=False),
+    ),
+    test_cfg=dict(),
+    test_evaluator=dict(type='SumOfLogits'),
+)
+
+
+@METRICS.register_module(name='SumOfLogits', force=True)
+class SumOfLogits(BaseMetric):
+    def process(self, data_batch, data_samples):
+        self.results += [float(x.abs().sum()) for x in data_samples]
+
+    def compute_metrics(self, results):
+        return dict(sum=sum(results))
+
+
+def extremes(model):
+    layers = quantized_layers(model).values()
+    return [m.a_quantizer.extremes.clone() for m in layers]
+
+
+@pytest.fixture
+def trained(make):
+    """A net that computes on the ranges of each batch, after its training."""
+
+    def build(loop='epochs', hooks=(CALIBRATION,), **changes):
+        runner = make(hooks=hooks, **{**LOOPS[loop], **changes})
+        runner.model.drop.p = 0.0
+        runner.train()
+        return runner, next(Path(runner.work_dir).glob('*.pth'))
+
+    return build
+
+
+@pytest.mark.parametrize('loop', LOOPS)
+def test_the_last_checkpoint_has_statistics_of_its_weights(trained, make, loop):
+    runner, path = trained(loop)
+    other = make(load_from=str(path), **LOOPS[loop])
+    other.load_or_resume()
+    other.model.drop.p = 0.0
+    other.model.eval()(torch.randn(2, 3, 8, 8))
+    found = extremes(other.model)
+    calibrate_subnet(other.model, train_batches(runner, 5))
+    for a, b in zip(found, extremes(other.model), strict=True):
+        assert a.any()
+        torch.testing.assert_close(a, b)
+
+
+def test_a_validation_is_of_the_weights_as_they_are(trained):
+    val = {k.replace('test', 'val'): v for k, v in TEST.items()}
+    runner, _ = trained(**val, **{'train_cfg.val_interval': 1})
+    assert runner.message_hub.get_scalar('val/sum').current() > 0
+    loop = dict(LOOPS['iterations']['train_cfg'], val_interval=3)
+    runner, _ = trained('iterations', **val, train_cfg=loop)
+    assert (
+        len(runner.message_hub.get_scalar('val/sum')._log_history) == 3
+    )  # the last one, too
+
+
+def test_a_test_calibrates_what_was_saved_without_statistics(trained, make):
+    _, path = trained(hooks=())
+    stored = torch.load(path, weights_only=True)['state_dict']
+    assert int(stored['convs.1.a_quantizer.signed']) == -1
+    changes = {**BATCHQUANT, **TEST, 'load_from': str(path)}
+    with pytest.raises(ValueError, match='CalibrationHook'):
+        make(**changes).test()
+    assert make(hooks=[CALIBRATION], **changes).test()['sum'] > 0

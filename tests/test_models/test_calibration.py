@@ -6,7 +6,12 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from mmmpq.layers import quantized_layers
-from mmmpq.models import calibrate, quantize, recalibrate_batchnorm
+from mmmpq.models import calibrate, calibrate_subnet, quantize
+from mmmpq.quantizers import BatchQuantizer
+
+BATCHQUANT = dict(
+    w_quantizer=dict(type='LSQQuantizer'), a_quantizer=dict(type='BatchQuantizer')
+)
 
 
 class Net(BaseModel):
@@ -81,7 +86,7 @@ def test_batchnorm_statistics_become_true_averages(batches):
     handle = model.norm.register_forward_hook(
         lambda m, args, _: means.append(args[0].mean((0, 2, 3)))
     )
-    recalibrate_batchnorm(model.eval(), batches)
+    calibrate_subnet(model.eval(), batches)
     handle.remove()
     torch.testing.assert_close(model.norm.running_mean, torch.stack(means).mean(0))
     assert model.norm.num_batches_tracked == 3
@@ -90,3 +95,109 @@ def test_batchnorm_statistics_become_true_averages(batches):
     assert all(
         torch.equal(a, b) for a, b in zip(frozen, model.frozen.buffers(), strict=True)
     )
+
+
+def ranges(model):
+    return {n: m for n, m in model.named_modules() if isinstance(m, BatchQuantizer)}
+
+
+def statistics(model):
+    """Those that calibration may change."""
+    found = [(m.extremes, m.signed) for m in ranges(model).values()]
+    norms = (model.norm.running_mean, model.norm.running_var)
+    return [t.clone() for pair in [*found, norms] for t in pair]
+
+
+def test_ranges_and_batchnorm_are_averages_of_the_same_passes(batches):
+    model = quantize(Net(), policy='W4A4', **BATCHQUANT).eval()
+    with pytest.raises(ValueError, match='no statistics'):
+        model(batches[0]['inputs'])
+    seen = {}
+
+    def look(name):
+        def hook(module, args):
+            x = args[0].detach()
+            dims = [d for d in range(x.dim()) if d != 1]
+            means = x.amin(dims).mean(), x.amax(dims).mean()
+            seen.setdefault(name, []).append(torch.stack(means))
+
+        return hook
+
+    def look_at_norm(module, args):
+        x = args[0].detach().transpose(0, 1).flatten(1)
+        seen.setdefault('norm', []).append(torch.stack([x.mean(1), x.var(1)]))
+
+    handles = [m.register_forward_pre_hook(look(n)) for n, m in ranges(model).items()]
+    handles.append(model.norm.register_forward_pre_hook(look_at_norm))
+    calibrate_subnet(model, batches)
+    for handle in handles:
+        handle.remove()
+    assert not model.training
+    for name, module in ranges(model).items():
+        assert len(seen[name]) == 3
+        assert module.calibrated and module.gathered is None
+        mean = torch.stack(seen[name]).mean(0)
+        torch.testing.assert_close(module.extremes, mean)
+    mean, variance = torch.stack(seen['norm']).mean(0)
+    torch.testing.assert_close(model.norm.running_mean, mean)
+    torch.testing.assert_close(model.norm.running_var, variance)
+    model(batches[0]['inputs'])
+    first = statistics(model)
+    calibrate_subnet(model, batches)  # nothing of the time before is left
+    for a, b in zip(first, statistics(model), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_shared_layer_averages_over_its_calls(batches):
+    class Twice(Net):
+        def forward(self, inputs, mode='tensor'):
+            x = self.norm(self.conv1(torch.stack(inputs)))
+            return dict(loss=self.conv2(x).mean() + self.conv2(10 * x).mean())
+
+    model = quantize(Twice(), policy='W4A4', groups='layer', **BATCHQUANT)
+    calibrate_subnet(model, batches)
+    extremes = ranges(model)['conv2.a_quantizer'].extremes
+    seen = []
+    with torch.no_grad():
+        for batch in batches:
+            x = model.train().norm(model.conv1(torch.stack(batch['inputs'])))
+            bounds = [x.amin((0, 2, 3)).mean(), x.amax((0, 2, 3)).mean()]
+            seen += [torch.stack(bounds), 10 * torch.stack(bounds)]
+    torch.testing.assert_close(extremes, torch.stack(seen).mean(0))
+    assert not ranges(model)['fc.a_quantizer'].calibrated  # no call reached it
+
+
+def test_batchnorm_is_left_alone_on_request(batches):
+    model = quantize(Net(), policy='W4A4', **BATCHQUANT)
+    before = buffers(model)
+    calibrate_subnet(model, batches, batchnorm=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, buffers(model), strict=True))
+    assert model.norm.momentum == 0.1
+    assert all(m.calibrated for m in ranges(model).values())
+
+
+def test_statistics_that_fail_leave_nothing_behind(batches):
+    model = quantize(Net(), policy='W4A4', **BATCHQUANT)
+    with pytest.raises(TypeError):
+        calibrate_subnet(model, [batches[0], dict(inputs=None)])
+    assert model.norm.momentum == 0.1
+    assert all(m.gathered is None for m in ranges(model).values())
+    assert not any(m.calibrated for m in ranges(model).values())
+
+
+def test_processes_are_weighed_by_their_calls(batches, monkeypatch):
+    """Two batches in one and one in the other are as three in one."""
+    models = [quantize(Net(), policy='W4A4', **BATCHQUANT) for _ in range(3)]
+    for model in models:
+        model.load_state_dict(models[0].state_dict())
+    together, one, other = models
+    calibrate_subnet(together, batches)
+    sent = []
+    path = 'mmmpq.models.calibration.dist'
+    monkeypatch.setattr(f'{path}.get_world_size', lambda: 2)
+    monkeypatch.setattr(f'{path}.all_reduce', lambda flat: sent.append(flat.clone()))
+    calibrate_subnet(other, batches[:1])
+    monkeypatch.setattr(f'{path}.all_reduce', lambda flat: flat.add_(sent[0]))
+    calibrate_subnet(one, batches[1:])
+    for a, b in zip(statistics(one), statistics(together), strict=True):
+        torch.testing.assert_close(a, b)

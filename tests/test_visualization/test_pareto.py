@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mmmpq.visualization.pareto import pareto
+from mmmpq.visualization.pareto import measured_front, pareto
 from mmmpq.visualization.theme import LIGHT
 
 
@@ -39,3 +39,32 @@ def test_costs_of_several_kinds_are_compared_in_bops():
     (ax,) = pareto(points, None, LIGHT).axes
     assert ax.get_xlabel() == 'BOPs (MBOPs)'
     assert set(ax.get_lines()[1].get_xdata()) == {2.0}
+
+
+def test_measured_nets_and_the_line_over_them():
+    points = [
+        dict(kind=kind, name=name, costs=dict(BOPs=cost), score=score)
+        for kind, name, cost, score in (
+            ('front', '00', 1e6, 70.0),
+            ('front', '01', 3e6, 90.0),
+            ('milp', 'W3A3', 2e6, 85.0),
+            ('uniform', 'W3A3', 2.5e6, 80.0),
+        )
+    ]
+    samples = np.array([1.5e6, 2e6]), np.array([60.0, 75.0])
+    args = points, 'BOPs', 'BOPs', 'top1'
+    (ax,) = measured_front(*args, samples, LIGHT).axes
+    cloud, front, *kinds = ax.get_lines()
+    np.testing.assert_allclose(cloud.get_xydata(), [[1.5, 60], [2, 75]])
+    np.testing.assert_allclose(
+        front.get_xydata(), [[1, 70], [2, 85], [2.5, 85], [3, 90]]
+    )
+    assert [k.get_label() for k in kinds] == [
+        'NSGA-II',
+        'MILP on a linear predictor',
+        'uniform',
+    ]
+    np.testing.assert_allclose(kinds[2].get_xydata(), [[2.5, 80]])
+    assert [t.get_text() for t in ax.texts] == ['W3A3']
+    assert ax.get_xlabel() == 'BOPs (MBOPs)' and ax.get_ylabel() == 'top1'
+    assert len(measured_front(*args, None, LIGHT).axes[0].get_lines()) == 4

@@ -202,6 +202,16 @@ def test_tool(tmp_path, monkeypatch, capsys, fast):
     rows.write_text(json.dumps(ROWS))
     run(tmp_path, '--rows', rows)
     assert '0.5605' in Path(capsys.readouterr().out.strip()).read_text()
+    sizes = tmp_path / 'sizes.json'
+    net = dict(float=400.0, packed=47)
+    layer = dict(net, name='a.<0>', w_bits=2, weights=100)
+    sizes.write_text(json.dumps(dict(layers=[layer], weights=net, rest=net, total=net)))
+    run(tmp_path, '--sizes', sizes)
+    html = Path(capsys.readouterr().out.strip()).read_text()
+    assert '<td>a.&lt;0&gt;</td><td>2</td><td>400 B</td><td>47 B (8.5×)</td>' in html
+    with pytest.raises(SystemExit, match='error: sizes must be what tools/export'):
+        sizes.write_text('{}')
+        run(tmp_path, '--sizes', sizes)
     rows.write_text('[{')
     with pytest.raises(SystemExit, match=r'error: --rows: .*rows.json is not JSON'):
         run(tmp_path, '--rows', rows)

@@ -1,0 +1,28 @@
+# The net of a policy for mobilenetv3_imagenet_phase1.py: tested as it is, or
+# fine-tuned. Schedule (our default): 10 epochs from a tenth of its learning rate.
+_base_ = 'mobilenetv3_imagenet_phase1.py'
+work_dir = 'work_dirs/qfa/mobilenetv3_imagenet_phase1_subnet'
+
+policy = 'work_dirs/qfa/mobilenetv3_imagenet_phase1/policy.json'
+data_preprocessor = dict(type='mmmpq.SubnetClsDataPreprocessor', architecture=policy)
+model = dict(
+    backbone=dict(type='mmmpq.SubnetMobileNetV3', architecture=policy),
+    quant=dict(
+        _delete_=True,
+        policy=policy,
+        w_quantizer=_base_.w_quantizer,
+        a_quantizer=_base_.a_quantizer,
+        fixed=_base_.fixed,
+    ),
+)
+load_from = 'work_dirs/qfa/mobilenetv3_imagenet_phase1/epoch_125.pth'
+train_cfg = dict(max_epochs=10)
+optim_wrapper = dict(optimizer=dict(lr=0.008))
+param_scheduler = dict(
+    _delete_=True,
+    type='CosineAnnealingLR',
+    T_max=10,
+    by_epoch=True,
+    convert_to_iter_based=True,
+)
+custom_hooks = [dict(type='mmmpq.CalibrationHook', batches=30)]

@@ -1,0 +1,21 @@
+# The net of a policy for resnet18_imagenet.py: tested as it is, or fine-tuned.
+# Schedule (our default): 10 epochs from a tenth of its learning rate.
+_base_ = ['mmpretrain::resnet/resnet18_8xb32_in1k.py', '../_base_/qfa.py']
+custom_imports = dict(imports=['mmmpq'], allow_failed_imports=False)
+work_dir = 'work_dirs/qfa/resnet18_imagenet_subnet'
+
+model = dict(
+    type='mmmpq.QuantModel',
+    base_type='ImageClassifier',
+    quant=dict(
+        policy='work_dirs/qfa/resnet18_imagenet/policy.json',
+        w_quantizer=_base_.w_quantizer,
+        a_quantizer=_base_.a_quantizer,
+        fixed=_base_.float_stem,
+    ),
+)
+load_from = 'work_dirs/qfa/resnet18_imagenet/epoch_30.pth'
+train_cfg = dict(max_epochs=10)
+param_scheduler = dict(milestones=[5, 8])
+optim_wrapper = dict(optimizer=dict(lr=0.001), paramwise_cfg=_base_.no_decay)
+custom_hooks = [dict(type='mmmpq.CalibrationHook', batches=30)]

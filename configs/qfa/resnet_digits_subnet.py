@@ -1,0 +1,17 @@
+# The net of a policy for resnet_digits.py: tested as it is, or fine-tuned
+_base_ = ['../float/resnet_digits_float.py', '../_base_/qfa.py']
+work_dir = 'work_dirs/qfa/resnet_digits_subnet'
+
+model = dict(
+    type='mmmpq.QuantModel',
+    base_type='ImageClassifier',
+    quant=dict(
+        policy='work_dirs/qfa/resnet_digits/policy.json',
+        w_quantizer=_base_.w_quantizer,
+        a_quantizer=_base_.a_quantizer,
+        fixed=_base_.float_stem,
+    ),
+)
+load_from = 'work_dirs/qfa/resnet_digits/epoch_20.pth'
+optim_wrapper = dict(optimizer=dict(lr=0.01), paramwise_cfg=_base_.no_decay)
+custom_hooks = [dict(type='mmmpq.CalibrationHook', batches=30)]

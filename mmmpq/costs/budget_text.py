@@ -1,0 +1,71 @@
+"""Budgets as they are written on a command line."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mmmpq.registry import COSTS
+
+HELP = """\
+a budget is
+  W3A3            the cost of a uniform precision, under the cost of --type
+  0.9*W4A4        a share of it
+  '1.2 GBOPs'     absolute; the unit says which cost is meant
+  WeightBytes:W4A4     with its cost spelled out
+  'W3A3, 20 KB'   several that are to hold at once
+"""
+_FILE_NAME = str.maketrans(',*', '+x')
+
+
+def budget_cfgs(
+    text: str, default: str, common: Mapping[str, Any], table: str | None = None
+) -> list[dict[str, Any]]:
+    """The configs of the budgets that one argument names; they hold at once.
+
+    Args:
+        text: Such as ``'W3A3'``, ``'1.2 GBOPs'``, ``'W3A3, 20 KB'``, see :data:`HELP`.
+        default: Type of the cost of budgets whose unit tells none.
+        common: Keys of every config: input_shape and proposals.
+        table: Latency table.
+
+    Raises:
+        ValueError: A budget in time without a table.
+
+    Examples:
+        >>> budget_cfgs('20 KB', 'BOPs', {})
+        [{'type': 'WeightBytes', 'limit': '20 KB'}]
+    """
+    cfgs = []
+    for part in text.split(','):
+        kind, _, limit = part.strip().rpartition(':')
+        limit = limit.strip()
+        share = re.fullmatch(r'([\d.]+)\s*\*\s*([Ww]\d+[Aa]\d+)', limit)
+        if share:
+            limit = dict(of=share[2], ratio=float(share[1]))
+        kind = kind.strip() or _type_of(limit, default)
+        cfg = dict(common, type=kind, limit=limit)
+        if kind == 'Latency':
+            if table is None:
+                raise ValueError(f'--budgets: {part!r} needs --table, a latency table')
+            cfg['table'] = table
+        cfgs.append(cfg)
+    return cfgs
+
+
+def file_name(text: str) -> str:
+    """A budget as a part of the name of a file.
+
+    Examples:
+        >>> file_name('0.9*W4A4, 20 KB')
+        '0.9xW4A4+20KB'
+    """
+    return re.sub(r'[^\w.+-]+', '', text.translate(_FILE_NAME))
+
+
+def _type_of(limit: Any, default: str) -> str:
+    """The cost that has the unit of ``limit``: ``default`` where it has it too."""
+    unit = re.sub(r'^[-+\d.eE\s]*', '', limit) if isinstance(limit, str) else ''
+    for name in dict.fromkeys([default, 'BOPs', 'WeightBytes', 'Latency']):
+        if name in COSTS.module_dict and unit in COSTS.get(name).units:
+            return name
+    return default

@@ -1,0 +1,183 @@
+"""Times of layers and of whole nets on the CPU in ONNX Runtime."""
+
+import json
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import quantiles
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from mmmpq.export.latency_graphs import Work, float_graph, integer_graph
+from mmmpq.export.onnx_graph import FORMAT
+from mmmpq.policy import FLOAT, Precision
+
+INTEGER = Precision(8, 8)
+# Operators that compute with integers, by which ONNX Runtime replaces what it fuses.
+_INTEGER_OPS = {
+    'QLinearConv',
+    'ConvInteger',
+    'QGemm',
+    'QLinearMatMul',
+    'MatMulInteger',
+    'MatMulIntegerToFloat',
+    'DynamicQuantizeMatMul',
+}
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Times of one graph.
+
+    Attributes:
+        us (float): Median in microseconds.
+        low, high (float): Quartiles.
+        ops (dict): The operators that ONNX Runtime really runs, with their numbers.
+    """
+
+    us: float
+    low: float
+    high: float
+    ops: Mapping[str, int]
+
+    @property
+    def integer(self) -> bool:
+        """Whether any of its operators computes with integers."""
+        return not _INTEGER_OPS.isdisjoint(self.ops)
+
+
+class Session:
+    """A graph in ONNX Runtime, with random inputs and room for its outputs.
+
+    Args:
+        model: A file or a graph.
+        threads: Within an operator.
+        image: (C, H, W) of the input where the graph leaves it open; default: what
+            :func:`.onnx_graph.export_onnx` noted.
+
+    Raises:
+        ValueError: ONNX Runtime cannot open it, or its input is not of that shape.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | onnx.ModelProto,
+        threads: int,
+        image: Sequence[int] | None = None,
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Threads that wait for work in a loop would take cores from other sessions.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        self.name = str(model) if isinstance(model, (str, Path)) else 'a layer'
+        data = self.name
+        if isinstance(model, onnx.ModelProto):
+            data = model.SerializeToString()
+        with tempfile.TemporaryDirectory() as folder:
+            optimized = Path(folder) / 'optimized.onnx'
+            options.optimized_model_filepath = str(optimized)
+            try:
+                self.session = onnxruntime.InferenceSession(
+                    data, options, providers=['CPUExecutionProvider']
+                )
+            except Exception as error:  # ONNX Runtime's have no class in common
+                raise ValueError(
+                    f'ONNX Runtime cannot open {self.name}: {error}'
+                ) from error
+            nodes = onnx.load(optimized, load_external_data=False).graph.node
+        self.ops = Counter(node.op_type for node in nodes)
+        integer = [node for node in nodes if node.op_type in _INTEGER_OPS]
+        self.integer_inputs = {name for node in integer for name in node.input}
+        self.binding = self.session.io_binding()
+        first, *others = self.session.get_inputs()
+        if image is None:
+            noted = self.session.get_modelmeta().custom_metadata_map.get(FORMAT)
+            image = json.loads(noted)['input_shape'] if noted else ()
+        shape = [n if isinstance(n, int) else None for n in first.shape]
+        if None in shape and len(shape) == 1 + len(image):
+            shape = [n or m for n, m in zip(shape, (1, *image), strict=True)]
+        if others or first.type != 'tensor(float)' or None in shape:
+            raise ValueError(
+                f'{self.name}: found the inputs '
+                f'{", ".join(f"{i.name} {i.shape}" for i in (first, *others))}; '
+                'accepted is one of float images, with --input-shape C H W'
+            )
+        self.shape = tuple(shape)
+        data = np.random.default_rng(0).random(shape, np.float32)
+        self.binding.bind_cpu_input(first.name, data)
+        for output in self.session.get_outputs():
+            self.binding.bind_output(output.name, 'cpu')
+        self()
+
+    def __call__(self) -> None:
+        self.session.run_with_iobinding(self.binding)
+
+
+def race(
+    runs: Sequence[Callable[[], Any]],
+    repeats: int,
+    warmup: int,
+    step: Callable[[int], Any] = lambda done: None,
+) -> list[tuple[float, float, float]]:
+    """(lower quartile, median, upper quartile) in microseconds of each of ``runs``.
+
+    They take turns, so that what else the machine does meets all of them alike.
+
+    Args:
+        runs: Functions.
+        repeats: Times that each is measured, at least 2.
+        warmup: Times that each runs before.
+        step: Called with the number of rounds so far.
+    """
+    times: list[list[float]] = [[] for _ in runs]
+    for i in range(warmup + repeats):
+        for run, seen in zip(runs, times, strict=True):
+            start = time.perf_counter_ns()
+            run()
+            seen.append((time.perf_counter_ns() - start) / 1e3)
+        step(i + 1)
+    return [tuple(quantiles(seen[warmup:], n=4, method='inclusive')) for seen in times]
+
+
+def time_layer(
+    work: Work, threads: int, repeats: int, warmup: int
+) -> dict[Precision, Timed]:
+    """A layer's times in float and, if it can be quantized, in 8 bits, for one input.
+
+    They contain what quantizes the input and, of a closed layer, the output, but not
+    the call of ONNX Runtime: the time of a graph that does nothing is taken off.
+
+    Returns:
+        Nothing for a layer that ONNX has no operator for.
+    """
+    graphs = {FLOAT: float_graph(work), INTEGER: integer_graph(work)}
+    sessions = {p: Session(g, threads) for p, g in graphs.items() if g is not None}
+    if not sessions:
+        return {}
+    nothing = Session(_nothing(), threads)
+    (_, call, _), *times = race([nothing, *sessions.values()], repeats, warmup)
+    return {
+        precision: Timed(
+            *(max(t - call, 0.0) / work.batch for t in (median, low, high)), session.ops
+        )
+        for (precision, session), (low, median, high) in zip(
+            sessions.items(), times, strict=True
+        )
+    }
+
+
+def _nothing() -> onnx.ModelProto:
+    value = [
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1]) for n in 'xy'
+    ]
+    node = onnx.helper.make_node('Identity', ['x'], ['y'])
+    graph = onnx.helper.make_graph([node], 'nothing', value[:1], value[1:])
+    opsets = [onnx.helper.make_opsetid('', 21)]
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)

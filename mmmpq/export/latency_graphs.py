@@ -1,0 +1,195 @@
+"""One layer of a model as an ONNX graph of its own, in float and in 8-bit integers."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+from torch import nn
+
+from mmmpq.costs import LayerProfile
+
+OPSET, IR_VERSION = 21, 10
+# Layers of these types can be quantized.
+QUANTIZABLE = ('Conv2d', 'DepthwiseConv2d', 'Linear')
+_STEP = 0.02
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a layer does on one batch at the reference input; see LayerProfile.
+
+    ``pads`` are those of ONNX: of all axes at their begin, then at their end.
+    ``batch``: images, or the RoIs or windows of an image. ``closed``: whether whatever
+    reads the output quantizes it first.
+    """
+
+    type: str
+    in_channels: int
+    out_channels: int
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    groups: int
+    input_size: tuple[int, ...]
+    batch: int = 1
+    pads: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    output_padding: tuple[int, ...] = ()
+    closed: bool = True
+
+
+def works_of(layer: LayerProfile, module: nn.Module, closed: bool = True) -> list[Work]:
+    """One for each size of its inputs; none for a layer that is never called."""
+    shape = layer.shape
+    inputs = sum(shape['input_sizes'].values())
+    extra: dict = dict(closed=closed)
+    if hasattr(module, 'dilation'):
+        # (left, right) of the last axis first
+        pads = module._reversed_padding_repeated_twice
+        extra.update(
+            pads=(*pads[-2::-2], *pads[::-2]),
+            dilation=tuple(module.dilation),
+            output_padding=tuple(module.output_padding),
+        )
+    return [
+        Work(
+            layer.type,
+            shape['in_channels'],
+            shape['out_channels'],
+            tuple(shape['kernel_size']),
+            tuple(shape['stride']),
+            shape['groups'],
+            size,
+            max(1, round(inputs / layer.calls)),
+            **extra,
+        )
+        for size in shape['input_sizes']
+    ]
+
+
+def float_graph(work: Work) -> ModelProto | None:
+    """The layer in float; None for a type that ONNX has no operator for."""
+    return _graph(work, quantized=False)
+
+
+def integer_graph(work: Work) -> ModelProto | None:
+    """The layer with 8-bit weights and inputs; None if it cannot be quantized.
+
+    As :func:`.onnx_graph.export_onnx` writes it: input and weights go through
+    QuantizeLinear and DequantizeLinear, and so does the output of a closed layer, as by
+    the layer behind.
+    """
+    if work.type not in QUANTIZABLE:
+        return None
+    return _graph(work, quantized=True)
+
+
+def _graph(work: Work, quantized: bool) -> ModelProto | None:
+    if work.type.endswith('DeformConv2d'):
+        return None
+    dense = work.type in ('Linear', 'MultiheadAttention')
+    graph = _Graph(quantized)
+    channels, size = work.in_channels, work.input_size
+    shape = (work.batch, *size, channels) if dense else (work.batch, channels, *size)
+    rank = len(shape)
+    x = graph.pair('x', 'x')
+    if work.type == 'MultiheadAttention':  # its projections of query, key, value, out
+        outputs = [graph.linear(x, work, rank, f'{i}') for i in range(4)]
+    elif dense:
+        outputs = [graph.linear(x, work, rank)]
+    else:
+        outputs = [graph.conv(x, work)]
+    if work.closed:
+        outputs = [graph.pair(y, f'{y}_out') for y in outputs]
+    return graph.model(shape, outputs, rank)
+
+
+class _Graph:
+    """Nodes and random weights; ``pair`` puts Q/DQ around a tensor if quantized."""
+
+    def __init__(self, quantized: bool) -> None:
+        self.quantized = quantized
+        self.nodes, self.initializers = [], []
+        self.random = np.random.default_rng(0)
+
+    def pair(self, name: str, new: str) -> str:
+        if not self.quantized:
+            return name
+        step = self.add(f'{new}_step', np.float32(_STEP))
+        zero = self.add(f'{new}_zero', np.uint8(0))
+        q = self.node('QuantizeLinear', [name, step, zero], f'{new}_q')
+        return self.node('DequantizeLinear', [q, step, zero], f'{new}_dq')
+
+    def weight(self, name: str, shape: tuple[int, ...]) -> str:
+        if not self.quantized:
+            values = self.random.standard_normal(shape, np.float32)
+            return self.add(name, values * np.float32(_STEP))
+        q = self.random.integers(-127, 128, shape, np.int8)
+        inputs = [
+            self.add(f'{name}_q', q),
+            self.add(f'{name}_step', np.float32(_STEP / 127)),
+            self.add(f'{name}_zero', np.int8(0)),  # without it, no Gemm is fused
+        ]
+        return self.node('DequantizeLinear', inputs, name)
+
+    def conv(self, x: str, work: Work) -> str:
+        transposed = 'Transpose' in work.type
+        channels = work.in_channels, work.out_channels
+        out, inside = channels if transposed else channels[::-1]
+        shape = (out, inside // work.groups, *work.kernel_size)
+        bias = self.add('bias', np.zeros(work.out_channels, np.float32))
+        return self.node(
+            'ConvTranspose' if transposed else 'Conv',
+            [x, self.weight('weight', shape), bias],
+            'y',
+            strides=work.stride,
+            pads=work.pads,
+            dilations=work.dilation,
+            group=work.groups,
+            **(dict(output_padding=work.output_padding) if transposed else {}),
+        )
+
+    def linear(self, x: str, work: Work, rank: int, name: str = '') -> str:
+        """As the export does: Gemm, of larger float tensors MatMul.
+
+        A quantized layer adds its bias behind the Gemm.
+        """
+        bias = self.add(f'bias{name}', np.zeros(work.out_channels, np.float32))
+        if rank == 2 or self.quantized:
+            shape = (work.out_channels, work.in_channels)
+            inputs = [x, self.weight(f'weight{name}', shape)]
+            if not self.quantized:
+                return self.node('Gemm', [*inputs, bias], f'y{name}', transB=1)
+            if rank > 2:
+                rows = self.add(f'rows{name}', np.array([-1, work.in_channels]))
+                inputs[0] = self.node('Reshape', [x, rows], f'rows_of_x{name}')
+            product = self.node('Gemm', inputs, f'product{name}', transB=1)
+            if rank > 2:
+                full = np.array([work.batch, *work.input_size, work.out_channels])
+                back = [product, self.add(f'shape{name}', full)]
+                product = self.node('Reshape', back, f'full{name}')
+            return self.node('Add', [product, bias], f'y{name}')
+        weight = self.weight(f'weight{name}', (work.in_channels, work.out_channels))
+        product = self.node('MatMul', [x, weight], f'product{name}')
+        return self.node('Add', [product, bias], f'y{name}')
+
+    def add(self, name: str, values: np.ndarray | np.generic) -> str:
+        self.initializers.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def node(self, kind: str, inputs: list[str], output: str, **attributes) -> str:
+        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def model(self, shape: tuple[int, ...], outputs: list[str], rank: int):
+        def info(name: str, shape: tuple) -> object:
+            return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+        graph = helper.make_graph(
+            self.nodes,
+            'layer',
+            [info('x', shape)],
+            [info(y, tuple(f'{y}_{i}' for i in range(rank))) for y in outputs],
+            self.initializers,
+        )
+        opsets = [helper.make_opsetid('', OPSET)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)

@@ -1,0 +1,127 @@
+"""The config of a model as text from which it can be built without any other file."""
+
+import inspect
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import mmengine.registry
+from mmengine.registry import Registry
+
+import mmmpq.registry
+from mmmpq.models.elastic.genes import read_architecture
+
+TUPLE = '()'
+QUANT = ('quantizer', 'w_quantizer', 'a_quantizer', 'exclude')
+
+
+def rebuildable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a config is needed to build its model: default scope and ``model``.
+
+    ``data_preprocessor`` goes into the model, as the Runner puts it there, and the
+    architecture of a subnet in the place of its file. Pretrained weights, and of
+    ``quant`` all that the policy settles, are left out.
+
+    Args:
+        config: A whole config.
+    """
+    model = _plain(config['model'])
+    outside = config.get('data_preprocessor')
+    if outside is not None:
+        model.setdefault('data_preprocessor', _plain(outside))
+    if 'quant' in model:
+        model['quant'] = {k: model['quant'][k] for k in QUANT if k in model['quant']}
+    return dict(default_scope=config.get('default_scope', 'mmengine'), model=model)
+
+
+def to_json(value: Any, key: str = 'model') -> str:
+    """JSON in which ``{"()": [...]}`` is a tuple.
+
+    Args:
+        value: Numbers, texts, None, lists, tuples and dicts.
+        key: What it is called where it comes from, for the message of an error.
+
+    Raises:
+        ValueError: Something in it has no JSON.
+    """
+    try:
+        return json.dumps(_tagged(value), separators=(',', ':'))
+    except TypeError as error:
+        raise ValueError(
+            f'{key}: it cannot be written as JSON ({error}); accepted are numbers, '
+            'texts, lists, tuples, dicts and names of types'
+        ) from error
+
+
+def from_json(text: str) -> Any:
+    """The value that :func:`to_json` was given."""
+    return json.loads(text, object_hook=_untagged)
+
+
+def check_types(config: Any, path: str) -> None:
+    """Refuses types that are in no registry of MMEngine.
+
+    A registry would import and call whatever a dotted name says; a file from a stranger
+    may not choose that.
+
+    Raises:
+        ValueError: Such a type; names it.
+    """
+    for kind in _types(config):
+        scope, dot, name = kind.rpartition('.')
+        if re.fullmatch(r'[A-Za-z_]\w*', name) and (not dot or _known(scope, name)):
+            continue
+        raise ValueError(
+            f'{path}: found the type {kind!r}, which no registry knows; accepted are '
+            'names such as "RetinaNet" and "mmdet.RetinaNet". If it is your own, '
+            'import its module before the load'
+        )
+
+
+def _known(scope: str, name: str) -> bool:
+    for root in {**vars(mmengine.registry), **vars(mmmpq.registry)}.values():
+        if isinstance(root, Registry):
+            found = root if scope == root.scope else root.children.get(scope)
+            if found is not None:
+                found.import_from_location()
+                if name in found.module_dict:
+                    return True
+    return False
+
+
+def _types(config: Any) -> Iterator[str]:
+    if isinstance(config, Mapping):
+        kinds = [config.get(key) for key in ('type', 'base_type')]
+        yield from (kind for kind in kinds if isinstance(kind, str))
+        for value in config.values():
+            yield from _types(value)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            yield from _types(value)
+
+
+def _plain(value: Any) -> Any:
+    """Without pretrained weights, and with names in the place of types."""
+    if isinstance(value, Mapping):
+        kept = {k: value[k] for k in value if k not in ('init_cfg', 'pretrained')}
+        if str(kept.get('architecture')).endswith('.json'):
+            kept['architecture'] = read_architecture(kept['architecture'])
+        return {k: _plain(v) for k, v in kept.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_plain, value))
+    if inspect.isclass(value) or inspect.isfunction(value):
+        return f'{value.__module__.partition(".")[0]}.{value.__name__}'
+    return value
+
+
+def _tagged(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _tagged(v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return {TUPLE: [_tagged(v) for v in value]}
+    return [_tagged(v) for v in value] if isinstance(value, list) else value
+
+
+def _untagged(value: dict) -> Any:
+    return tuple(value[TUPLE]) if set(value) == {TUPLE} else value

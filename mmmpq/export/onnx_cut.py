@@ -1,0 +1,113 @@
+"""Where a toolbox model is cut: the network goes into a file, the rest stays Python.
+
+A classifier is cut behind its head, a detector behind its dense head. Scores, decoding,
+NMS and the second stage are the toolbox's own, before and after.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# In this order: a two-stage detector has a first stage, whose head is cut off.
+HEADS = ('rpn_head', 'bbox_head', 'head')
+
+
+class Features(tuple):
+    """Feature maps, with what the head makes of them."""
+
+    outputs: Any
+
+
+def head_of(model: nn.Module) -> nn.Module:
+    """The head behind which ``model`` is cut.
+
+    Raises:
+        ValueError: It has none, or is no model of features and a head.
+    """
+    for name in HEADS:
+        head = getattr(model, name, None)
+        if isinstance(head, nn.Module) and hasattr(model, 'extract_feat'):
+            return head
+    raise ValueError(
+        f'model.type: {type(model).__name__} cannot be cut into network and decoding; '
+        'accepted are classifiers with a head, one-stage detectors with a bbox_head, '
+        'and two-stage detectors with an rpn_head'
+    )
+
+
+def is_detector(model: nn.Module) -> bool:
+    """Whether images of any size come in."""
+    return head_of(model) is not getattr(model, 'head', None)
+
+
+def network(model: nn.Module, images: Tensor) -> dict[str, Any]:
+    """What goes into a file: the head's outputs, and the features if more needs them.
+
+    Args:
+        model: A classifier or detector.
+        images: Preprocessed, (N, C, H, W).
+    """
+    features = model.extract_feat(images)
+    found = {'outputs': head_of(model)(features)}
+    if hasattr(model, 'roi_head'):
+        found['features'] = features
+    return found
+
+
+def names(model: nn.Module, found: Mapping[str, Any]) -> dict[str, Any]:
+    """A name in the place of each tensor of :func:`network`.
+
+    A dense head's outputs are called as the toolbox's ``predict_by_feat`` does, with
+    the number of the level: 'cls_scores_0'. That of a classifier is 'cls_score'.
+    """
+    outputs = found['outputs']
+    decode = getattr(head_of(model), 'predict_by_feat', None)
+    known = list(inspect.signature(decode).parameters) if decode else []
+    if isinstance(outputs, Tensor):
+        named = 'cls_score'
+    elif isinstance(outputs, (list, tuple)) and len(outputs) <= len(known):
+        named = [_named(v, n) for v, n in zip(outputs, known, strict=False)]
+    else:
+        named = _named(outputs, 'outputs')
+    rest = {k: _named(v, k) for k, v in found.items() if k != 'outputs'}
+    return {'outputs': named, **rest}
+
+
+def leaves(values: Any) -> list[Any]:
+    """Tensors, or names, of nested containers in order."""
+    if isinstance(values, Mapping):
+        values = list(values.values())
+    if isinstance(values, (list, tuple)):
+        return [leaf for value in values for leaf in leaves(value)]
+    return [] if values is None else [values]
+
+
+def replace(model: nn.Module, run: Callable[[Tensor], dict[str, Any]]) -> nn.Module:
+    """Lets ``run`` stand for :func:`network` in ``model``, and returns the model.
+
+    Args:
+        model: A classifier or detector, in evaluation.
+        run: Images to a dict as :func:`network` gives it.
+    """
+
+    def extract_feat(images: Tensor, *_: Any, **__: Any) -> Features:
+        with torch.no_grad():
+            found = run(images)
+        features = Features(found.get('features', ()))
+        features.outputs = found['outputs']
+        return features
+
+    model.extract_feat = extract_feat
+    head_of(model).forward = lambda features: features.outputs
+    return model
+
+
+def _named(values: Any, name: str) -> Any:
+    if isinstance(values, Mapping):
+        return {k: _named(v, f'{name}_{k}') for k, v in values.items()}
+    if isinstance(values, (list, tuple)):
+        return [_named(v, f'{name}_{i}') for i, v in enumerate(values)]
+    return None if values is None else name

@@ -1,0 +1,189 @@
+"""A net of fixed precision as an ONNX file of integers that ONNX Runtime executes."""
+
+import importlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmmpq.export import onnx_cut, onnx_trace
+from mmmpq.export.onnx_levels import CONTAINERS, containers_of
+from mmmpq.fileio import atomic_write
+from mmmpq.layers import QuantizedLayer, QuantLayer, quantized_layers
+from mmmpq.policy import SKIP
+from mmmpq.version import __version__
+
+FORMAT = 'mmmpq-onnx'
+VERSION = 1
+OPSETS = range(13, 26)
+INT4_OPSET = 21  # the first with 4-bit types
+TRACED_SIZE = 320  # pixels of an image that suffice where any size may come later
+
+
+def export_onnx(
+    model: nn.Module,
+    path: str | Path,
+    input_shape: Sequence[int],
+    opset: int = INT4_OPSET,
+    containers: str = 'auto',
+) -> dict[str, Any]:
+    """Writes the network of ``model`` as ONNX with quantized weights and activations.
+
+    A classifier goes in whole, to its class scores before the softmax; a detector up to
+    the outputs of its dense head (of a two-stage one: features and outputs of the RPN),
+    behind which :mod:`.onnx_model` lets the toolbox decode. Images come in
+    preprocessed, in any number, and for detectors of any size. Weights are int4 or
+    uint4 up to four bits and int8 or uint8 above, dequantized in the graph; a shared
+    head has one copy. Activations are quantized to uint8, beside weights of up to four
+    bits to int4 or uint4 if they suffice, and clipped to the levels of their true
+    width. Layers at 32 bits stay float.
+
+    With ``containers`` '8bit' all types are of 8 bits. The file is larger, and ONNX
+    Runtime computes every layer in integers that stands between QuantizeLinears.
+
+    A file and the model disagree by rounding alone. Weights are equal bit for bit, but
+    for one rounding where a zero point is no integer, and both round halves to even.
+    But QuantizeLinear divides by s where the model multiplies by 1 / s, and a runtime
+    adds up its convolutions in another order. Where the last bits differ, a value in
+    the very middle between two levels takes the other one: one to five activations in
+    ten million on the bundled shapes, nearly all by the order of the sums. One step at
+    one place may then move the outputs of that image; a net of few bits moves as far
+    when PyTorch itself adds in another order.
+
+    And ONNX Runtime rounds the bias of a convolution that it computes in integers to a
+    multiple of the two scales' product. So with 'auto' the bias is added behind, where
+    it is exact and keeps the convolution in float, but at W8A8. With '8bit' it is
+    inside: speed for exactness. Some activations in ten thousand take another level
+    after one such layer, which a detector of 2 to 4 bits makes another net of the same
+    mAP, with equal detections in no image. Biases of linear layers are always exact.
+
+    Args:
+        model: A toolbox model of fixed precision with calibrated quantizers. It is left
+            as it was.
+        path: Where the file goes.
+        input_shape: (C, H, W) of an image, in pixels; of detectors, which take any
+            size, the one to trace with, cut to 320 pixels.
+        opset: Of ONNX: 13 to 25; 21 or later for weights of up to 4 bits in 'auto'.
+        containers: 'auto', the smallest types; or '8bit', those that run fast.
+
+    Returns:
+        'path', 'opset', 'bytes' of the file, 'nodes' by type, and 'layers': by name of
+        each that is in the file, types and bytes of :func:`.onnx_qdq.to_qdq`.
+
+    Raises:
+        ValueError: The extra `deploy` is missing; an opset, shape or containers that
+            are not accepted; layers without a fixed precision, without calibration, or
+            of a width that the opset lacks; a module that the exporter cannot
+            translate. Layers and modules are named.
+    """
+    onnx = deploy_extra('onnx')
+    from mmmpq.export.onnx_qdq import to_qdq
+
+    layers = _fixed_layers(model)
+    shape = _checked_shape(input_shape)
+    if containers not in CONTAINERS:
+        raise ValueError(
+            f'containers: found {containers!r}; accepted are {", ".join(CONTAINERS)}'
+        )
+    _check_opset(layers, opset, containers)
+    most = TRACED_SIZE if onnx_cut.is_detector(model) else max(shape)
+    traced_shape = shape[0], min(shape[1], most), min(shape[2], most)
+    was_training = model.training
+    model.eval()
+    try:
+        # Two: normalizations refuse one image where their maps are single pixels.
+        device = next(model.parameters()).device
+        images = torch.zeros(2, *traced_shape, device=device)
+        traced = min(opset, onnx_trace.TRACED_OPSET)
+        data, outputs = onnx_trace.trace(model, images, traced, containers)
+        graph = onnx.load_from_string(data)
+        if opset > traced:
+            graph = onnx.version_converter.convert_version(graph, opset)
+        report = to_qdq(graph, layers, containers)
+    finally:
+        model.train(was_training)
+    graph.ir_version = max(graph.ir_version, 10 if opset >= INT4_OPSET else 8)
+    graph.producer_name, graph.producer_version = 'mmmpq', __version__
+    about = {
+        'format': FORMAT,
+        'version': VERSION,
+        'model': type(model).__name__,
+        'input_shape': shape,
+        'outputs': outputs,
+        'policy': {name: list(layer.precision) for name, layer in layers.items()},
+    }
+    onnx.helper.set_model_props(graph, {FORMAT: json.dumps(about)})
+    onnx.checker.check_model(graph, full_check=True)
+    data = graph.SerializeToString()
+    atomic_write(path, data)
+    return {
+        'path': str(path),
+        'opset': opset,
+        'bytes': len(data),
+        'nodes': dict(Counter(node.op_type for node in graph.graph.node)),
+        'layers': report,
+    }
+
+
+def deploy_extra(package: str) -> Any:
+    """The module of a package of the extra `deploy`.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ValueError(
+            f'ONNX: the package {package} is not installed; it comes with '
+            'pip install "mmmpq[deploy]"'
+        ) from error
+
+
+def _fixed_layers(model: nn.Module) -> dict[str, QuantLayer]:
+    layers = quantized_layers(model)
+    if not layers:
+        raise ValueError(
+            'model: found no quantized layer; accepted is a model with `quant.policy`'
+        )
+    mixed = [n for n, m in layers.items() if not isinstance(m, QuantLayer)]
+    if mixed:
+        raise ValueError(
+            f'model: found {len(mixed)} layers with several candidates, such as '
+            f'{mixed[0]}; accepted is a model of fixed precision: give quant.policy, '
+            'or apply_policy first'
+        )
+    return layers
+
+
+def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    if len(shape) != 3 or any(isinstance(n, bool) or int(n) < 1 for n in shape):
+        raise ValueError(
+            f'input_shape: found {shape!r}; accepted is (channels, height, width), '
+            'such as (3, 224, 224)'
+        )
+    return tuple(map(int, shape))
+
+
+def _check_opset(
+    layers: dict[str, QuantizedLayer], opset: int, containers: str
+) -> None:
+    if opset not in OPSETS:
+        raise ValueError(
+            f'opset: found {opset!r}; accepted are {OPSETS[0]} to {OPSETS[-1]}'
+        )
+    low = [
+        f'{name} ({layer.precision})'
+        for name, layer in layers.items()
+        if layer.precision != SKIP and 4 in containers_of(layer.precision, containers)
+    ]
+    if opset < INT4_OPSET and low:
+        more = f' and {len(low) - 8} more' if len(low) > 8 else ''
+        raise ValueError(
+            f'opset: found {opset}, which has no 4-bit types; {INT4_OPSET} or later is '
+            f"needed, or containers '8bit', for {', '.join(low[:8])}{more}"
+        )

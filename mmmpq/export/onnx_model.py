@@ -1,0 +1,119 @@
+"""An exported network inside the toolbox's model: its own decoding, loop, evaluator."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmmpq.export import onnx_cut
+from mmmpq.export.onnx_graph import FORMAT, VERSION, deploy_extra
+from mmmpq.launch import check_file
+
+
+class OnnxNetwork:
+    """An ONNX file of :func:`.onnx_graph.export_onnx`, run by ONNX Runtime on the CPU.
+
+    Args:
+        path: The file.
+        threads: Of ONNX Runtime within an operator; default: as many as torch's.
+
+    Attributes:
+        about: What the export said of the model: its class, ``input_shape``, names of
+            the ``outputs``, ``policy``.
+        names: Of all outputs, in order.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, not written by this package, or of a newer version;
+            the extra `deploy` is missing.
+    """
+
+    def __init__(self, path: str | Path, threads: int | None = None) -> None:
+        runtime = deploy_extra('onnxruntime')
+        check_file(str(path), 'ONNX model')
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads or torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self.session = runtime.InferenceSession(
+                str(path), options, providers=['CPUExecutionProvider']
+            )
+        except Exception as error:  # ONNX Runtime's have no class in common
+            raise ValueError(
+                f'ONNX model: ONNX Runtime cannot open {path}: '
+                f'{str(error).strip().splitlines()[0]}'
+            ) from error
+        self.about = _about(self.session.get_modelmeta().custom_metadata_map, path)
+        self.names = onnx_cut.leaves(self.about['outputs'])
+
+    def __call__(self, images: Tensor) -> dict[str, Any]:
+        """What :func:`.onnx_cut.network` gives for preprocessed images (N, C, H, W).
+
+        Raises:
+            ValueError: Images of another size than the file was made for.
+        """
+        channels, height, width = self.about['input_shape']
+        axes = self.session.get_inputs()[0].shape
+        for found, axis in zip(images.shape, axes, strict=True):
+            if isinstance(axis, int) and axis != found:
+                raise ValueError(
+                    f'ONNX model: found images of {tuple(images.shape[1:])}; it was '
+                    f'exported for {channels, height, width}, which --input-shape of '
+                    'tools/export.py sets'
+                )
+        data = images.detach().cpu().float().contiguous().numpy()
+        arrays = self.session.run(self.names, {'images': data})
+        tensors = {
+            name: torch.from_numpy(array).to(images.device)
+            for name, array in zip(self.names, arrays, strict=True)
+        }
+        return _filled(self.about['outputs'], tensors)
+
+
+def use_onnx(model: nn.Module, network: OnnxNetwork) -> nn.Module:
+    """Lets ``network`` compute features and head of ``model``, in place; returns it.
+
+    Preprocessing, decoding, NMS and the second stage of a two-stage detector stay the
+    model's, so that its test loop and evaluator run as ever.
+
+    Args:
+        model: Built from the config, in evaluation. It needs the weights of what comes
+            behind the file alone: those of the RoI head of a two-stage detector.
+        network: Of a model of the same class.
+
+    Raises:
+        ValueError: The file is of another class of models.
+    """
+    made, found = network.about['model'], type(model).__name__
+    if made != found:
+        raise ValueError(
+            f'ONNX model: it was exported from a {made}; the model of the config is a '
+            f'{found}'
+        )
+    return onnx_cut.replace(model, network)
+
+
+def _about(metadata: dict[str, str], path: str | Path) -> dict[str, Any]:
+    if FORMAT not in metadata:
+        raise ValueError(
+            f'ONNX model: {path} was not written by this package; accepted is a file '
+            'of tools/export.py --format onnx'
+        )
+    about = json.loads(metadata[FORMAT])
+    if about['version'] > VERSION:
+        raise ValueError(
+            f'ONNX model: {path} has format version {about["version"]}; this mmmpq '
+            f'reads up to {VERSION}'
+        )
+    return about
+
+
+def _filled(names: Any, tensors: dict[str, Tensor]) -> Any:
+    """``names`` with the tensors in their places."""
+    if isinstance(names, dict):
+        return {key: _filled(value, tensors) for key, value in names.items()}
+    if isinstance(names, list):
+        return [_filled(value, tensors) for value in names]
+    return None if names is None else tensors[names]

@@ -1,0 +1,195 @@
+"""Markers of an ONNX graph become pairs of QuantizeLinear and DequantizeLinear."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+
+from mmmpq.export.integers import activation_levels, weight_integers, weight_levels
+from mmmpq.export.onnx_levels import containers_of, finer, packed, stored
+from mmmpq.export.onnx_trace import MARKER
+from mmmpq.layers.base import QuantLayer
+
+
+def to_qdq(
+    model: ModelProto, layers: dict[str, QuantLayer], containers: str = 'auto'
+) -> dict[str, dict]:
+    """Turns the markers of ``model`` into Q/DQ pairs, in place.
+
+    A weight becomes integers behind one DequantizeLinear, however often its layer is
+    called; each input of a layer becomes QuantizeLinear -> [Clip ->] DequantizeLinear,
+    with Clip where the type has more levels than the true width. Of types of 8 bits it
+    clips integers, which ONNX Runtime fuses, and they are unsigned, as the input and
+    the output of what it fuses have to be alike; of 4 bits, for which Clip is not
+    defined, it clips floats before QuantizeLinear. Where a zero point is
+    no integer, as with DoReFa weights, its fraction is added before and taken away
+    behind, see :class:`.onnx_levels.Stored`.
+
+    Args:
+        model: As :func:`.onnx_trace.trace` writes it.
+        layers: The layers that its markers name.
+        containers: 'auto' or '8bit', see :func:`.onnx_graph.export_onnx`.
+
+    Returns:
+        By name, of each layer that the graph calls: the types 'weight' and 'input', of
+        what is quantized, and 'weight_bytes', of integers, scales and zero points.
+
+    Raises:
+        ValueError: A layer's quantizer cannot be written as integers; it is named.
+    """
+    writer = _Writer(layers, containers)
+    for node in model.graph.node:
+        node.input[:] = [writer.renamed.get(name, name) for name in node.input]
+        if (node.domain, node.op_type) == MARKER:
+            writer.replace(node)
+        else:
+            writer.nodes.append(node)
+    graph = model.graph
+    del graph.node[:]
+    graph.node.extend(writer.nodes)
+    graph.initializer.extend(writer.initializers.values())
+    del graph.value_info[:]  # types of the trace; whoever reads the graph infers them
+    _drop_unused(graph)
+    for opset in [o for o in model.opset_import if o.domain == MARKER[0]]:
+        model.opset_import.remove(opset)
+    return writer.report
+
+
+class _Writer:
+    """The new nodes and initializers; ``renamed``: what stands for marked tensors."""
+
+    def __init__(self, layers: dict[str, QuantLayer], containers: str) -> None:
+        self.layers = layers
+        self.containers = containers
+        self.nodes: list[NodeProto] = []
+        self.initializers: dict[str, TensorProto] = {}
+        self.renamed: dict[str, str] = {}
+        self.report: dict[str, dict] = {}
+        self.weights: dict[str, str] = {}
+
+    def replace(self, marker: NodeProto) -> None:
+        marked = {a.name: a.s.decode() for a in marker.attribute}
+        name = marked['layer']
+        try:
+            if marked['target'] == 'activation':
+                new = self.input(name, marker.input[0])
+            else:
+                new = self.weights.get(name) or self.weight(name, marker.input[0])
+                self.weights[name] = new
+        except ValueError as error:
+            raise ValueError(f'{name}: {error}') from error
+        self.renamed[marker.output[0]] = new
+
+    def weight(self, name: str, latent: str) -> str:
+        layer = self.layers[name]
+        said = self.report.setdefault(name, {})
+        if layer.precision.w_bits == 32:
+            said['weight_bytes'] = 4 * layer.weight.numel()
+            return latent
+        q, scale, zero = (
+            None if t is None else t.cpu().numpy() for t in weight_integers(layer)
+        )
+        bits, _ = containers_of(layer.precision, self.containers)
+        at = stored(bits, *weight_levels(layer), 0 if zero is None else zero)
+        axis = {} if scale.size == 1 else {'axis': 0}
+        shape = scale.size if axis else ()
+        fine = finer(at, layer.precision.a_bits) if bits == 8 else 1
+        inputs = [
+            self.integers(f'{name}.weight_{at.type}', fine * (q - at.shift), at.type),
+            self.floats(f'{name}.weight_scale', (scale / fine).reshape(shape)),
+        ]
+        if at.point.any() or bits == 8:  # without it, matrix products are not fused
+            point = fine * np.broadcast_to(at.point, scale.shape).reshape(shape)
+            inputs.append(self.integers(f'{name}.weight_zero_point', point, at.type))
+        added = [self.initializers[i] for i in inputs]
+        new = self.node('DequantizeLinear', inputs, f'{name}.weight', **axis)
+        if at.rest.any():
+            rest = self.floats(f'{name}.weight_rest', scale * at.rest)
+            added.append(self.initializers[rest])
+            new = self.node('Sub', [new, rest], f'{name}.weight')
+        said.update(weight=at.type, weight_bytes=sum(len(t.raw_data) for t in added))
+        return new
+
+    def input(self, name: str, x: str) -> str:
+        layer = self.layers[name]
+        scale, zero, low, high = activation_levels(layer)
+        _, bits = containers_of(layer.precision, self.containers)
+        at = stored(bits, low, high, zero, signed=None if bits == 4 else False)
+        self.report.setdefault(name, {})['input'] = at.type
+        base = f'{name}.input'
+        step = self.floats(f'{base}_scale', scale)
+        if at.rest:
+            rest = self.floats(f'{base}_rest', scale * at.rest)
+            x = self.node('Add', [x, rest], base)
+        # ONNX Runtime 1.31 fails to open a file with Clip or Relu before a zero point
+        # of 4 bits. So zeros are left out, and others come behind Max and Min.
+        points, kind = [], {}
+        four = bits == 4
+        if four and not at.point:
+            kind = {'output_dtype': TensorProto.DataType.Value(at.type.upper())}
+        else:
+            points = [self.integers(f'{base}_zero_point', at.point, at.type)]
+        levels = ('min', at.low), ('max', at.high)
+        if four and (at.clipped or points):
+            ends = [
+                self.floats(f'{base}_{end}', scale * (level - at.point))
+                for end, level in levels
+            ]
+            if points:
+                x = self.node('Max', [x, ends[0]], base)
+                x = self.node('Min', [x, ends[1]], base)
+            else:
+                x = self.node('Clip', [x, *ends], base)
+        x = self.node('QuantizeLinear', [x, step, *points], base, **kind)
+        if at.clipped and not four:
+            ends = [self.integers(f'{base}_{e}', q, at.type) for e, q in levels]
+            x = self.node('Clip', [x, *ends], base)
+        x = self.node('DequantizeLinear', [x, step, *points], base)
+        if layer.precision.w_bits == 32 and not at.rest:
+            # ONNX Runtime would quantize the float weight behind a DequantizeLinear.
+            least = self.floats(f'{base}_least', scale * (at.low - at.point))
+            x = self.node('Max', [x, least], base)
+        return self.node('Sub', [x, rest], base) if at.rest else x
+
+    def node(self, kind: str, inputs: Sequence[str], base: str, **attributes) -> str:
+        """Adds a node and returns the name of its output, which is its own."""
+        name = f'{base}/{kind}_{len(self.nodes)}'
+        self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
+        return name
+
+    def floats(self, name: str, values: np.ndarray | float) -> str:
+        values = np.asarray(values, '<f4')
+        return self._tensor(name, TensorProto.FLOAT, values.shape, values.tobytes())
+
+    def integers(self, name: str, values: np.ndarray | int, kind: str) -> str:
+        code = TensorProto.DataType.Value(kind.upper())
+        return self._tensor(name, code, np.shape(values), packed(values, kind))
+
+    def _tensor(self, name: str, code: int, shape: tuple, data: bytes) -> str:
+        if name not in self.initializers:
+            self.initializers[name] = TensorProto(
+                name=name, data_type=code, dims=shape, raw_data=data
+            )
+        return name
+
+
+def _drop_unused(graph: GraphProto) -> None:
+    """Removes nodes and initializers that no output depends on: the float weights."""
+    used = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if used.intersection(node.output):
+            used.update(_inputs(node))
+            kept.append(node)
+    initializers = [t for t in graph.initializer if t.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(reversed(kept))
+    graph.initializer.extend(initializers)
+
+
+def _inputs(node: NodeProto) -> Iterator[str]:
+    """Of a node and of the branches or the body that it holds."""
+    yield from node.input
+    for attribute in node.attribute:
+        for inner in attribute.g.node:
+            yield from _inputs(inner)

@@ -1,0 +1,174 @@
+"""A model as an ONNX graph with a marker at each tensor that a layer quantizes."""
+
+import contextlib
+import inspect
+import io
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from mmmpq.export import onnx_cut
+from mmmpq.layers import QuantizedLayer, quantized_layers
+
+MARKER = 'mmmpq', 'Quantized'
+# What the exporters of the oldest and the newest torch both write. The converter of
+# onnx takes the graph to any later one.
+TRACED_OPSET = 18
+
+
+class _Mark(Function):
+    @staticmethod
+    def forward(ctx, x, layer, target):
+        return x.clone()
+
+    @staticmethod
+    def symbolic(g, x, layer, target):
+        marked = g.op('::'.join(MARKER), x, layer_s=layer, target_s=target)
+        marked.setType(x.type())
+        return marked
+
+
+class _Product(Function):
+    """x Wᵀ as a Gemm without a bias, which ONNX Runtime computes in integers, or as it
+    is. Gemm with a bias stays in float, and MatMul becomes MatMulNBits, which rounds a
+    float input to 8 bits."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        return x @ weight.t()
+
+    @staticmethod
+    def symbolic(g, x, weight):
+        return g.op('Gemm', x, weight, transB_i=1)
+
+
+def trace(
+    model: nn.Module, images: Tensor, opset: int, containers: str = 'auto'
+) -> tuple[bytes, dict[str, Any]]:
+    """Runs the network of ``model`` on ``images`` and writes down what it does.
+
+    By the exporter of TorchScript: the toolboxes' heads pass through it as they are, in
+    a thirtieth of the time that torch.export takes for them, and it is in every
+    version of torch from 2.1 on. Only the forward of the quantized layers is replaced,
+    by the float operation on marked weights and inputs.
+
+    Args:
+        model: Unwrapped, in evaluation.
+        images: Preprocessed, (N, C, H, W).
+        opset: At most 18.
+        containers: 'auto' or '8bit', which has biases inside of all convolutions.
+
+    Returns:
+        A serialized ONNX model, and the names of its outputs, nested as those of
+        :func:`.onnx_cut.network`.
+
+    Raises:
+        ValueError: A module could not be exported; it is named.
+    """
+    axes = {0: 'batch'}
+    if onnx_cut.is_detector(model):
+        axes |= {2: 'height', 3: 'width'}
+    with torch.no_grad(), _marked(model, containers), warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        try:
+            found = onnx_cut.network(model, images)
+            names = onnx_cut.names(model, found)
+            outputs = dict(
+                zip(onnx_cut.leaves(names), onnx_cut.leaves(found), strict=True)
+            )
+            model.forward = lambda x: tuple(onnx_cut.leaves(onnx_cut.network(model, x)))
+            data = io.BytesIO()
+            torch.onnx.export(
+                model,
+                (images,),
+                data,
+                opset_version=opset,
+                input_names=['images'],
+                output_names=list(outputs),
+                dynamic_axes={
+                    'images': axes,
+                    **{n: _axes(n, t, axes) for n, t in outputs.items()},
+                },
+                **_TORCHSCRIPT,
+            )
+        except Exception as error:
+            where = _module_at_fault(model, images, error)
+            raise ValueError(
+                f'ONNX export failed in {where}: {type(error).__name__}: '
+                f'{str(error).splitlines()[0] if str(error) else ""}'
+            ) from error
+        finally:
+            model.__dict__.pop('forward', None)
+    return data.getvalue(), names
+
+
+_TORCHSCRIPT = (
+    {'dynamo': False}
+    if 'dynamo' in inspect.signature(torch.onnx.export).parameters
+    else {}
+)
+
+
+def _axes(name: str, tensor: Tensor, images: dict[int, str]) -> dict[int, str]:
+    """An output's: the batch, and of maps of images of any size their own size."""
+    spatial = {d: f'{name}_{a}' for d, a in images.items() if 0 < d < tensor.dim()}
+    return {0: 'batch', **(spatial if tensor.dim() == 4 else {})}
+
+
+@contextlib.contextmanager
+def _marked(model: nn.Module, containers: str) -> Iterator[None]:
+    """Within it, quantized layers compute in float, on marked weights and inputs."""
+    layers = quantized_layers(model)
+    for name, layer in layers.items():
+        layer.forward = _marking(name, layer, containers == '8bit')
+    try:
+        yield
+    finally:
+        for layer in layers.values():
+            del layer.forward
+
+
+def _marking(name: str, layer: QuantizedLayer, integers: bool):
+    def forward(x: Tensor) -> Tensor:
+        w_bits, a_bits = layer.precision
+        weight = _Mark.apply(layer._latent_weight(), name, 'weight')
+        if a_bits != 32:
+            x = _Mark.apply(x, name, 'activation')
+        if isinstance(layer, nn.Linear) and w_bits != 32:
+            if x.dim() == 2:
+                y = _Product.apply(x, weight)
+            else:  # Gemm takes matrices
+                y = _Product.apply(x.flatten(0, -2), weight)
+                y = y.view(*x.shape[:-1], len(weight))
+            return y if layer.bias is None else y + layer.bias
+        # ONNX Runtime rounds the bias of a convolution between quantized tensors to
+        # multiples of the two scales' product. What it buys is an integer convolution;
+        # where that is not wanted, the bias is added behind.
+        inside = integers or 32 in (w_bits, a_bits) or (w_bits, a_bits) == (8, 8)
+        if layer.bias is None or inside:
+            return layer._compute(x, weight, layer.bias)
+        return layer._compute(x, weight, None) + layer.bias[:, None, None]
+
+    return forward
+
+
+def _module_at_fault(model: nn.Module, images: Tensor, error: Exception) -> str:
+    """The innermost module that was running, or that calls the operator named."""
+    known = {id(m): n for n, m in model.named_modules()}
+    found = ''
+    frame = error.__traceback__
+    while frame is not None:
+        found = known.get(id(frame.tb_frame.f_locals.get('self'))) or found
+        frame = frame.tb_next
+    operator = re.search(r'aten::\w+', str(error))
+    if operator and not found:
+        with contextlib.suppress(Exception):
+            graph = torch.jit.trace(model, images, check_trace=False).inlined_graph
+            scope = graph.findNode(operator[0]).scopeName()
+            found = scope.rpartition('/')[2].removeprefix('__module.')
+    return found or type(model).__name__

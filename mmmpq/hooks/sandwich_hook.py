@@ -1,0 +1,206 @@
+"""The sandwich rule: several subnets of a supernet in every step of its training."""
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from mmengine import dist
+from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch import Tensor, nn
+
+from mmmpq.hooks.distillation import Distillation
+from mmmpq.hooks.finite_hook import FiniteLossHook
+from mmmpq.hooks.held_out import Reseeding, reseed, train_batches, unwrapped
+from mmmpq.hooks.subnet_metrics import SubnetMetrics
+from mmmpq.layers.idle import with_idle
+from mmmpq.models import calibrate
+from mmmpq.registry import HOOKS
+from mmmpq.search import Subnet, SubnetSpace
+
+
+@HOOKS.register_module()
+class SandwichHook(Hook):
+    """Trains the smallest, the largest and some random subnets in each iteration.
+
+    Every subnet has its pass on the same batch, and the gradients are summed: all but
+    one before the loop's own pass, in which the largest one takes its turn, and which
+    then steps. So accumulation, clipping, mixed precision and DDP stay the toolbox's.
+    The subnets of an iteration follow from the seed and its number: they are the same
+    in all processes, and after a resume.
+
+    BatchNorm keeps its momentum and sees every pass: its running statistics are a blend
+    of all subnets that fits none of them. What is evaluated is calibrated before, on
+    training batches: in a validation or test the largest net at each of the
+    precisions that all groups share, and in an elastic model the smallest net. Metrics
+    of the dearest bear the toolbox's names, those of the others the subnet's in front.
+
+    Source: BatchQuant: Quantized-for-all Architecture Search with Robust Quantizer,
+    2021, arXiv 2105.08952, with four random nets and the teacher; the sandwich rule:
+    Universally Slimmable Networks and Improved Training Techniques, 2019, arXiv
+    1903.05134.
+
+    Args:
+        random: Random subnets in an iteration.
+        one_precision: Whether these have one precision everywhere in place of
+            independent ones.
+        one_precision_largest: Whether the largest net has one random precision
+            everywhere in place of the largest one.
+        free: Patterns of the genes that the largest net draws at random; the default is
+            what is published.
+        teacher: ``config`` and ``checkpoint`` of a float net to learn from; None for
+            the labels alone. See :class:`mmmpq.hooks.distillation.Distillation`.
+        distill: Weight of that term.
+        match: Outputs that are compared with the teacher's.
+        calibration: Training batches that quantizers start from, and that a subnet is
+            calibrated on.
+
+    Raises:
+        ValueError: A negative number, several optimizers, a model without subnets, a
+            teacher that does not match.
+    """
+
+    priority = 'NORMAL'
+
+    def __init__(
+        self,
+        random: int = 4,
+        one_precision: bool = False,
+        one_precision_largest: bool = True,
+        free: Sequence[str] = ('*kernel*',),
+        teacher: Mapping[str, Any] | None = None,
+        distill: float = 1.0,
+        match: Mapping[str, str] | None = None,
+        calibration: int = 30,
+    ) -> None:
+        for key, value, least in (
+            ('random', random, 0),
+            ('calibration', calibration, 1),
+        ):
+            if value < least:
+                raise ValueError(
+                    f'SandwichHook.{key}: found {value}; accepted are numbers from '
+                    f'{least}'
+                )
+        self.random = random
+        self.one_precision = one_precision
+        self.one_precision_largest = one_precision_largest
+        self.free = tuple(free)
+        self.teacher = teacher
+        self.distill = distill
+        self.match = match
+        self.calibration = calibration
+        self.finite = FiniteLossHook()
+        self._is_last_pass = False
+        self._added: list[Any] = []  # what hangs on the model while it trains
+
+    def before_train(self, runner: Runner) -> None:
+        wrapper, model = runner.optim_wrapper, unwrapped(runner)
+        if not isinstance(wrapper, OptimWrapper):
+            raise ValueError(
+                f'optim_wrapper: found {type(wrapper).__name__}; SandwichHook accepts '
+                'one optimizer'
+            )
+        self.space = SubnetSpace(model)
+        self.generator = torch.Generator()
+        seed = torch.tensor(runner.seed or 0)  # with diff_rank_seed it is a rank's own
+        dist.broadcast(seed, src=0)
+        self.seed = int(seed)
+        if not runner._resume:
+            calibrate(model, train_batches(runner, self.calibration))
+        if self.teacher is not None:
+            given = model, self.teacher, self.distill, self.match
+            self._added.append(Distillation(*given))
+        self._added.append(model.register_forward_hook(self._use_all_parameters))
+        self.finite.before_train(runner)
+        loop = runner.train_loop
+        if isinstance(loop, IterBasedTrainLoop):
+            loop.dataloader_iterator = Reseeding(loop.dataloader_iterator, runner)
+
+    def before_train_epoch(self, runner: Runner) -> None:
+        if not isinstance(runner.train_loop, IterBasedTrainLoop):
+            reseed(runner, runner.epoch)
+
+    def before_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None
+    ) -> None:
+        self.finite.before_train_iter(runner, batch_idx, data_batch)
+        *others, largest = self.subnets(runner.iter)
+        self._is_last_pass = False
+        for subnet in others:
+            self.space.activate(subnet)
+            self._add_gradients(runner, data_batch)
+        self.space.activate(largest)
+        self._is_last_pass = True
+
+    def subnets(self, iteration: int) -> list[Subnet]:
+        """Those of an iteration in the order of their passes, the largest one last."""
+        self.generator.manual_seed(self.seed + 104_729 * iteration)
+        space, generator = self.space, self.generator
+        random = [
+            space.sample(generator, self.one_precision) for _ in range(self.random)
+        ]
+        largest = space.largest()
+        if self.one_precision_largest:
+            largest = space.uniform(largest, space.draw_precision(generator))
+        drawn = space.sample(generator)
+        for gene in space.architecture:
+            if any(fnmatchcase(gene, pattern) for pattern in self.free):
+                largest[gene] = drawn[gene]
+        return [space.smallest(), *random, largest]
+
+    def _add_gradients(self, runner: Runner, batch: Any) -> None:
+        """One pass of the subnet that is active, which the wrapper does not count.
+
+        It is that of the model without DDP: gradients stay where they are until the
+        backward pass of the loop, in which all processes average their sums.
+        """
+        model, wrapper = unwrapped(runner), runner.optim_wrapper
+        with wrapper.optim_context(model):
+            data = model.data_preprocessor(batch, True)
+            losses = model._run_forward(data, mode='loss')
+        loss, _ = model.parse_losses(losses)
+        self.finite.watch(loss, batch)
+        count = wrapper._inner_count
+        wrapper.backward(wrapper.scale_loss(loss))
+        wrapper._inner_count = count
+
+    def _use_all_parameters(self, model: nn.Module, args: tuple, losses: Any) -> Any:
+        """Gives every parameter a gradient in the last pass, 0 if it takes no part.
+
+        DDP averages what that pass reaches. Any other parameter would keep the sum of
+        one process, and the processes would part.
+        """
+        if not self._is_last_pass or not isinstance(losses, dict):
+            return losses
+        name, loss = next((k, v) for k, v in losses.items() if 'loss' in k)
+        first = loss if isinstance(loss, Tensor) else loss[0]
+        used = with_idle(first, model.parameters())
+        return {**losses, name: used if first is loss else [used, *loss[1:]]}
+
+    def after_train(self, runner: Runner) -> None:
+        for added in self._added:
+            added.remove()
+
+    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        self.finite.check(runner)
+
+    # --- evaluation ---------------------------------------------------------------
+
+    def before_val(self, runner: Runner) -> None:
+        self.metrics = SubnetMetrics(runner, self.calibration)
+
+    def after_val_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        self.metrics.add(runner.val_loop, metrics, 'val')
+
+    def before_test(self, runner: Runner) -> None:
+        self.metrics = SubnetMetrics(runner, self.calibration)
+
+    def after_test_epoch(
+        self, runner: Runner, metrics: dict[str, float] | None = None
+    ) -> None:
+        self.metrics.add(runner.test_loop, metrics, 'test')

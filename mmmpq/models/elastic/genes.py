@@ -1,0 +1,52 @@
+"""Genes: what an elastic module chooses from, by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmmpq.policy import Policy
+
+Genes = dict[str, tuple]  # gene -> allowed values, smallest first
+
+
+def checked(
+    genes: Mapping[str, tuple], values: Mapping[str, Any], key: str
+) -> dict[str, Any]:
+    """The values of ``genes`` among ``values``; what others have there is passed by.
+
+    Args:
+        genes: Gene -> allowed values.
+        values: Gene -> value; a gene may be missing.
+        key: Where the values come from, for the message of an error.
+
+    Raises:
+        ValueError: A value that is not allowed.
+    """
+    found = {name: values[name] for name in genes if name in values}
+    for name, value in found.items():
+        if value not in genes[name]:
+            raise ValueError(
+                f'{key}: found {value!r} for {name}; accepted are '
+                f'{", ".join(map(str, genes[name]))}'
+            )
+    return found
+
+
+def read_architecture(architecture: Any) -> dict[str, Any]:
+    """The genes of a policy file, of a :class:`Policy`, or as they are given.
+
+    Raises:
+        FileNotFoundError: There is no such policy file.
+        ValueError: The policy holds no architecture.
+    """
+    if isinstance(architecture, Mapping):
+        return dict(architecture)
+    policy = architecture
+    if not isinstance(policy, Policy):
+        policy = Policy.load(architecture)
+    genes = policy.meta.get('architecture')
+    if not isinstance(genes, Mapping):
+        raise ValueError(
+            f'architecture: {architecture} holds none in meta.architecture, as the '
+            'policy of an elastic model does'
+        )
+    return dict(genes)

@@ -1,0 +1,199 @@
+"""MobileNetV3 of stages, and any fixed net out of the once-for-all supernet."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmcv.cnn import ConvModule
+from mmpretrain.models.backbones.base_backbone import BaseBackbone
+from mmpretrain.models.utils import InvertedResidual, make_divisible
+from torch import Tensor, nn
+
+from mmmpq.models.elastic.block import middle_channels, se_cfg
+from mmmpq.models.elastic.genes import Genes, checked, read_architecture
+from mmmpq.models.elastic.ofa_names import rename_published
+from mmmpq.models.elastic.weights import rename_flat, take_subnet
+from mmmpq.registry import MODELS
+
+# Width, stride, squeeze-excite and activation of each stage
+STAGES = (
+    (24, 2, False, 'ReLU'),
+    (40, 2, True, 'ReLU'),
+    (80, 2, False, 'HSwish'),
+    (112, 1, True, 'HSwish'),
+    (160, 2, True, 'HSwish'),
+)
+KAIMING = [
+    dict(type='Kaiming', layer='Conv2d'),
+    dict(type='Constant', layer='BatchNorm2d', val=1),
+]
+
+
+class MobileNetV3Stages(BaseBackbone):
+    """What the supernet and its fixed nets share; see :class:`ElasticMobileNetV3`."""
+
+    def __init__(
+        self,
+        width_mult: float = 1.0,
+        depths: Sequence[int] = (2, 3, 4),
+        kernels: Sequence[int] = (3, 5, 7),
+        expands: Sequence[float] = (3, 4, 6),
+        stem: tuple[int, int] = (16, 2),
+        first: tuple[int, int] = (16, 1),
+        stages: Sequence[tuple[int, int, bool, str]] = STAGES,
+        last: int = 960,
+        in_channels: int = 3,
+        norm_cfg: dict | None = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg or KAIMING)
+        self.norm_cfg = norm_cfg or dict(type='BN')
+        self.depths = _choices('depths', depths)
+        self.kernels = _choices('kernels', kernels)
+        self.expands = _choices('expands', expands)
+        if any(k % 2 == 0 for k in self.kernels):
+            raise ValueError(f'kernels: found {kernels}; accepted are odd sizes')
+        if self.expands[-1] <= 1:
+            raise ValueError(f'expands: found {expands}; the largest must be above 1')
+        if self.norm_cfg.get('type') != 'BN':
+            raise ValueError(
+                f'norm_cfg.type: found {self.norm_cfg.get("type")!r}; accepted is "BN"'
+            )
+
+        def width(channels: int) -> int:
+            return make_divisible(channels * width_mult, 8)
+
+        self.stem = self._conv(in_channels, width(stem[0]), 3, stem[1])
+        channels = width(first[0])
+        self.first = InvertedResidual(
+            width(stem[0]),
+            channels,
+            width(stem[0]),
+            stride=first[1],
+            norm_cfg=self.norm_cfg,
+        )
+        self._stage_names = [f'stage{i}' for i in range(1, len(stages) + 1)]
+        self._read()
+        for name, (out, stride, with_se, act) in zip(
+            self._stage_names, stages, strict=True
+        ):
+            blocks = []
+            for i in range(self._depth(name)):
+                blocks.append(
+                    self._block(
+                        f'{name}.{i}',
+                        *(channels, width(out), 1 if i else stride),
+                        *(with_se, dict(type=act)),
+                    )
+                )
+                channels = width(out)
+            self.add_module(name, nn.Sequential(*blocks))
+        self.last = self._conv(channels, width(last), 1)
+
+    def _conv(self, in_channels: int, out: int, kernel: int, stride: int = 1):
+        return ConvModule(
+            *(in_channels, out, kernel, stride, kernel // 2),
+            norm_cfg=self.norm_cfg,
+            act_cfg=dict(type='HSwish'),
+        )
+
+    @property
+    def stages(self) -> dict[str, nn.Sequential]:
+        return {name: getattr(self, name) for name in self._stage_names}
+
+    def _genes(self) -> Genes:
+        genes: Genes = {}
+        for stage in self._stage_names:
+            genes[f'{stage}.depth'] = self.depths
+            for i in range(self.depths[-1]):
+                genes[f'{stage}.{i}.kernel'] = self.kernels
+                genes[f'{stage}.{i}.expand'] = self.expands
+        return genes
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """The blocks of all stages in their order."""
+        for stage in self.stages.values():
+            yield from stage
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        """Maps images ``(N, C, H, W)`` to the last layer's output in a tuple."""
+        x = self.first(self.stem(x))
+        for block in self.blocks():
+            x = block(x)
+        return (self.last(x),)
+
+    def _checkpoint_filter(self, state_dict: dict[str, Any], *_: Any) -> None:
+        """mmpretrain's classifiers call it before they load a checkpoint."""
+        rename_published(state_dict)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any
+    ) -> None:
+        rename_flat(state_dict, prefix)
+        self._complete(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _complete(self, state_dict: dict[str, Any], prefix: str) -> None:
+        """Makes a checkpoint fit, in place."""
+
+
+@MODELS.register_module()
+class SubnetMobileNetV3(MobileNetV3Stages):
+    """A fixed net out of an :class:`ElasticMobileNetV3`, of plain layers.
+
+    From a checkpoint of the supernet it takes its own part: kernels are transformed,
+    channels sliced. Statistics are then to be calibrated.
+
+    Args:
+        architecture: The depth of each stage and the kernel and expansion of each of
+            its blocks, such as ``{'stage1.depth': 1, 'stage1.0.kernel': 3,
+            'stage1.0.expand': 6, ...}``; the policy file that holds them; or 'largest'
+            or 'smallest'.
+        **kwargs: Those of the supernet.
+
+    Raises:
+        ValueError: A value that is missing or not allowed.
+    """
+
+    def __init__(self, *, architecture: Any, **kwargs: Any) -> None:
+        self.architecture = architecture  # read once the genes are known
+        super().__init__(**kwargs)
+
+    def _read(self) -> None:
+        genes = self._genes()
+        if self.architecture in ('largest', 'smallest'):
+            end = -1 if self.architecture == 'largest' else 0
+            self.architecture = {gene: values[end] for gene, values in genes.items()}
+        self.architecture = read_architecture(self.architecture)
+        checked(genes, self.architecture, 'architecture')
+
+    def _choice(self, gene: str) -> Any:
+        if gene not in self.architecture:
+            raise ValueError(
+                f'architecture: found no value for {gene}; accepted are '
+                f'{", ".join(map(str, self._genes()[gene]))}'
+            )
+        return self.architecture[gene]
+
+    def _depth(self, stage: str) -> int:
+        return self._choice(f'{stage}.depth')
+
+    def _block(self, name, in_channels, out, stride, with_se, act_cfg):
+        middle = middle_channels(in_channels, self._choice(f'{name}.expand'))
+        return InvertedResidual(
+            *(in_channels, out, middle, self._choice(f'{name}.kernel'), stride),
+            se_cfg=se_cfg(with_se, middle),
+            norm_cfg=self.norm_cfg,
+            act_cfg=act_cfg,
+        )
+
+    def _complete(self, state_dict: dict[str, Any], prefix: str) -> None:
+        take_subnet(self, state_dict, prefix)
+
+
+def _choices(key: str, values: Sequence[float]) -> tuple:
+    found = tuple(sorted(set(values))) if isinstance(values, (list, tuple)) else ()
+    if not found or not all(isinstance(v, (int, float)) and v > 0 for v in found):
+        raise ValueError(
+            f'{key}: found {values!r}; accepted is a list of positive numbers'
+        )
+    return found

@@ -1,0 +1,66 @@
+"""The plain net that a policy takes out of a supernet."""
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from mmmpq.models.quant_model import apply_policy
+from mmmpq.policy import Policy, near
+
+
+def standalone(model: nn.Module, policy: Policy) -> nn.Module:
+    """The fixed net of ``policy``, a copy; ``model`` stays as it is.
+
+    Precisions are those of ``policy.layers``. Of elastic modules, the architecture is
+    ``policy.meta['architecture']``: weights are sliced, kernels transformed, blocks
+    left out, and what remains are the plain layers. In evaluation its outputs equal
+    those of the supernet's active subnet bit for bit, with the same statistics.
+
+    The same net is built from a config with ``backbone=dict(type=
+    'mmmpq.SubnetMobileNetV3', architecture='policy.json', ...)`` and
+    ``quant=dict(policy='policy.json')``; its state dict fits there.
+
+    Args:
+        model: A supernet with mixed layers, with elastic modules, or with both.
+        policy: Precisions of the layers in use, and the architecture.
+
+    Raises:
+        ValueError: Layers or genes that the supernet lacks, that are missing, or
+            that have a value which is not among their choices; or a quantizer whose
+            range depends on the whole weight at every call.
+    """
+    found = copy.deepcopy(model)
+    elastic = [m for m in found.modules() if hasattr(m, 'genes')]
+    if not elastic:
+        return apply_policy(found, policy)
+    values = _architecture(elastic, policy)
+    for module in elastic:
+        module.activate(values)
+    for module in elastic:
+        _settle(module)  # leaves out what is not in use, so before its layers
+    apply_policy(found, policy)
+    for module in list(found.modules()):
+        _settle(module)
+    return found
+
+
+def _settle(module: nn.Module) -> None:
+    if hasattr(module, 'settle'):
+        module.settle()
+
+
+def _architecture(elastic: list[nn.Module], policy: Policy) -> dict[str, Any]:
+    """The genes of the policy: exactly those of the elastic modules."""
+    values = policy.meta.get('architecture') or {}
+    known = {gene for module in elastic for gene in module.genes()}
+    for title, genes in (
+        ('the supernet has no gene', set(values) - known),
+        ('it lacks the gene', known - set(values)),
+    ):
+        if genes:
+            gene = min(genes)
+            raise ValueError(
+                f'policy.meta.architecture: {title} {gene}; {near(gene, sorted(known))}'
+            )
+    return values

@@ -1,0 +1,94 @@
+"""The budgets of a search among subnets, resolved to numbers."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from torch import nn
+
+from mmmpq.costs import BOPs, Budget, Reference, WeightBytes
+from mmmpq.search.genes import GeneCode
+from mmmpq.search.subnet_costs import SubnetCosts
+from mmmpq.search.subnets import Subnet, SubnetSpace
+
+
+class SubnetBudgets:
+    """Costs of subnets, the bounds on them, and which of them are to be small.
+
+    Args:
+        model: The supernet.
+        space: Its subnets.
+        budgets: Name -> budgets that are to hold at once.
+        objectives: Costs that are to be small; default: that of the first budget.
+
+    Attributes:
+        costs: BOPs, weight bytes and all others that are named, of many subnets.
+        limits: Name -> upper bound of each cost (k,), inf where there is none.
+        minimise: Indices of the objectives.
+
+    Raises:
+        ValueError: A budget is below the smallest net; both numbers are named.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        space: SubnetSpace,
+        budgets: Mapping[str, Sequence[Budget]],
+        objectives: Sequence[Reference] = (),
+    ) -> None:
+        given = [*objectives, *(b for each in budgets.values() for b in each)]
+        shape, proposals = given[0].input_shape, given[0].proposals
+        always = [Reference(cost(), shape, proposals) for cost in (BOPs, WeightBytes)]
+        columns: dict[str, Reference] = {}
+        for reference in [*always, *given]:
+            columns.setdefault(_name(reference), reference)
+        self.space, self.budgets = space, dict(budgets)
+        self.names = list(columns)
+        self.costs = SubnetCosts(model, space, list(columns.values()))
+        self.code: GeneCode = self.costs.code
+        self.limits: dict[str, np.ndarray] = {}
+        for name, each in budgets.items():
+            self.limits[name] = np.full(len(columns), np.inf)
+            for budget in each:
+                i = self.names.index(_name(budget))
+                limit = self.costs.limit(budget, i)
+                self.limits[name][i] = min(limit, self.limits[name][i])
+        first = [next(iter(budgets.values()))[0]] if budgets else given
+        minimised = [_name(r) for r in (objectives or first)]
+        self.minimise = [self.names.index(n) for n in dict.fromkeys(minimised)]
+
+    def unit(self, i: int) -> str:
+        """The unit of the i-th cost."""
+        return self.costs.references[i].cost.unit
+
+    def describe(self, subnet: Subnet, names: Sequence[str]) -> dict:
+        """What a policy's meta says of the budgets ``names`` and of costs."""
+        costs = self.costs.of(subnet)
+        found = []
+        for budget in (b for name in names for b in self.budgets[name]):
+            i = self.names.index(_name(budget))
+            found.append(
+                dict(
+                    type=self.names[i],
+                    limit=self.costs.limit(budget, i),
+                    given=budget.limit,
+                    unit=self.unit(i),
+                    cost=costs[i],
+                )
+            )
+        float_net = [self.costs.in_float(i) for i in range(2)]
+        rows = {'float': float_net, 'searched': costs[:2]}
+        shape = self.costs.shape(subnet)
+        return dict(
+            input_shape=None if shape is None else list(shape),
+            proposals=self.costs.references[0].proposals,
+            budgets=found,
+            costs={
+                kind: dict(zip(('bops', 'weight_bytes'), row, strict=True))
+                for kind, row in rows.items()
+            },
+        )
+
+
+def _name(reference: Reference) -> str:
+    return type(reference.cost).__name__

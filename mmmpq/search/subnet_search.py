@@ -1,0 +1,153 @@
+"""From a trained predictor to the subnets that are worth measuring."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from mmmpq.search.evolution import distinct, evolve, excess, pick
+from mmmpq.search.genes import Genes
+from mmmpq.search.predictor import LinearPredictor, Predictor
+from mmmpq.search.solver import solve
+from mmmpq.search.subnet_budgets import SubnetBudgets
+from mmmpq.search.subnets import Subnet
+
+
+@dataclass
+class Candidate:
+    """A subnet that a search proposes.
+
+    Attributes:
+        kind: 'front', 'milp' or 'uniform'.
+        name: Its number on the front, its budget, or its precision.
+        subnet: Its genes.
+        predicted: What the predictor expects of it.
+    """
+
+    kind: str
+    name: str
+    subnet: Subnet
+    predicted: float
+
+
+class SubnetSearch:
+    """Proposes subnets inside budgets.
+
+    Args:
+        budgets: The budgets.
+        predictor: Learned from measured subnets.
+        population, generations, seed: Of :func:`mmmpq.search.evolution.evolve`.
+        step: Called with the number of each generation of :meth:`front`.
+    """
+
+    def __init__(
+        self,
+        budgets: SubnetBudgets,
+        predictor: Predictor,
+        population: int = 500,
+        generations: int = 1000,
+        seed: int = 0,
+        step: Callable[[int], None] | None = None,
+    ) -> None:
+        self.budgets, self.code, self.costs = budgets, budgets.code, budgets.costs
+        self.predictor = predictor
+        self.population, self.generations = population, generations
+        self.seed, self.step = seed, step
+        self.limits = list(budgets.limits.values())
+
+    def front(self, count: int, start: Genes) -> list[Candidate]:
+        """The best inside each budget and an even spread over the predicted front.
+
+        Args:
+            count: How many, if there are as many.
+            start: Subnets (n, G) for the first generation, beside uniform ones.
+        """
+        first = np.concatenate([self._uniform(), start])
+        genes = self._evolve(
+            self.code.sizes, start=first, repair=self.code.canonical, step=self.step
+        )
+        return self._picked('front', genes, count)
+
+    def uniform(self, count: int) -> list[Candidate]:
+        """Nets with one precision everywhere, inside a budget, to compare with.
+
+        With an elastic architecture they are searched in the same way: the best in each
+        budget, and an even spread.
+        """
+        if not self.code.architecture:
+            genes = self._uniform()
+            inside = excess(self.costs(genes), self.limits) <= 0
+            return self._candidates('uniform', genes[inside])
+        if not self.budgets.space.precisions:
+            return []
+        precisions = len(self.budgets.space.precisions)
+        sizes = np.append(self.code.sizes[self.code.architecture], precisions)
+        narrow = self._evolve(sizes, self._widened)
+        return self._picked('uniform', distinct(self._widened(narrow)), count)
+
+    def milp(self, linear: LinearPredictor) -> list[Candidate]:
+        """The optimum of a linear predictor inside each budget, by MILP.
+
+        Of bits alone: with an elastic architecture costs are no sum over genes, and
+        there are none.
+        """
+        if self.code.architecture:
+            return []
+        tables, constants = self.costs.linear()
+        scores = np.split(linear.weights, np.cumsum(self.code.sizes)[:-1])
+        # The solver stops at absolute gaps: numbers of order one keep their order.
+        unit = np.mean([np.ptp(s) for s in scores]) or 1.0
+        found = []
+        for name, limit in self.budgets.limits.items():
+            bound = np.flatnonzero(np.isfinite(limit))
+            choice = solve(
+                [s / unit for s in scores],
+                [tables[i] for i in bound],
+                [float(limit[i] - constants[i]) for i in bound],
+            )
+            (candidate,) = self._candidates('milp', np.array([choice]))
+            candidate.name = name
+            found.append(candidate)
+        return found
+
+    def _evolve(self, sizes, widened=lambda genes: genes, **options) -> Genes:
+        """Evolves genes of ``sizes``, of which ``widened`` makes those of the space."""
+        return evolve(
+            sizes,
+            lambda genes: self._predict(widened(genes)),
+            lambda genes: self.costs(widened(genes)),
+            self.limits,
+            self.budgets.minimise,
+            *(self.population, self.generations, self.seed),
+            **options,
+        )
+
+    def _predict(self, genes: Genes) -> np.ndarray:
+        return self.predictor.predict(self.code.one_hot(genes))
+
+    def _uniform(self) -> Genes:
+        """The largest nets at one precision (p, G)."""
+        space = self.budgets.space
+        return self.code.of([space.largest(p) for p in space.precisions])
+
+    def _widened(self, narrow: Genes) -> Genes:
+        """From genes of the architecture and an index of a precision to all genes."""
+        genes = self._uniform()[narrow[:, -1]]
+        genes[:, self.code.architecture] = narrow[:, :-1]
+        return self.code.canonical(genes)
+
+    def _picked(self, kind: str, genes: Genes, count: int) -> list[Candidate]:
+        taken = pick(self._predict(genes), self.costs(genes), self.limits, count)
+        return self._candidates(kind, genes[taken])
+
+    def _candidates(self, kind: str, genes: Genes) -> list[Candidate]:
+        scores, subnets = self._predict(genes), self.code.subnets(genes)
+        group = next(iter(self.budgets.space.groups), None)
+        found = []
+        for i, (subnet, score) in enumerate(zip(subnets, scores, strict=True)):
+            name = f'{i:02d}'
+            if kind == 'uniform':  # with an elastic architecture one of several
+                number = f'_{name}' if self.code.architecture else ''
+                name = f'{subnet[group]}{number}'
+            found.append(Candidate(kind, name, subnet, float(score)))
+        return found

@@ -1,0 +1,299 @@
+"""tools/export.py on a classifier that sees eight tiny pictures."""
+
+import importlib.util
+import json
+import runpy
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+import mmmpq
+from mmmpq.export.packed_file import read_packed
+from mmmpq.hooks import CalibrationHook
+from mmmpq.layers import quantized_layers
+from mmmpq.layers.base import calibrating
+from mmmpq.policy import Policy, Precision
+
+# Runners that start in the same second share a name, and so their logger.
+pytestmark = pytest.mark.filterwarnings('ignore:.*has been created:UserWarning')
+
+ROOT = Path(__file__).resolve().parents[1]
+
+CONFIG = """
+default_scope = 'mmpretrain'
+data_preprocessor = dict(mean=[127] * 3, std=[64] * 3, num_classes=2)
+model = dict(
+    type='mmmpq.QuantModel', base_type='ImageClassifier',
+    quant=dict(policy={policy!r}),
+    backbone=dict(type='ResNet', depth=18, base_channels=4, stem_channels=4,
+                  num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,)),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=8, topk=(1,)))
+test_dataloader = dict(
+    batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='CustomDataset', data_prefix={pictures!r},
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
+test_evaluator = dict(type='Accuracy', topk=(1,))
+test_cfg = dict()
+visualizer = dict(type='UniversalVisualizer')
+custom_imports = dict(imports=['mmmpq'], allow_failed_imports=False)
+"""
+
+
+def build(config, **quant):
+    init_default_scope('mmpretrain')
+    cfg = Config.fromfile(config)
+    model = dict(cfg.model, data_preprocessor=cfg.data_preprocessor)
+    model['quant'] = dict(model['quant'], **quant)
+    return MODELS.build(model)
+
+
+@pytest.fixture(scope='module')
+def tool():
+    path = ROOT / 'tools' / 'export.py'
+    spec = importlib.util.spec_from_file_location('tool_export', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('export')
+    random = np.random.default_rng(0)
+    for label in ('dark', 'light'):
+        (folder / 'pictures' / label).mkdir(parents=True)
+        for i in range(4):
+            picture = random.integers(0, 120, (16, 16, 3)) + 120 * (label == 'light')
+            cv2.imwrite(str(folder / 'pictures' / label / f'{label}{i}.png'), picture)
+    policy = str(folder / 'policy.json')
+    config = CONFIG.format(policy=policy, pictures=str(folder / 'pictures'))
+    (folder / 'tiny.py').write_text(config)
+    torch.manual_seed(0)
+    names = list(quantized_layers(build(folder / 'tiny.py', policy='W3A3')))
+    layers = {n: Precision(2 + i % 7, 4) for i, n in enumerate(names)}
+    Policy(layers, dict(input_shape=[3, 16, 16], seed=5)).save(policy)
+    net = build(folder / 'tiny.py')
+    with calibrating(net), torch.no_grad():
+        net(torch.randn(8, 3, 16, 16))
+    meta = dict(dataset_meta=dict(classes=('dark', 'light')))
+    state = {f'module.{k}': v for k, v in net.state_dict().items()}  # of DDP
+    torch.save(dict(state_dict=state, meta=meta), folder / 'epoch_3.pth')
+    return folder
+
+
+def export(tool, folder, *args, checkpoint='epoch_3.pth'):
+    tool.main([str(folder / 'tiny.py'), str(folder / checkpoint), *args])
+
+
+def test_packed(tool, folder, capsys):
+    export(tool, folder, '--format', 'packed')
+    said = capsys.readouterr().out
+    assert 'backbone.layer1.0.conv1' in said and 'epoch_3.safetensors' in said
+    sizes = json.loads((folder / 'sizes.json').read_text())
+    file = folder / 'epoch_3.safetensors'
+    assert sizes['total']['packed'] == file.stat().st_size
+    net = build(folder / 'tiny.py')
+    tool.load(net, tool.read_checkpoint(str(folder / 'epoch_3.pth')), 'epoch_3.pth')
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(mmmpq.load_packed(file)(images), net.eval()(images))
+    found = tool.read_checkpoint(str(file))
+    assert found['meta'] == dict(dataset_meta=dict(classes=('dark', 'light')))
+    packed = found['state_dict']._metadata['']['packed']
+    assert packed['meta']['seed'] == 5
+
+
+@pytest.mark.parametrize('ending', ['pth', 'safetensors'])
+def test_the_toolbox_tests_both_files_alike(tool, folder, monkeypatch, ending):
+    if ending == 'safetensors' and not (folder / 'epoch_3.safetensors').exists():
+        export(tool, folder, '--format', 'packed')
+    args = [str(folder / 'tiny.py'), str(folder / f'epoch_3.{ending}')]
+    out = folder / f'{ending}.pkl'
+    args += ['--work-dir', str(folder / 'test'), '--out', str(out)]
+    monkeypatch.setattr(sys, 'argv', ['test.py', *args])
+    runpy.run_path(str(ROOT / 'tools' / 'test.py'), run_name='__main__')
+    if (folder / 'pth.pkl').exists() and (folder / 'safetensors.pkl').exists():
+        from mmengine.fileio import load
+
+        one, two = (load(folder / f'{kind}.pkl') for kind in ('pth', 'safetensors'))
+        assert len(one) == len(two) == 8
+        for a, b in zip(one, two, strict=True):
+            assert torch.equal(a['pred_score'], b['pred_score'])
+
+
+def test_fold_and_out(tool, folder, tmp_path, capsys):
+    out = tmp_path / 'new' / 'small.safetensors'
+    export(tool, folder, '--format', 'packed', '--fold', '--out', str(out))
+    assert (
+        'folded 10 BatchNorms; largest deviation of a layer' in capsys.readouterr().out
+    )
+    assert (tmp_path / 'new' / 'sizes.json').is_file()
+    net = mmmpq.load_packed(out)
+    assert not [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+
+def test_a_packed_file_is_exported_again(tool, folder, tmp_path):
+    first, second = tmp_path / 'a.safetensors', tmp_path / 'b.safetensors'
+    export(tool, folder, '--format', 'packed', '--out', str(first))
+    export(
+        tool, folder, '--format', 'packed', '--out', str(second), checkpoint=str(first)
+    )
+    images = torch.randn(2, 3, 16, 16)
+    one, two = (mmmpq.load_packed(path)(images) for path in (first, second))
+    assert torch.equal(one, two)
+
+
+def test_onnx_is_called_with_its_flags(tool, folder, tmp_path, monkeypatch):
+    called = []
+
+    class Exporter:
+        @staticmethod
+        def export_onnx(model, path, shape, opset, containers):
+            called.append((type(model).__name__, tuple(shape), opset, containers))
+            path.write_bytes(b'x' * 77)
+            return dict(bytes=77, layers={'backbone.conv1': dict(weight_bytes=50)})
+
+    monkeypatch.setitem(sys.modules, 'mmmpq.export.onnx_graph', Exporter)
+    out = tmp_path / 'x.onnx'
+    export(
+        tool, folder, '--format', 'onnx', 'packed', '--opset', '22', '--out', str(out)
+    )
+    assert called == [('ImageClassifier', (3, 16, 16), 22, 'auto')]
+    assert out.stat().st_size == 77 and out.with_suffix('.safetensors').is_file()
+    sizes = json.loads((tmp_path / 'sizes.json').read_text())
+    assert set(sizes['total']) == {'float', 'theory', 'packed', 'onnx'}
+    export(
+        tool, folder, '--format', 'onnx', '--out', str(out),
+        *('--input-shape', '3', '8', '8', '--containers', '8bit'),
+    )  # fmt: skip
+    assert called[1] == ('ImageClassifier', (3, 8, 8), 21, '8bit')
+
+
+@pytest.mark.parametrize(
+    ('write', 'message'),
+    [
+        (lambda state: dict(list(state.items())[:-3]), r'nothing for \d+ tensors'),
+        (
+            lambda state: {k: v for k, v in state.items() if 'quantizer' not in k},
+            r"it is of a float net.*policy=W32A32 'model\.quant\.fixed\.\*=None'",
+        ),
+        (
+            lambda state: {**state, 'module.head.fc.bias': torch.zeros(9)},
+            'another model',
+        ),
+        (lambda state: Path, 'damaged, or holds more than weights'),
+    ],
+)
+def test_checkpoints_of_other_nets(tool, folder, write, message):
+    state = torch.load(folder / 'epoch_3.pth')['state_dict']
+    torch.save(dict(state_dict=write(state)), folder / 'bad.pth')
+    with pytest.raises(ValueError, match=message):
+        export(tool, folder, '--format', 'packed', checkpoint='bad.pth')
+    assert not (folder / 'bad.safetensors').exists()
+
+
+def test_a_float_net_as_it_is(tool, folder, tmp_path):
+    """32-bit layers have quantizers, which a float checkpoint knows nothing of."""
+    runtime = pytest.importorskip('onnxruntime')
+    state = torch.load(folder / 'epoch_3.pth')['state_dict']
+    state = {
+        k.removeprefix('module.'): v for k, v in state.items() if 'quantizer' not in k
+    }
+    torch.save(dict(state_dict=state), folder / 'float.pth')
+    export(
+        tool, folder, '--format', 'onnx', '--out', str(tmp_path / 'float.onnx'),
+        *('--cfg-options', 'model.quant.policy=W32A32', 'model.quant.fixed.*=None'),
+        *('--input-shape', '3', '16', '16'), checkpoint='float.pth',
+    )  # fmt: skip
+    net = build(folder / 'tiny.py', policy='W32A32', fixed={'*': None}).eval()
+    net.load_state_dict(state, strict=False)
+    images = torch.randn(2, 3, 16, 16)
+    session = runtime.InferenceSession(str(tmp_path / 'float.onnx'))
+    found = session.run(None, {'images': images.numpy()})[0]
+    with torch.no_grad():
+        wanted = net.head(net.extract_feat(images))
+    torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_searched_net_of_another_policy(tool, folder):
+    found = torch.load(folder / 'epoch_3.pth')
+    layers = Policy.load(folder / 'policy.json').layers
+    policy = {**{n: list(p) for n, p in layers.items()}, 'backbone.conv1': [7, 7]}
+    torch.save(dict(found, meta=dict(policy=policy)), folder / 'other.pth')
+    with pytest.raises(
+        ValueError, match=r'another policy.*backbone\.conv1 is at \[7, 7'
+    ):
+        export(tool, folder, '--format', 'packed', checkpoint='other.pth')
+
+
+def test_a_fine_tuned_net_of_another_policy(tool, folder):
+    found = torch.load(folder / 'epoch_3.pth')
+    runner = SimpleNamespace(model=build(folder / 'tiny.py', policy='W5A5'))
+    CalibrationHook().before_save_checkpoint(runner, found)
+    torch.save(found, folder / 'tuned.pth')
+    with pytest.raises(ValueError, match=r'another policy.*conv1 is at \[8, 8\]'):
+        export(tool, folder, '--format', 'packed', checkpoint='tuned.pth')
+
+
+def test_a_uniform_net_gets_its_costs(tool, folder, tmp_path):
+    config = (folder / 'tiny.py').read_text()
+    policy = repr(str(folder / 'policy.json'))
+    (folder / 'uniform.py').write_text(config.replace(policy, "'W4A4'"))
+    net = build(folder / 'uniform.py')
+    with calibrating(net), torch.no_grad():
+        net(torch.randn(8, 3, 16, 16))
+    torch.save(net.state_dict(), folder / 'uniform.pth')
+    out = tmp_path / 'x.safetensors'
+    tool.main(
+        [
+            *(str(folder / 'uniform.py'), str(folder / 'uniform.pth')),
+            *('--format', 'packed', '--out', str(out)),
+            *('--input-shape', '3', '16', '16'),
+        ]
+    )
+    meta = read_packed(out).policy.meta
+    assert meta['input_shape'] == [3, 16, 16]
+    weights = [layer.weight.numel() for layer in quantized_layers(net).values()]
+    costs = meta['costs']
+    assert costs['float']['weight_bytes'] == 4 * sum(weights)
+    first, *middle, last = weights
+    assert costs['searched']['weight_bytes'] == sum(middle) / 2 + first + last
+    assert costs['searched']['bops'] < costs['float']['bops'] / 16
+
+
+@pytest.mark.parametrize('kind', ['packed', 'onnx'])
+def test_endings(tool, folder, kind, capsys):
+    with pytest.raises(SystemExit):
+        export(tool, folder, '--format', kind, '--out', 'x.pth')
+    assert f'{kind} files end in .' in capsys.readouterr().err
+
+
+def test_no_checkpoint(tool, folder):
+    with pytest.raises(FileNotFoundError, match=r'near names there: epoch_3\.pth'):
+        export(tool, folder, '--format', 'packed', checkpoint='epoch_33.pth')
+
+
+def test_a_search_is_no_net_to_export(tool, folder):
+    cfg = (
+        (folder / 'tiny.py')
+        .read_text()
+        .replace('dict(policy=', "dict(candidates=['W2A2', 'W4A4']) or dict(policy=")
+    )
+    (folder / 'search.py').write_text(cfg)
+    with pytest.raises(ValueError, match=r'candidates of a search.*fine-tuning'):
+        tool.main(
+            [
+                str(folder / 'search.py'),
+                str(folder / 'epoch_3.pth'),
+                '--format',
+                'packed',
+            ]
+        )

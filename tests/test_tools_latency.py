@@ -1,0 +1,313 @@
+"""tools/profile_latency.py: layers and files in ONNX Runtime."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from torch import nn
+
+from mmmpq import launch
+from mmmpq.costs import Budget, Latency, profile
+from mmmpq.models.quant_model import quantize
+from mmmpq.policy import FLOAT
+from mmmpq.search import SearchSpace, cost_tables
+
+onnx = pytest.importorskip('onnx')
+onnxruntime = pytest.importorskip('onnxruntime')
+
+from mmmpq.export import latency_bench, latency_graphs  # noqa: E402
+from mmmpq.export.latency_bench import INTEGER, Session, Timed, race  # noqa: E402
+from mmmpq.export.latency_fused import float_layers  # noqa: E402
+from mmmpq.export.latency_graphs import Work, works_of  # noqa: E402
+from mmmpq.export.latency_table import entries, save_table  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[1]
+SQUARE = dict(kernel_size=(3, 3), stride=(1, 1), groups=1, input_size=(9, 9))
+CONFIG = """
+default_scope = 'mmpretrain'
+model = dict(
+    type='ImageClassifier',
+    backbone=dict(type='ResNet', depth=18, base_channels=4, stem_channels=4,
+                  num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,)),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=2, in_channels=8))
+"""
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / 'tools'))
+    path = ROOT / 'tools' / 'profile_latency.py'
+    spec = importlib.util.spec_from_file_location('profile_latency', path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(CONFIG)
+    return str(path)
+
+
+class Head(nn.Module):
+    """A conv on two levels, and a linear layer on seven rows."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 4, padding='same')
+        self.fc = nn.Linear(3, 5)
+
+    def forward(self, x):
+        self.conv(x)
+        self.conv(x[..., ::2, ::2])
+        return self.fc(x[0, :, 0, :7].T)
+
+
+def test_work_of_each_size_of_the_inputs():
+    model = Head()
+    works = [
+        work
+        for layer in profile(model, (3, 8, 8))
+        for work in works_of(layer, model.get_submodule(layer.name))
+    ]
+    conv = dict(pads=(1, 1, 2, 2), dilation=(1, 1), output_padding=(0, 0))
+    shape = 'Conv2d', 3, 4, (4, 4), (1, 1), 1
+    assert works == [
+        Work(*shape, (8, 8), **conv),
+        Work(*shape, (4, 4), **conv),
+        Work('Linear', 3, 5, (1,), (1,), 1, (), batch=7),
+    ]
+
+
+@pytest.mark.parametrize(
+    'layer, size',
+    [
+        (nn.Conv2d(4, 6, 3, stride=2, padding=1, groups=2), (9, 8)),
+        (nn.Conv2d(4, 6, (3, 5), padding='same', dilation=2), (9, 8)),
+        (nn.Conv2d(6, 6, 3, groups=6), (9, 8)),
+        (nn.Conv1d(4, 6, 3, padding=2), (9,)),
+        (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, output_padding=1), (5, 4)),
+        (nn.Linear(4, 6), ()),
+        (nn.Linear(4, 6), (3, 2)),
+    ],
+)
+def test_graphs_compute_the_layer(layer, size):
+    """ONNX Runtime on the graph, PyTorch on its weights."""
+    dense = isinstance(layer, nn.Linear)
+    x = torch.randn(1, *size, 4) if dense else torch.randn(1, layer.in_channels, *size)
+    model = nn.Sequential(layer)
+    graph = latency_graphs.float_graph(
+        *works_of(profile(model, x.shape[1:], proposals=1)[0], layer)
+    )
+    onnx.checker.check_model(graph, full_check=True)
+    state = {t.name: onnx.numpy_helper.to_array(t) for t in graph.graph.initializer}
+    weight = torch.tensor(state['weight'])
+    with torch.no_grad():
+        layer.weight.copy_(weight.T if dense and size else weight)
+        layer.bias.zero_()
+        wanted = model(x)
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    (found,) = session.run(None, {'x': x.numpy()})
+    np.testing.assert_allclose(found, wanted.numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_attention_is_four_products():
+    graph = latency_graphs.float_graph(
+        Work('MultiheadAttention', 8, 8, (1,), (1,), 1, (5,))
+    )
+    onnx.checker.check_model(graph, full_check=True)
+    assert [n.op_type for n in graph.graph.node].count('MatMul') == 4
+
+
+CONV = Work(
+    'Conv2d', 16, 16, **SQUARE, pads=(1, 1, 1, 1), dilation=(1, 1), output_padding=()
+)
+
+
+@pytest.mark.parametrize(
+    'work',
+    [
+        CONV,
+        Work('Linear', 16, 8, (1,), (1,), 1, (), 4),
+        Work('Linear', 16, 8, (1,), (1,), 1, (5,), 4),
+        Work('Linear', 16, 8, (1,), (1,), 1, (), 4, closed=False),
+    ],
+    ids=['conv', 'linear', 'linear-3d', 'linear-open'],
+)
+def test_eight_bits_run_on_integers(work):
+    times = latency_bench.time_layer(work, threads=1, repeats=3, warmup=1)
+    assert list(times) == [FLOAT, INTEGER]
+    assert not times[FLOAT].integer
+    assert times[INTEGER].integer
+    assert all(t.low <= t.us <= t.high for t in times.values())
+
+
+def test_an_output_that_stays_float_leaves_the_layer_in_float():
+    times = latency_bench.time_layer(replace(CONV, closed=False), 1, 2, 0)
+    assert not times[INTEGER].integer
+
+
+def test_layers_of_a_net_that_stay_in_float(tool, config):
+    """Convolutions in front of a shortcut's addition."""
+    model = tool.build_model(Config.fromfile(config), 'W8A8')
+    left = float_layers(model, (3, 32, 32))
+    blocks = [f'backbone.layer{i}.{j}' for i in (1, 2) for j in (0, 1)]
+    assert {f'{block}.conv2' for block in blocks} <= left
+    integer = {f'{block}.conv1' for block in blocks} | {'head.fc'}
+    assert integer.isdisjoint(left)
+
+
+def test_what_cannot_be_quantized_or_has_no_operator():
+    shape = dict(pads=(0,) * 4, dilation=(1, 1), output_padding=(0, 0))
+    transposed = Work('ConvTranspose2d', 4, 4, **SQUARE, **shape)
+    deformed = Work('DeformConv2d', 4, 4, **SQUARE, **shape)
+    assert list(latency_bench.time_layer(transposed, 1, 2, 0)) == [FLOAT]
+    assert latency_bench.time_layer(deformed, 1, 2, 0) == {}
+
+
+def test_runs_take_turns_and_the_quartiles_are_those_of_the_repeats(monkeypatch):
+    clock, order = [0], []
+    monkeypatch.setattr(latency_bench.time, 'perf_counter_ns', lambda: clock[0])
+
+    def run(name, *us):
+        us = iter(us)
+
+        def go():
+            order.append(name)
+            clock[0] += next(us) * 1000
+
+        return go
+
+    done = []
+    runs = [run('a', 900, 1, 2, 3, 4, 50), run('b', 900, 7, 7, 7, 7, 7)]
+    assert race(runs, 5, 1, done.append) == [(2, 3, 4), (7, 7, 7)]
+    assert order == ['a', 'b'] * 6
+    assert done == [1, 2, 3, 4, 5, 6]
+
+
+def timed(us, **ops):
+    return Timed(us, us, us, ops)
+
+
+def test_a_table_for_every_width(tmp_path):
+    """Below 8 bits as 8 bits, float on either side as float; means of equal shapes."""
+    slow = replace(CONV, closed=False)
+    table = {
+        CONV: {FLOAT: timed(40), INTEGER: timed(12.34567, QLinearConv=1)},  # 3 inputs
+        slow: {FLOAT: timed(30), INTEGER: timed(50, Conv=1)},
+        Work('Linear', 3, 4, (1,), (1,), 1, ()): {
+            FLOAT: timed(1),
+            INTEGER: timed(2, Gemm=1),
+        },
+        Work('ConvTranspose2d', 4, 4, **SQUARE): {FLOAT: timed(5)},
+        Work('DeformConv2d', 4, 4, **SQUARE): {},
+    }
+    inputs = dict.fromkeys(table, 1) | {CONV: 3}
+    rows = entries(table, inputs)
+    assert len(rows) == 81 + 81 + 1
+    rows = {(r['type'], r['w_bits'], r['a_bits']): r for r in rows}
+    for bits, us, executed in (
+        ((8, 8), 21.76, 'W8A8 and W32A32'),
+        ((2, 3), 21.76, 'W8A8 and W32A32'),
+        ((4, 32), 37.5, 'W32A32'),
+        ((32, 32), 37.5, 'W32A32'),
+    ):
+        row = rows[('Conv2d', *bits)]
+        assert (row['us'], row['executed_as']) == (us, executed)
+    row = rows['Linear', 8, 8]  # not fused, and slower for it
+    assert (row['us'], row['executed_as']) == (2, 'W32A32')
+    path = save_table(tmp_path / 'table.json', table, inputs, threads=1)
+    assert json.loads(path.read_text())['threads'] == 1
+    assert Latency(path).unit == 'us'
+
+
+def test_layers_of_a_config(tool, config, tmp_path, capsys):
+    out = tmp_path / 'table.json'
+    few = ['--repeats', '2', '--warmup', '0', '--input-shape', '3', '32', '32']
+    tool.main([config, '--out', str(out), *few])
+    printed = capsys.readouterr().out
+    assert 'sum over the layers: float' in printed
+    assert json.loads(out.read_text())['input_shape'] == [3, 32, 32]
+    cfg = Config.fromfile(config)
+    model = quantize(
+        tool.build_model(cfg), candidates=['W2A2', 'W8A8', 'W32A32'], groups='layer'
+    )
+    budget = dict(type='Latency', table=str(out), input_shape=(3, 32, 32))
+    layers = profile(model, (3, 32, 32))
+    latency = Latency(out)
+    by_name = {layer.name: layer for layer in layers}
+    space = SearchSpace(model)
+    (table,) = cost_tables(model, space, [Budget.build(dict(budget, limit='1 s'))])
+    for group, costs in zip(space.groups, table.values, strict=True):
+        (name,) = group.layers
+        w2, w8, base = costs.tolist()
+        assert w2 == w8 == pytest.approx(latency(by_name[name], INTEGER))
+        assert base == pytest.approx(latency(by_name[name], FLOAT))
+    wanted = sum(latency(layer, FLOAT) for layer in layers)
+    assert table.uniform(FLOAT) == pytest.approx(
+        wanted
+        - sum(
+            latency(by_name[n], FLOAT) - latency(by_name[n], p)
+            for n, p in space.fixed.items()
+        )
+    )
+
+
+def graph_file(path, *nodes):
+    value = [
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ['n', 3, 'h', 8])
+        for n in ('x', 'y')
+    ]
+    graph = onnx.helper.make_graph(list(nodes), 'net', value[:1], value[1:])
+    opsets = [onnx.helper.make_opsetid('', 21)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, ir_version=10)
+    onnx.save(model, path)
+    return str(path)
+
+
+def test_whole_files(tool, config, tmp_path, capsys):
+    a = graph_file(tmp_path / 'a.onnx', onnx.helper.make_node('Relu', ['x'], ['y']))
+    b = graph_file(tmp_path / 'b.onnx', onnx.helper.make_node('Exp', ['x'], ['y']))
+    out = tmp_path / 'times.json'
+    few = ['--repeats', '3', '--warmup', '1', '--input-shape', '3', '6', '8']
+    tool.main([config, '--end-to-end', a, b, '--out', str(out), *few])
+    found = json.loads(out.read_text())
+    assert [f['operators'] for f in found['files']] == [{'Relu': 1}, {'Exp': 1}]
+    assert all(f['input_shape'] == [1, 3, 6, 8] for f in found['files'])
+    assert 'a.onnx' in capsys.readouterr().out
+
+
+def test_an_input_that_is_left_open(tmp_path):
+    path = graph_file(tmp_path / 'a.onnx', onnx.helper.make_node('Relu', ['x'], ['y']))
+    with pytest.raises(ValueError, match=r'--input-shape C H W'):
+        Session(path, threads=1)
+    (tmp_path / 'b.onnx').write_bytes(b'no graph')
+    with pytest.raises(ValueError, match=r'cannot open .*b\.onnx'):
+        Session(tmp_path / 'b.onnx', threads=1)
+
+
+@pytest.mark.parametrize('package', ['onnx', 'onnxruntime'])
+def test_without_the_extra(tool, config, monkeypatch, capsys, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit) as end:
+        launch.run(lambda: tool.main([config]))
+    assert end.value.code == 2
+    error = capsys.readouterr().err
+    assert 'pip install "mmmpq[deploy]"' in error
+    assert len(error.splitlines()) == 1
+
+
+def test_flags_that_make_no_sense(tool, config, capsys):
+    with pytest.raises(SystemExit):
+        tool.parse_args([config, '--repeats', '1'])
+    assert 'accepted are ints from 2' in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match='--end-to-end: found no file'):
+        tool.main([config, '--end-to-end', 'absent.onnx'])
