@@ -97,6 +97,8 @@ def execute(name: str, kind: str, seed: int, args: argparse.Namespace) -> dict:
     last = {k: v for row in rows for k, v in row.items() if k.endswith(metric)}
     widths = WIDTHS if kind in SUPERNETS else (kind,)
     found = {w: last.get(f'{w}/{metric}', last[metric]) for w in widths}
+    if f'smallest/{metric}' in last:
+        found['smallest'] = last[f'smallest/{metric}']
     record = dict(
         set=name,
         kind=kind,
