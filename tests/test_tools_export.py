@@ -269,6 +269,48 @@ def test_a_uniform_net_gets_its_costs(tool, folder, tmp_path):
     assert costs['searched']['bops'] < costs['float']['bops'] / 16
 
 
+def test_the_output_is_another_file(tool, folder, tmp_path):
+    file = tmp_path / 'x.safetensors'
+    export(tool, folder, '--format', 'packed', '--out', str(file))
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match=r'x\.safetensors is CHECKPOINT itself'):
+        export(tool, folder, '--format', 'packed', '--fold', checkpoint=str(file))
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize('fault', ['extra', 'opset', 'check'])
+def test_all_files_or_none(tool, folder, tmp_path, monkeypatch, fault):
+    options, error, message = [], ValueError, fault
+    if fault == 'extra':
+        monkeypatch.setitem(sys.modules, 'onnx', None)
+        message = r'pip install "mmmpq\[deploy\]"'
+    elif fault == 'opset':
+        options = ['--opset', '99']
+        pytest.importorskip('onnx')
+    else:
+        options, error = ['--format', 'packed'], RuntimeError
+
+        def changed(model, path):
+            assert path.is_file()
+            raise RuntimeError('check')
+
+        monkeypatch.setattr(tool, 'check_packed', changed)
+    out = tmp_path / 'new' / 'x.safetensors'
+    with pytest.raises(error, match=message):
+        export(tool, folder, '--format', 'packed', 'onnx', '--out', str(out), *options)
+    assert not list(out.parent.iterdir())
+
+
+@pytest.mark.parametrize(
+    ('out', 'stem'),
+    [('net_v1.2', 'net_v1.2'), ('net.onnx', 'net'), (None, 'epoch_3')],
+)
+def test_names_of_two_files(tool, out, stem):
+    args = SimpleNamespace(out=out, checkpoint='epoch_3.pth', format=['onnx', 'packed'])
+    found = {kind: str(path) for kind, path in tool.outputs(args).items()}
+    assert found == dict(packed=f'{stem}.safetensors', onnx=f'{stem}.onnx')
+
+
 @pytest.mark.parametrize('kind', ['packed', 'onnx'])
 def test_endings(tool, folder, kind, capsys):
     with pytest.raises(SystemExit):

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmcv.ops import DeformConv2d
 from mmengine.config import Config
 from torch import nn
 
 from mmmpq import launch
-from mmmpq.costs import Budget, Latency, profile
+from mmmpq.costs import Budget, Latency, LayerProfile, profile
 from mmmpq.models.quant_model import quantize
 from mmmpq.policy import FLOAT
 from mmmpq.search import SearchSpace, cost_tables
@@ -165,6 +166,14 @@ def test_layers_of_a_net_that_stay_in_float(tool, config):
     assert integer.isdisjoint(left)
 
 
+def test_work_of_a_deformable_convolution():
+    shape = dict(in_channels=4, out_channels=6, **SQUARE, input_sizes={(9, 9): 1})
+    layer = LayerProfile('x', 'DeformConv2d', 1, 1, 1, calls=1, shape=shape)
+    assert works_of(layer, DeformConv2d(4, 6, 3)) == [
+        Work('DeformConv2d', 4, 6, **SQUARE)
+    ]
+
+
 def test_what_cannot_be_quantized_or_has_no_operator():
     shape = dict(pads=(0,) * 4, dilation=(1, 1), output_padding=(0, 0))
     transposed = Work('ConvTranspose2d', 4, 4, **SQUARE, **shape)
@@ -261,9 +270,30 @@ def test_layers_of_a_config(tool, config, tmp_path, capsys):
     )
 
 
-def graph_file(path, *nodes):
+def test_the_input_is_the_padded_image(tool, tmp_path, monkeypatch):
+    """The first layer of YOLOX reads 12 channels of half the size."""
+    from mmmpq.export import latency_fused
+
+    path, seen = tmp_path / 'config.py', []
+    path.write_text(
+        "_base_ = 'mmdet::yolox/yolox_tiny_8xb8-300e_coco.py'\n"
+        'model = dict(backbone=dict(widen_factor=0.125),\n'
+        '    neck=dict(in_channels=[32, 64, 128], out_channels=16),\n'
+        '    bbox_head=dict(in_channels=16, feat_channels=16))\n'
+    )
+    monkeypatch.setattr(latency_bench, 'time_layer', lambda *args: {})
+    monkeypatch.setattr(
+        latency_fused, 'float_layers', lambda net, shape: seen.append(shape) or set()
+    )
+    out = tmp_path / 'table.json'
+    tool.main([str(path), '--out', str(out), '--input-shape', '3', '60', '90'])
+    assert seen == [(3, 64, 96)]
+    assert json.loads(out.read_text())['input_shape'] == [3, 64, 96]
+
+
+def graph_file(path, *nodes, shape=('n', 3, 'h', 8)):
     value = [
-        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ['n', 3, 'h', 8])
+        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, shape)
         for n in ('x', 'y')
     ]
     graph = onnx.helper.make_graph(list(nodes), 'net', value[:1], value[1:])
@@ -289,9 +319,19 @@ def test_an_input_that_is_left_open(tmp_path):
     path = graph_file(tmp_path / 'a.onnx', onnx.helper.make_node('Relu', ['x'], ['y']))
     with pytest.raises(ValueError, match=r'--input-shape C H W'):
         Session(path, threads=1)
+    with pytest.raises(ValueError, match=r'--input-shape: found 3 6 9; .*a\.onnx is'):
+        Session(path, threads=1, image=(3, 6, 9))
     (tmp_path / 'b.onnx').write_bytes(b'no graph')
     with pytest.raises(ValueError, match=r'cannot open .*b\.onnx'):
         Session(tmp_path / 'b.onnx', threads=1)
+
+
+def test_an_input_of_a_fixed_size(tmp_path):
+    relu = onnx.helper.make_node('Relu', ['x'], ['y'])
+    path = graph_file(tmp_path / 'a.onnx', relu, shape=(1, 3, 6, 8))
+    assert Session(path, threads=1, image=(3, 6, 8)).shape == (1, 3, 6, 8)
+    with pytest.raises(ValueError, match=r'found 3 12 8; .* is \[1, 3, 6, 8\]'):
+        Session(path, threads=1, image=(3, 12, 8))
 
 
 @pytest.mark.parametrize('package', ['onnx', 'onnxruntime'])

@@ -22,7 +22,7 @@ from mmmpq.policy import Policy
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = """
 default_scope = 'mmpretrain'
-custom_imports = dict(imports=['mmmpq'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmmpq', 'images_of_ones_own'])
 model = dict(
     type='mmmpq.QuantModel',
     base_type='ImageClassifier',
@@ -38,7 +38,7 @@ model = dict(
     head=dict(type='LinearClsHead', num_classes=10, in_channels=8))
 data = dict(
     batch_size=10, num_workers=0, persistent_workers=False,
-    pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')])
+    pipeline=[dict(type='ImageOfOnesOwn'), dict(type='PackInputs')])
 pipeline = data.pop('pipeline')
 train_dataloader = dict(
     data, sampler=dict(type='DefaultSampler', shuffle=True),
@@ -55,6 +55,15 @@ optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9))
 custom_hooks = [dict(type='mmmpq.NoSuchHook')]  # those of the training are not built
 visualizer = dict(type='UniversalVisualizer')
 randomness = dict(seed=7)
+"""
+IMPORTED = """
+from mmpretrain.datasets import LoadImageFromFile
+from mmpretrain.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class ImageOfOnesOwn(LoadImageFromFile):
+    pass
 """
 SHAPE = (3, 8, 8)
 COSTS = BOPs(), WeightBytes()
@@ -76,6 +85,7 @@ def call(*argv):
 def files(tmp_path_factory):
     """A config and a checkpoint."""
     folder = tmp_path_factory.mktemp('qfa')
+    (folder / 'images_of_ones_own.py').write_text(IMPORTED)
     digits = load_digits()
     for i in range(50):
         split = 'train' if i < 30 else 'val'
@@ -88,12 +98,15 @@ def files(tmp_path_factory):
     config = folder / 'supernet.py'
     paths = {split: str(folder / split) for split in ('train', 'val')}
     config.write_text(CONFIG.format(**paths))
+    patch = pytest.MonkeyPatch()
+    patch.syspath_prepend(folder)
     init_default_scope('mmpretrain')
     torch.manual_seed(0)
     model = MODELS.build(Config.fromfile(config).model)
     model.init_weights()
     torch.save(dict(state_dict=model.state_dict()), folder / 'supernet.pth')
-    return config, folder / 'supernet.pth'
+    yield config, folder / 'supernet.pth'
+    patch.undo()
 
 
 @pytest.fixture(scope='module')
@@ -247,6 +260,9 @@ def test_user_errors(files, tmp_path, capsys):
     assert "'10 BOPs' = 10 BOPs cannot be met: the subnets span [" in said
     assert '--metric' in error('--budget', 'W3A3', '--metric', 'mAP')
     assert 'unknown unit' in error('--budget', '3 parsecs')
+    assert "budget '3 ms': needs --table" in error('--budget', '3 ms')
+    by_time = ['--budget', 'W3A3', '--objectives', 'Latency']
+    assert '--objectives: Latency needs --table' in error(*by_time)
     no_val = ['--cfg-options', 'val_dataloader=', 'val_evaluator=', 'val_cfg=']
     assert 'val_dataloader' in error('--budget', 'W3A3', *no_val)
     search = ['--cfg-options', 'model.quant.mixing=composite']

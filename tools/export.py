@@ -5,7 +5,9 @@ import copy
 import json
 import pickle
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from mmmpq.visualization.sizes import size_table
 from mmmpq.visualization.units import human
 
 SUFFIX = dict(packed='.safetensors', onnx='.onnx')
+ENDINGS = (*SUFFIX.values(), '.pth', '.pt', '.ckpt', '.bin')
 AS_FLOAT = "model.quant.policy=W32A32 'model.quant.fixed.*=None'"
 EXAMPLE = f"""formats:
   packed   safetensors with every weight at its own width; `mmmpq.load_packed(FILE)`
@@ -106,6 +109,37 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.out and len(args.format) == 1 and not args.out.endswith(ending):
         parser.error(f'--out {args.out}: {args.format[0]} files end in {ending}')
     return args
+
+
+def outputs(args: argparse.Namespace) -> dict[str, Path]:
+    """The file of each format.
+
+    Raises:
+        ValueError: One is CHECKPOINT itself.
+    """
+    out = Path(args.out or args.checkpoint)
+    if out.suffix in ENDINGS:
+        out = out.with_suffix('')
+    kinds = [kind for kind in SUFFIX if kind in args.format]
+    paths = {kind: out.with_name(out.name + SUFFIX[kind]) for kind in kinds}
+    for path in paths.values():
+        if path.resolve() == Path(args.checkpoint).resolve():
+            raise ValueError(
+                f'--out: {path} is CHECKPOINT itself; accepted is another file'
+            )
+    return paths
+
+
+@contextmanager
+def beside(paths: dict[str, Path]) -> Iterator[dict[str, Path]]:
+    """Places to write to; what is there moves to ``paths`` once all is well."""
+    parent = next(iter(paths.values())).parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix='.export.') as folder:
+        new = {kind: Path(folder) / path.name for kind, path in paths.items()}
+        yield new
+        for kind, path in paths.items():
+            new[kind].replace(path)
 
 
 def read_checkpoint(path: str) -> dict[str, Any]:
@@ -243,6 +277,7 @@ def check_packed(model: nn.Module, path: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     console = Console()
+    paths = outputs(args)
     cfg = load_config(args)
     checkpoint = read_checkpoint(args.checkpoint)
     meta = policy_meta(cfg)
@@ -261,32 +296,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         for name, reason in report.kept.items():
             console.print(f'{name} stays: {reason}', soft_wrap=True)
-    out = Path(args.out or args.checkpoint)
-    paths = {
-        kind: out if args.out and len(args.format) == 1 else out.with_suffix(suffix)
-        for kind, suffix in SUFFIX.items()
-        if kind in args.format
-    }
     onnx = None
-    if 'packed' in paths:
-        with console.status('packing'):
-            known = (checkpoint.get('meta') or {}).get('dataset_meta')
-            save_packed(model, paths['packed'], cfg, meta, known)
-            check_packed(model, paths['packed'])
-    if 'onnx' in paths:
-        from mmmpq.export.onnx_graph import export_onnx
+    with beside(paths) as new:
+        if 'onnx' in new:
+            from mmmpq.export.onnx_graph import export_onnx
 
-        with console.status('tracing'):
-            onnx = export_onnx(model, paths['onnx'], shape, args.opset, args.containers)
+            with console.status('tracing'):
+                options = args.opset, args.containers
+                onnx = export_onnx(model, new['onnx'], shape, *options)
+        if 'packed' in new:
+            with console.status('packing'):
+                known = (checkpoint.get('meta') or {}).get('dataset_meta')
+                save_packed(model, new['packed'], cfg, meta, known)
+                check_packed(model, new['packed'])
     found = sizes(model, paths.get('packed'), onnx, rest)
     console = console if console.is_terminal else Console(width=120)
     console.print(size_table(found))
-    beside = next(iter(paths.values())).parent / 'sizes.json'
-    atomic_write(beside, json.dumps(found, indent=2) + '\n')
+    file = next(iter(paths.values())).parent / 'sizes.json'
+    atomic_write(file, json.dumps(found, indent=2) + '\n')
     for kind, path in paths.items():
         size = human(path.stat().st_size, 'B')
         console.print(f'{kind}: {path} ({size})', soft_wrap=True)
-    console.print(f'sizes: {beside}', soft_wrap=True)
+    console.print(f'sizes: {file}', soft_wrap=True)
 
 
 if __name__ == '__main__':

@@ -118,14 +118,15 @@ def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> N
 
     budget = search_budget(cfg)
     model = build_model(cfg)
+    shapes = []  # of the padded image, the one that worked last
+    model.register_forward_pre_hook(lambda _, x: shapes.append(tuple(x[0].shape[1:])))
     profiles = profile(
         model,
         args.input_shape or budget.get('input_shape'),
         args.proposals or budget.get('proposals'),
     )
     profiles = [layer for layer in profiles if layer.calls]
-    first = profiles[0].shape  # its input is the padded image
-    shape = first['in_channels'], *first['input_size']
+    shape = shapes[-1]
     left = left_in_float(cfg, shape, console)
     modules = dict(model.named_modules())
     names: dict[Any, list[str]] = {}

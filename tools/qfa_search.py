@@ -73,7 +73,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--objectives',
         nargs='+',
         metavar='COST',
-        help='costs that the front is over (default: that of the first budget)',
+        help='costs that the front is over (default: those of all budgets)',
     )
     parser.add_argument(
         '--type',
@@ -228,6 +228,8 @@ class Search:
             name: budget_cfgs(name, args.type, common, args.table)
             for name in args.budget
         }
+        if 'Latency' in (args.objectives or ()) and not args.table:
+            raise ValueError('--objectives: Latency needs --table, a latency table')
         table = dict(table=args.table)
         objectives = [
             dict(common, type=kind, **(table if kind == 'Latency' else {}))
@@ -378,8 +380,8 @@ def main() -> None:
     search.meter.close()
     # The loss is on another scale than the metric: the samples are then not drawn.
     cloud = None if search.sampled.loss else (genes, scores)
-    results.write(search.work_dir, args.target_budget, cloud)
     results.show(console)
+    results.write(search.work_dir, args.target_budget, cloud)
     console.print(f'wrote {search.work_dir}/front.json, front.csv, front.png, policies')
 
 

@@ -46,7 +46,7 @@ def budget_cfgs(
         cfg = dict(common, type=kind, limit=limit)
         if kind == 'Latency':
             if table is None:
-                raise ValueError(f'--budgets: {part!r} needs --table, a latency table')
+                raise ValueError(f'budget {part!r}: needs --table, a latency table')
             cfg['table'] = table
         cfgs.append(cfg)
     return cfgs

@@ -140,7 +140,7 @@ def _pairs(
     """BatchNorms that can be folded, with their layers; the others, with a reason."""
     names = {m: n for n, m in model.named_modules()}
     flow = _Flow()
-    hooks = []
+    hooks = [model.register_forward_hook(flow.returned)]
     for module in names:
         if isinstance(module, FOLDABLE):
             hooks.append(module.register_forward_hook(flow.made))
@@ -153,6 +153,11 @@ def _pairs(
     finally:
         for hook in hooks:
             hook.remove()
+    modules = dict(model.named_modules(remove_duplicate=False))
+    places: dict[nn.Module, set[tuple[nn.Module, str]]] = {}
+    for name, module in modules.items():
+        parent, _, child = name.rpartition('.')
+        places.setdefault(module, set()).add((modules[parent], child))
     folded, kept = {}, {}
     for norm in (m for m in names if isinstance(m, _BatchNorm)):
         makers = flow.makers.get(norm, set())
@@ -163,6 +168,8 @@ def _pairs(
             kept[names[norm]] = 'the forward does not use it'
         elif len(makers) > 1 or layer is None:
             kept[names[norm]] = 'it does not follow one conv or linear layer alone'
+        elif len(places[norm]) > 1:
+            kept[names[norm]] = 'it is in more than one place of the model'
         elif getattr(layer, 'precision', None) == SKIP:
             kept[names[norm]] = 'its block is skipped'
         elif flow.readers[layer] != {norm}:
@@ -193,16 +200,25 @@ class _Flow(TorchFunctionMode):
     def after(self, *_: Any) -> None:
         self._norm = None
 
+    def returned(self, _: nn.Module, __: Any, out: Any) -> None:
+        self._read((out,))
+
+    def _read(self, values: Iterable[Any]) -> None:
+        for x in _flat(values):
+            maker = getattr(x, '_made_by', None)
+            if maker is not None:
+                self.readers[maker].add(self._norm)
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         if any(isinstance(x, Tensor) for x in _flat((out,))):  # not a shape, say
-            for x in _flat((*args, *(kwargs or {}).values())):
-                maker = getattr(x, '_made_by', None)
-                if maker is not None:
-                    self.readers[maker].add(self._norm)
+            self._read((args, kwargs or {}))
         return out
 
 
 def _flat(values: Iterable[Any]) -> Iterator[Any]:
     for value in values:
-        yield from value if isinstance(value, (tuple, list)) else (value,)
+        if isinstance(value, (tuple, list, dict)):
+            yield from _flat(value.values() if isinstance(value, dict) else value)
+        else:
+            yield value

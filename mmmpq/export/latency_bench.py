@@ -97,6 +97,7 @@ class Session:
         self.integer_inputs = {name for node in integer for name in node.input}
         self.binding = self.session.io_binding()
         first, *others = self.session.get_inputs()
+        given = image
         if image is None:
             noted = self.session.get_modelmeta().custom_metadata_map.get(FORMAT)
             image = json.loads(noted)['input_shape'] if noted else ()
@@ -108,6 +109,11 @@ class Session:
                 f'{self.name}: found the inputs '
                 f'{", ".join(f"{i.name} {i.shape}" for i in (first, *others))}; '
                 'accepted is one of float images, with --input-shape C H W'
+            )
+        if given is not None and shape[1:] != list(given):
+            raise ValueError(
+                f'--input-shape: found {" ".join(map(str, given))}; the input of '
+                f'{self.name} is {first.shape}'
             )
         self.shape = tuple(shape)
         data = np.random.default_rng(0).random(shape, np.float32)

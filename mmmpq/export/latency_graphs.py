@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
 from mmmpq.costs import LayerProfile
 
@@ -42,7 +43,7 @@ def works_of(layer: LayerProfile, module: nn.Module, closed: bool = True) -> lis
     shape = layer.shape
     inputs = sum(shape['input_sizes'].values())
     extra: dict = dict(closed=closed)
-    if hasattr(module, 'dilation'):
+    if isinstance(module, _ConvNd):
         # (left, right) of the last axis first
         pads = module._reversed_padding_repeated_twice
         extra.update(

@@ -2,14 +2,10 @@
 
 import inspect
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import mmengine.registry
-from mmengine.registry import Registry
-
-import mmmpq.registry
+from mmmpq.export.untrusted import type_name
 from mmmpq.models.elastic.genes import read_architecture
 
 TUPLE = '()'
@@ -59,48 +55,6 @@ def from_json(text: str) -> Any:
     return json.loads(text, object_hook=_untagged)
 
 
-def check_types(config: Any, path: str) -> None:
-    """Refuses types that are in no registry of MMEngine.
-
-    A registry would import and call whatever a dotted name says; a file from a stranger
-    may not choose that.
-
-    Raises:
-        ValueError: Such a type; names it.
-    """
-    for kind in _types(config):
-        scope, dot, name = kind.rpartition('.')
-        if re.fullmatch(r'[A-Za-z_]\w*', name) and (not dot or _known(scope, name)):
-            continue
-        raise ValueError(
-            f'{path}: found the type {kind!r}, which no registry knows; accepted are '
-            'names such as "RetinaNet" and "mmdet.RetinaNet". If it is your own, '
-            'import its module before the load'
-        )
-
-
-def _known(scope: str, name: str) -> bool:
-    for root in {**vars(mmengine.registry), **vars(mmmpq.registry)}.values():
-        if isinstance(root, Registry):
-            found = root if scope == root.scope else root.children.get(scope)
-            if found is not None:
-                found.import_from_location()
-                if name in found.module_dict:
-                    return True
-    return False
-
-
-def _types(config: Any) -> Iterator[str]:
-    if isinstance(config, Mapping):
-        kinds = [config.get(key) for key in ('type', 'base_type')]
-        yield from (kind for kind in kinds if isinstance(kind, str))
-        for value in config.values():
-            yield from _types(value)
-    elif isinstance(config, (list, tuple)):
-        for value in config:
-            yield from _types(value)
-
-
 def _plain(value: Any) -> Any:
     """Without pretrained weights, and with names in the place of types."""
     if isinstance(value, Mapping):
@@ -111,12 +65,15 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return type(value)(map(_plain, value))
     if inspect.isclass(value) or inspect.isfunction(value):
-        return f'{value.__module__.partition(".")[0]}.{value.__name__}'
+        return type_name(value)
     return value
 
 
 def _tagged(value: Any) -> Any:
     if isinstance(value, dict):
+        others = [k for k in value if not isinstance(k, str)]
+        if others:
+            raise TypeError(f'the key {others[0]!r} is no text')
         return {k: _tagged(v) for k, v in value.items()}
     if isinstance(value, tuple):
         return {TUPLE: [_tagged(v) for v in value]}

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from mmengine.config import ConfigDict
@@ -18,8 +20,9 @@ from torch import Tensor, nn
 
 from mmmpq.export.bits import unpack
 from mmmpq.export.integers import from_integers
-from mmmpq.export.model_config import check_types, from_json
+from mmmpq.export.model_config import from_json
 from mmmpq.export.safetensors_file import check_tensors, parse
+from mmmpq.export.untrusted import check_types, without_files
 from mmmpq.models.loading import prepare
 from mmmpq.policy import Policy, Precision
 from mmmpq.version import __version__
@@ -27,6 +30,7 @@ from mmmpq.version import __version__
 FORMAT = 'mmmpq-packed'
 VERSION = 1
 INDEX = 'index'
+LARGEST_INDEX = 2**28  # bytes of its JSON; some 220 per layer are usual
 
 
 def name_of(dtype: torch.dtype) -> str:
@@ -98,17 +102,17 @@ class Packed:
         zero = state.setdefault(f'{grid}.zero', torch.zeros_like(scale))
         q = codes.to(torch.int16) + entry['levels'][0]
         state[f'{name}.weight'] = from_integers(q, scale, zero, dtype)
-        state[f'{grid}.bounds'] = torch.tensor(entry['levels'], dtype=torch.int16)
+        state[f'{grid}.bounds'] = torch.tensor(entry['levels'], dtype=torch.int32)
         state[f'{grid}.signed'] = torch.tensor(1, dtype=torch.int8)
 
     def build(self) -> nn.Module:
         """The net itself, see :func:`mmmpq.load_packed`."""
         config = dict(self.config['model'])
-        check_types(config, self.path)
+        scope = self.config['default_scope']
+        check_types(config, scope, self.path)
         if 'quant' in config:
             config['quant'] = dict(config['quant'], policy=self.policy)
-        scope = self.config['default_scope']
-        with DefaultScope.overwrite_default_scope(scope):
+        with DefaultScope.overwrite_default_scope(scope), without_files():
             model = MODELS.build(ConfigDict(config))
         state = self.state_dict()
         prepare(model, state._metadata['']['packed'])
@@ -149,30 +153,58 @@ def read_packed(path: str | Path) -> Packed:
             f'up to {VERSION}'
         )
     check_tensors(data, places, path)
-    tensors = safetensors.torch.load(data)
+    try:
+        tensors = safetensors.torch.load(data)
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise ValueError(f'{path} is damaged: {error}') from error
     compressed = tensors.pop(INDEX, None)
     digest = metadata.pop('digest', None)
-    if compressed is None or digest_of_all(metadata, compressed) != digest:
+    if (
+        compressed is None
+        or compressed.dtype != torch.uint8
+        or digest_of_all(metadata, compressed) != digest
+    ):
         raise ValueError(
             f'{path}: its metadata or its tensor {INDEX!r} is not what was written'
         )
-    index = json.loads(zlib.decompress(compressed.numpy().tobytes()))
+    index = _parsed(_inflated(compressed, path), path)
     digests = index['digests']
     for name in dict.fromkeys([*digests, *tensors]):
         if name not in tensors or digest_of(tensors[name]) != digests.get(name):
             raise ValueError(f'{path}: the tensor {name!r} is not what was written')
-    policy = from_json(metadata['policy'])
+    policy = _parsed(metadata['policy'], path)
     return Packed(
         path=path,
-        config=from_json(metadata['config']),
+        config=_parsed(metadata['config'], path),
         policy=Policy(
             {n: Precision(*p) for n, p in policy['layers'].items()},
-            {**policy['meta'], 'costs': from_json(metadata['costs'])},
+            {**policy['meta'], 'costs': _parsed(metadata['costs'], path)},
         ),
-        dataset_meta=from_json(metadata['dataset_meta']),
+        dataset_meta=_parsed(metadata['dataset_meta'], path),
         index=index,
         tensors=tensors,
     )
+
+
+def _inflated(compressed: Tensor, path: str) -> bytes:
+    stream = zlib.decompressobj()
+    try:
+        text = stream.decompress(compressed.numpy().tobytes(), LARGEST_INDEX)
+    except zlib.error as error:
+        raise ValueError(f'{path}: its tensor {INDEX!r} is damaged: {error}') from error
+    if not stream.eof:
+        raise ValueError(
+            f'{path}: its tensor {INDEX!r} is cut short, or opens to more than '
+            f'{LARGEST_INDEX} bytes'
+        )
+    return text
+
+
+def _parsed(text: str | bytes, path: str) -> Any:
+    try:
+        return from_json(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path}: it holds JSON that is none: {error}') from error
 
 
 def digest_of(tensor: Tensor) -> str:

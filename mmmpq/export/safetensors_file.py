@@ -41,7 +41,7 @@ def parse(data: bytes, path: str) -> tuple[dict[str, str], dict[str, dict]]:
         }
         if not all(isinstance(value, str) for value in metadata.values()):
             raise TypeError('metadata that is no text')
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(
             f'{path} is damaged: its header is not that of a safetensors file ({error})'
         ) from error
@@ -50,7 +50,7 @@ def parse(data: bytes, path: str) -> tuple[dict[str, str], dict[str, dict]]:
 
 def check_tensors(data: bytes, places: dict[str, dict], path: str) -> None:
     """Raises ValueError naming a tensor that is cut off or overlaps with another."""
-    at = min((p['data_offsets'][0] for p in places.values()), default=len(data))
+    at = 8 + int.from_bytes(data[:8], 'little')  # the end of the header
     for name, place in sorted(places.items(), key=lambda p: p[1]['data_offsets']):
         start, end = place['data_offsets']
         size = SIZES.get(place['dtype'], math.nan) * math.prod(place['shape'])

@@ -145,6 +145,8 @@ class Distillation:
 def load_teacher(teacher: Mapping[str, Any]) -> nn.Module:
     """The float net of ``config`` with the weights of ``checkpoint``, to be evaluated.
 
+    What computes a loss gives the outputs that it has in training.
+
     Raises:
         KeyError: Another key, or one of the two is missing.
         ValueError: The checkpoint is not one of the config's model.
@@ -171,7 +173,11 @@ def load_teacher(teacher: Mapping[str, Any]) -> nn.Module:
             f'teacher.checkpoint: {checkpoint} does not fit the model of {config}: '
             + ' '.join(str(error).split())[:300]
         ) from error
-    return model.requires_grad_(False).eval()
+    model.requires_grad_(False).eval()
+    for module in model.modules():
+        if hasattr(module, 'loss'):  # mmdet's heads decode otherwise in evaluation
+            module.training = True  # of itself alone, not of its layers
+    return model
 
 
 def _default_match(model: nn.Module) -> dict[str, str]:

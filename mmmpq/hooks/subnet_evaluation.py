@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmengine.utils import import_modules_from_strings
 from torch import nn
 
 from mmmpq.hooks.evaluation import count_only
@@ -65,6 +66,8 @@ class SubnetEvaluation:
         self.space = SubnetSpace(self.model)
         self.calibration = train_batches(runner, measure.batches)
         cfg = copy.deepcopy(runner.cfg)
+        if measure.loss:
+            _annotations_first(cfg.val_dataloader.dataset)
         self.batches: Any = Runner.build_dataloader(cfg.val_dataloader, runner.seed)
         dataset = self.batches.dataset
         self.evaluator = runner.build_evaluator(cfg.val_evaluator)
@@ -86,7 +89,7 @@ class SubnetEvaluation:
         self.model.eval()
         if self.measure.loss:
             with _losses(self.model):
-                return {LOSS: mean_loss(self.model, list(self.batches))}
+                return {LOSS: mean_loss(self.model, self.batches)}
         with torch.no_grad():
             for batch in self.batches:
                 outputs = self.model.val_step(batch)
@@ -99,6 +102,23 @@ class SubnetEvaluation:
         """(C, H, W) of the first validation images, preprocessed."""
         data = self.model.data_preprocessor(next(iter(self.batches)), False)
         return tuple(data['inputs'].shape[1:])
+
+
+def _annotations_first(dataset: dict[str, Any]) -> None:
+    """Moves LoadAnnotations right behind the image's loading, in wrapped datasets too.
+
+    Pipelines that only evaluate load the ground truth after the image was resized; it
+    stays as it is in the file then, which suits a metric but not a loss.
+    """
+    for inner in (dataset.get('dataset'), *(dataset.get('datasets') or ())):
+        if inner:
+            _annotations_first(inner)
+    pipeline = dataset.get('pipeline') or []
+    kinds = [getattr(t['type'], '__name__', t['type']) for t in pipeline]
+    image = next((i for i, k in enumerate(kinds) if 'LoadImage' in k), len(kinds))
+    for i, kind in enumerate(kinds):
+        if i > image and kind.rpartition('.')[2] == 'LoadAnnotations':
+            pipeline.insert(image + 1, pipeline.pop(i))
 
 
 @contextlib.contextmanager
@@ -171,6 +191,8 @@ def _start(started: Any, processes: int, cfg: Config, checkpoint: str) -> None:
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes))
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
+    if cfg.get('custom_imports'):
+        import_modules_from_strings(**cfg.custom_imports)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         # MMEngine sets the way in which loaders start processes, and says so.
         warnings.filterwarnings('ignore', 'Multi-processing start method')

@@ -94,6 +94,9 @@ class SubnetResults:
             folder: Where to.
             target: The budget of which the best net is also ``policy.json``.
             samples: Genes and scores of other nets, for the picture's background.
+
+        Raises:
+            ValueError: No net is inside ``target``; all other files are written.
         """
         budgets, names = self.budgets, self.budgets.names
         for point in self.points:
@@ -116,6 +119,11 @@ class SubnetResults:
         cost = names[i], budgets.unit(i)
         picture = draw(measured_front, LIGHT, self.points, *cost, self.metric, cloud)
         atomic_write(folder / 'front.png', picture)
+        if target and not self.best(target):
+            raise ValueError(
+                f'--target-budget: none of the {len(self.points)} measured nets is '
+                f'inside {target!r}; policy.json is not written'
+            )
 
     def show(self, console: Console) -> None:
         """The front, and what is best inside each budget beside the alternatives."""

@@ -11,7 +11,7 @@ from mmmpq.layers.idle import with_idle
 from mmmpq.layers.relaxation import Softmax
 from mmmpq.layers.skip import unskipped
 from mmmpq.policy import SKIP, Precision, parse_candidates
-from mmmpq.quantizers import Quantizer
+from mmmpq.quantizers import BatchQuantizer, Quantizer
 from mmmpq.registry import RELAXATIONS, build
 
 MIXINGS = ('composite', 'outputs', 'sampled')
@@ -115,6 +115,7 @@ class MixedLayer(QuantizedLayer):
         self._init_quantizers(
             w_bits, relaxation.a_bits, quantizer, w_quantizer, a_quantizer
         )
+        self._register_state_dict_hook(_without_statistics)
 
     @property
     def candidates(self) -> tuple[Precision, ...]:
@@ -285,3 +286,12 @@ class OwnWeight(nn.Module):
 
     def forward(self) -> Tensor:
         return self.w_quantizer(self.weight, self.w_quantizer.bits[0])
+
+
+def _without_statistics(
+    layer: QuantizedLayer, state: dict, prefix: str, metadata: dict
+) -> None:
+    """Saves a BatchQuantizer as not calibrated: what it has is one path's."""
+    if isinstance(layer, MixedLayer) and isinstance(layer.a_quantizer, BatchQuantizer):
+        signed = layer.a_quantizer.signed
+        state[f'{prefix}a_quantizer.signed'] = torch.full_like(signed, -1)

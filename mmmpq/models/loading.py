@@ -25,6 +25,8 @@ class Folded(nn.Identity):
 def without_batchnorm(model: nn.Module, folded: Mapping[str, str]) -> nn.Module:
     """Puts :class:`Folded` in the place of BatchNorms, and a bias into the layers.
 
+    Biases that are new are not trained.
+
     Args:
         model: Changed in place.
         folded: Names of BatchNorms, and of the layers that they are part of.
@@ -45,7 +47,9 @@ def without_batchnorm(model: nn.Module, folded: Mapping[str, str]) -> nn.Module:
             setattr(modules[parent], child, Folded(layer))
         weight, bias = modules[layer].weight, modules[layer].bias
         if bias is None:
-            modules[layer].bias = nn.Parameter(weight.new_zeros(len(weight)))
+            # An optimizer that is there already would not know it.
+            bias = nn.Parameter(weight.new_zeros(len(weight)), requires_grad=False)
+            modules[layer].bias = bias
     return model
 
 

@@ -27,6 +27,7 @@ from mmmpq.models.selection import (
 )
 from mmmpq.models.skipping import check_skips, skippable
 from mmmpq.policy import SKIP, Policy, Precision, near, parse_candidates
+from mmmpq.quantizers import BatchQuantizer
 from mmmpq.registry import MODELS, RELAXATIONS, build
 
 QUANT_KEYS = [
@@ -211,18 +212,37 @@ def _keep_input_range(stem: nn.Module) -> None:
 
 
 def apply_policy(model: nn.Module, policy: Policy) -> nn.Module:
-    """Makes a searched model the fixed-precision one of ``policy``, in place."""
+    """Makes a searched model the fixed-precision one of ``policy``, in place.
+
+    Statistics of :class:`mmmpq.quantizers.BatchQuantizer` are kept if ``policy`` is the
+    path in use, and forgotten otherwise.
+    """
     layers = quantized_layers(model)
     policy.check_layers(layers)
     modules = dict(model.named_modules())
     check_skips(modules, policy.layers, 'policy')
-    for name, layer in layers.items():
-        if isinstance(layer, MixedLayer):
-            layer.fix(policy.layers[name])
+    mixed = {n: m for n, m in layers.items() if isinstance(m, MixedLayer)}
+    if any(_path(layer) != policy.layers[name] for name, layer in mixed.items()):
+        forget_statistics(model)
+    for name, layer in mixed.items():
+        layer.fix(policy.layers[name])
     for module in modules.values():
         if isinstance(module.__dict__.get('forward'), Skip):
             module.forward.fix()
     return model
+
+
+def forget_statistics(model: nn.Module) -> None:
+    """Drops what was calibrated for another net than the one in use."""
+    for module in model.modules():
+        if isinstance(module, BatchQuantizer):
+            module.forget()
+
+
+def _path(layer: MixedLayer) -> Precision | None:
+    """The one precision that a layer computes at, if there is one."""
+    choice = layer.relaxation.choice if layer.mixing == 'sampled' else None
+    return None if choice is None else layer.candidates[choice]
 
 
 def _fix(

@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import nn
 
-from mmmpq.models.quant_model import apply_policy
+from mmmpq.models.quant_model import apply_policy, forget_statistics
 from mmmpq.policy import Policy, near
 
 
@@ -15,7 +15,9 @@ def standalone(model: nn.Module, policy: Policy) -> nn.Module:
     Precisions are those of ``policy.layers``. Of elastic modules, the architecture is
     ``policy.meta['architecture']``: weights are sliced, kernels transformed, blocks
     left out, and what remains are the plain layers. In evaluation its outputs equal
-    those of the supernet's active subnet bit for bit, with the same statistics.
+    those of the supernet's active subnet bit for bit, with the same statistics. Those
+    of :class:`mmmpq.quantizers.BatchQuantizer` are kept only if ``policy`` is that of
+    the active subnet: any other net is to be calibrated.
 
     The same net is built from a config with ``backbone=dict(type=
     'mmmpq.SubnetMobileNetV3', architecture='policy.json', ...)`` and
@@ -35,6 +37,11 @@ def standalone(model: nn.Module, policy: Policy) -> nn.Module:
     if not elastic:
         return apply_policy(found, policy)
     values = _architecture(elastic, policy)
+    if any(
+        getattr(m, 'architecture', None) != {g: values[g] for g in m.genes()}
+        for m in elastic
+    ):
+        forget_statistics(found)
     for module in elastic:
         module.activate(values)
     for module in elastic:

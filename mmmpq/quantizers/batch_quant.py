@@ -30,7 +30,8 @@ class BatchQuantizer(Quantizer):
 
     In training x_min and x_max are those of the batch, whatever the net that gave it,
     and none are remembered. In evaluation they are averages over training batches that
-    :func:`mmmpq.models.calibrate_subnet` has gathered.
+    :func:`mmmpq.models.calibrate_subnet` has gathered. A checkpoint of other widths, or
+    of several, hands none over.
 
     Source: BatchQuant: Quantized-for-all Architecture Search with Robust Quantizer,
     2021, arXiv 2105.08952.
@@ -65,6 +66,14 @@ class BatchQuantizer(Quantizer):
     @property
     def calibrated(self) -> bool:
         return super().calibrated or set(self.bits) == {32}
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, metadata: dict, *args
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, metadata, *args)
+        stored = tuple(metadata.get('bits', self.bits))
+        if len(self.bits) > 1 or stored != self.bits:
+            self.forget()  # they are those of one subnet, and it is not said of which
 
     def levels(self, bits: int) -> Levels:
         return uniform_levels(bits, signed=False)

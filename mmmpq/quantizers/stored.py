@@ -40,7 +40,8 @@ class StoredQuantizer(Quantizer):
             )
         self.register_buffer('scale', torch.ones(()))
         self.register_buffer('zero', torch.zeros(()))
-        self.register_buffer('bounds', torch.zeros(2, dtype=torch.int16))
+        # int32: gloo and NCCL broadcast no int16
+        self.register_buffer('bounds', torch.zeros(2, dtype=torch.int32))
 
     def set_grid(self, scale: Tensor, zero: Tensor | None, levels: Levels) -> None:
         """Takes s and z, each () or (C_out, 1, ...), and (qmin, qmax)."""

@@ -7,6 +7,10 @@ import numpy as np
 from mmmpq.search.genes import Genes
 
 
+class NoneInsideError(ValueError):
+    """No subnet inside the budgets was found."""
+
+
 def evolve(
     sizes: Sequence[int],
     predict: Callable[[Genes], np.ndarray],
@@ -46,7 +50,7 @@ def evolve(
         Genes (n, G) in ascending order of the first objective cost.
 
     Raises:
-        ValueError: No subnet inside the budgets was found.
+        NoneInsideError: No subnet inside the budgets was found.
         ModuleNotFoundError: pymoo is missing.
     """
     nsga2, minimize, problem_class, crossover, mutation, repairing = import_pymoo()
@@ -92,7 +96,7 @@ def evolve(
         callback=lambda algorithm: step and step(algorithm.n_gen),
     )
     if result.X is None:
-        raise ValueError(
+        raise NoneInsideError(
             f'budgets: none of {population} x {generations} subnets is inside; allow '
             'more, or a larger budget'
         )

@@ -1,6 +1,7 @@
 """Many subnets at once, as rows of whole numbers."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class GeneCode:
         self.names = list(space.genes)
         self.sizes = np.array([len(v) for v in space.genes.values()])
         self.architecture = [self.names.index(g) for g in space.architecture]
-        self._idle: dict[bytes, np.ndarray] = {}
+        self._idle = lru_cache(2**16)(self._idle_in)
 
     def of(self, subnets: Sequence[Subnet]) -> Genes:
         """The genes of subnets; JSON's pairs in place of precisions are all right."""
@@ -50,12 +51,14 @@ class GeneCode:
         mask = np.zeros(genes.shape, bool)
         if self.architecture:
             for row, found in zip(genes, mask, strict=True):
-                key = row[self.architecture].tobytes()
-                if key not in self._idle:
-                    idle = self.space.idle(self.subnets(row[None])[0])
-                    self._idle[key] = np.array([n in idle for n in self.names])
-                found[:] = self._idle[key]
+                found[:] = self._idle(tuple(row[self.architecture].tolist()))
         return mask
+
+    def _idle_in(self, architecture: tuple[int, ...]) -> np.ndarray:
+        genes = np.zeros((1, len(self.names)), np.int64)
+        genes[0, self.architecture] = architecture
+        idle = self.space.idle(self.subnets(genes)[0])
+        return np.array([n in idle for n in self.names])
 
     def canonical(self, genes: Genes) -> Genes:
         """Genes without effect at their first value: a net has one code."""

@@ -18,7 +18,7 @@ class SubnetBudgets:
         model: The supernet.
         space: Its subnets.
         budgets: Name -> budgets that are to hold at once.
-        objectives: Costs that are to be small; default: that of the first budget.
+        objectives: Costs that are to be small; default: those of all budgets.
 
     Attributes:
         costs: BOPs, weight bytes and all others that are named, of many subnets.
@@ -53,8 +53,7 @@ class SubnetBudgets:
                 i = self.names.index(_name(budget))
                 limit = self.costs.limit(budget, i)
                 self.limits[name][i] = min(limit, self.limits[name][i])
-        first = [next(iter(budgets.values()))[0]] if budgets else given
-        minimised = [_name(r) for r in (objectives or first)]
+        minimised = [_name(r) for r in (objectives or given)]
         self.minimise = [self.names.index(n) for n in dict.fromkeys(minimised)]
 
     def unit(self, i: int) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmmpq.search.evolution import distinct, evolve, excess, pick
+from mmmpq.search.evolution import NoneInsideError, distinct, evolve, excess, pick
 from mmmpq.search.genes import Genes
 from mmmpq.search.predictor import LinearPredictor, Predictor
 from mmmpq.search.solver import solve
@@ -72,7 +72,7 @@ class SubnetSearch:
         """Nets with one precision everywhere, inside a budget, to compare with.
 
         With an elastic architecture they are searched in the same way: the best in each
-        budget, and an even spread.
+        budget, and an even spread; none where only mixed ones are found inside.
         """
         if not self.code.architecture:
             genes = self._uniform()
@@ -82,7 +82,10 @@ class SubnetSearch:
             return []
         precisions = len(self.budgets.space.precisions)
         sizes = np.append(self.code.sizes[self.code.architecture], precisions)
-        narrow = self._evolve(sizes, self._widened)
+        try:
+            narrow = self._evolve(sizes, self._widened)
+        except NoneInsideError:
+            return []
         return self._picked('uniform', distinct(self._widened(narrow)), count)
 
     def milp(self, linear: LinearPredictor) -> list[Candidate]:

@@ -150,6 +150,30 @@ def test_a_layer_called_often_with_one_norm_of_its_own():
     torch.testing.assert_close(model(x), wanted)
 
 
+def test_a_layer_whose_output_is_returned():
+    class Features(Net):
+        def forward(self, x):
+            y = self.conv(x)
+            return dict(features=[y], out=self.norm(y))
+
+    model = Features(nn.Conv2d(4, 6, 3)).eval()
+    report = fold_batchnorm(model, (4, 8, 8))
+    assert report.kept == {'norm': 'conv is read by others as well'}
+
+
+def test_a_layer_and_its_norm_in_two_places():
+    first = Net(nn.Conv2d(6, 6, 1))
+    second = Net(first.conv)
+    second.norm = first.norm
+    model = nn.Sequential(first, second).eval()
+    first.norm.running_var.uniform_(0.1, 3)
+    x = torch.randn(1, 6, 4, 4)
+    wanted = model(x)
+    report = fold_batchnorm(model, (6, 4, 4))
+    assert report.kept == {'0.norm': 'it is in more than one place of the model'}
+    assert torch.equal(model(x), wanted)
+
+
 def test_a_whole_net(classifier, settled, outputs, tmp_path):
     config = classifier(policy='W4A8')
     model = settled(config)
@@ -164,6 +188,8 @@ def test_a_whole_net(classifier, settled, outputs, tmp_path):
     loaded = load_packed(file)
     load_checkpoint(twin, str(file), strict=True)
     for net in (loaded, twin):
+        assert not net.backbone.conv1.bias.requires_grad  # no optimizer may know it
+        assert net.head.fc.bias.requires_grad
         for one, other in zip(outputs(net), outputs(model), strict=True):
             assert torch.equal(one, other)
     plain = save_packed(settled(config), tmp_path / 'y.safetensors', config)

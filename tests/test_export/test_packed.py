@@ -9,17 +9,20 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner, load_checkpoint
-from torch import nn
+from torch import distributed, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import mmmpq
 from mmmpq.export.integers import weight_integers
 from mmmpq.export.model_config import from_json, rebuildable, to_json
 from mmmpq.export.packed import load_packed, save_packed
 from mmmpq.export.packed_file import read_packed
-from mmmpq.layers import QuantConv2d, quantized_layers
+from mmmpq.export.untrusted import check_types
+from mmmpq.layers import QuantConv2d, QuantLayer, quantized_layers
 from mmmpq.policy import SKIP, Policy, Precision
 
 ROOT = Path(__file__).parents[2]
@@ -218,6 +221,28 @@ def test_the_weights_may_be_trained_further(file):
     assert all(layer.weight.grad.isfinite().all() for layer in layers)
 
 
+@pytest.mark.skipif(not distributed.is_available(), reason='no torch.distributed')
+@pytest.mark.parametrize('when', ['before', 'after'])
+def test_training_under_ddp(when, file, classifier, outputs):
+    distributed.init_process_group(
+        'gloo', store=distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        net = load_packed(file) if when == 'before' else build(classifier())
+        late = when == 'after'
+        wrapped = DistributedDataParallel(net, find_unused_parameters=late)
+        if late:
+            load_checkpoint(net, str(file), strict=True)
+            assert equal(outputs(net.eval()), outputs(load_packed(file)))
+        wrapped.train()
+        for _ in range(3):
+            net.zero_grad()
+            wrapped(torch.randn(4, 3, 32, 32), mode='tensor')[0].sum().backward()
+        assert net.backbone.conv1.weight.grad.any()
+    finally:
+        distributed.destroy_process_group()
+
+
 @pytest.mark.parametrize('share', [0, 0.001, 0.1, 0.3, 0.6, 0.95, 0.9999])
 def test_a_truncated_file(file, share):
     data = file.read_bytes()
@@ -303,6 +328,126 @@ def test_types_of_no_registry_are_not_called(kind, tmp_path, classifier, settled
         load_packed(file)
 
 
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(neck=dict(type='evil_module')), "type 'evil_module', which no registry"),
+        (dict(neck=dict(type='ReLU', _scope_='evil_package')), "scope 'evil_package'"),
+        (dict(type='mmpretrain.x', _scope_='evil_package'), "scope 'evil_package'"),
+        (dict(neck=dict(type='mmdet.CameraMotionCompensation')), 'no registry knows'),
+    ],
+)
+def test_names_are_not_imported(
+    change, message, tmp_path, classifier, settled, monkeypatch
+):
+    (tmp_path / 'evil_package').mkdir()
+    for name in ('evil_module.py', 'evil_package/registry.py'):
+        (tmp_path / name).write_text('raise SystemExit')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend('')
+    config = classifier()
+    net = settled(config)
+    config.model.update(change)
+    with pytest.raises(ValueError, match=message):
+        load_packed(save_packed(net, 'x.safetensors', config))
+    config = classifier()
+    config.default_scope = 'evil_package'
+    with pytest.raises(ValueError, match=r"scope 'evil_package'.*mmdet, mmengine"):
+        load_packed(save_packed(net, 'x.safetensors', config))
+
+
+class Execute:
+    def __reduce__(self):
+        return exec, ('raise SystemExit',)
+
+
+@pytest.mark.parametrize('where', ['teacher_ckpt', 'teacher_config', 'pickle'])
+def test_constructors_read_no_other_file(
+    where, tmp_path, classifier, settled, monkeypatch
+):
+    (tmp_path / 'bad.pth').write_bytes(pickle.dumps(Execute()))
+    config = classifier()
+    net = settled(config)
+    readers = dict(
+        teacher_ckpt=lambda path: load_checkpoint(nn.Identity(), path),
+        teacher_config=lambda path: Config.fromfile(path),
+        pickle=lambda path: torch.load(path, weights_only=False),
+    )
+
+    class Teacher(nn.Module):
+        def __init__(self, path):
+            super().__init__()
+            readers[where](path)
+
+    monkeypatch.setitem(MODELS.module_dict, 'Teacher', Teacher)
+    config.model.neck = dict(type='Teacher', path=str(tmp_path / 'bad.pth'))
+    file = save_packed(net, tmp_path / 'x.safetensors', config)
+    with pytest.raises(ValueError, match='needs no other file'):
+        load_packed(file)
+    assert torch.load.__module__ == 'torch.serialization'  # as it was
+
+
+def test_types_of_nms_and_regions_are_known():
+    config = dict(
+        type='mmdet.FasterRCNN',
+        test_cfg=dict(nms=dict(type='soft_nms')),
+        roi_layer=dict(type='RoIAlign'),
+        augments=dict(type='Mixup', _scope_='mmpretrain'),
+    )
+    check_types(config, 'mmdet', 'x')
+
+
+def test_code_from_elsewhere_is_refused():
+    config = dict(type='RetinaNet', neck=[dict(trust_remote_code=True)])
+    with pytest.raises(ValueError, match='trust_remote_code'):
+        check_types(config, 'mmdet', 'x')
+
+
+def test_classes_as_types(tmp_path, classifier, settled, outputs):
+    config = classifier()
+    config.model.backbone.norm_cfg = dict(type=nn.BatchNorm2d)
+    config.model.backbone.type = MODELS.get('mmpretrain.ResNet')
+    net = settled(config)
+    found = rebuildable(config)['model']['backbone']
+    assert found['type'] == 'mmpretrain.ResNet'
+    assert found['norm_cfg'] == dict(type='mmengine.BN')
+    assert rebuildable(dict(model=dict(type=nn.SiLU)))['model']['type'] == (
+        'mmengine.SiLU'
+    )
+    file = save_packed(net, tmp_path / 'x.safetensors', config)
+    assert equal(outputs(load_packed(file)), outputs(net))
+    config.model.neck = dict(type=Execute)
+    with pytest.raises(ValueError, match=r'Execute.*in no registry'):
+        save_packed(net, tmp_path / 'x.safetensors', config)
+    with pytest.raises(ValueError, match='the key 3 is no text'):
+        to_json({'names': {3: 'cat'}})
+
+
+def test_a_gap_behind_the_header(file):
+    data = file.read_bytes()
+    start, places = header(data)
+    for name in places.keys() - {'__metadata__'}:
+        places[name]['data_offsets'] = [8 + o for o in places[name]['data_offsets']]
+    text = json.dumps(places).encode()
+    size = len(text).to_bytes(8, 'little')
+    file.write_bytes(size + text + bytes(8) + data[start:])
+    with pytest.raises(ValueError, match=r'x\.safetensors is damaged'):
+        load_packed(file)
+
+
+def test_a_deep_header(file):
+    text = b'{"a":' + b'[' * 100_000
+    file.write_bytes(len(text).to_bytes(8, 'little') + text)
+    with pytest.raises(ValueError, match=r'x\.safetensors is damaged'):
+        load_packed(file)
+
+
+def test_an_index_that_grows(file, monkeypatch):
+    monkeypatch.setattr('mmmpq.export.packed_file.LARGEST_INDEX', 100)
+    with pytest.raises(ValueError, match=r'x\.safetensors.*more than 100 bytes'):
+        load_packed(file)
+
+
 def test_a_net_of_another_policy(file, classifier):
     config = classifier(policy='W4A4')
     model = build(config)
@@ -367,18 +512,23 @@ def test_the_version_is_written_down(file):
     assert json.loads(metadata['policy'])['layers']['backbone.conv1'] == [8, 8]
 
 
-@pytest.mark.parametrize('name', ['learned', 'dorefa'])
-def test_the_reader_in_the_documentation(name, tmp_path, classifier, settled):
+@pytest.mark.parametrize('name', ['learned', 'dorefa', 'skipped', 'shared'])
+def test_the_reader_in_the_documentation(name, tmp_path, classifier, settled, rtmdet):
     text = (ROOT / 'docs/export.md').read_text()
     code = text.split('A reader without mmmpq:\n\n```python\n')[1].split('```')[0]
     found = {}
     exec(code, found)
-    config = classifier(**QUANTIZERS[name])
-    net = settled(config)
+    config = rtmdet if name == 'shared' else classifier(**QUANTIZERS.get(name, {}))
+    if name == 'skipped':
+        names = list(quantized_layers(settled(config)))
+        layers = {n: SKIP if 'layer1.1' in n else Precision(4, 4) for n in names}
+        config.model.quant.policy = str(Policy(layers).save(tmp_path / 'policy.json'))
+    net = settled(config, 64)
     state = found['read'](save_packed(net, tmp_path / 'x.safetensors', config))
     for key, tensor in net.state_dict().items():
         if 'w_quantizer' not in key:
-            layer = quantized_layers(net).get(key.removesuffix('.weight'))
-            if layer is not None and key.endswith('.weight'):
-                tensor = layer.w_quantizer(tensor, layer.precision.w_bits)
+            layer = net.get_submodule(key.rpartition('.')[0])
+            if key.endswith('.weight') and isinstance(layer, QuantLayer):
+                bits = layer.precision.w_bits
+                tensor = layer.w_quantizer(tensor, bits) if bits else 0 * tensor
             assert torch.equal(torch.from_numpy(state[key]), tensor)

@@ -63,6 +63,29 @@ def batch(model):
     return model.data_preprocessor(packed, True)
 
 
+FCOS = 'fcos/fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco.py'
+
+
+def test_the_teachers_head_gives_what_it_gives_in_training(tmp_path):
+    cfg = get_config(f'mmdet::{FCOS}')
+    cfg.merge_from_dict({f'model.{k}': v for k, v in SMALL.items()})
+    head = dict(in_channels=8, feat_channels=32, stacked_convs=1)
+    cfg.model.bbox_head.update(head)
+    cfg.model.neck.out_channels = 8
+    init_default_scope('mmdet')
+    student = MODELS.build(copy.deepcopy(cfg.model)).train()
+    assert student.bbox_head.norm_on_bbox  # which has other outputs in evaluation
+    cfg.dump(tmp_path / 'teacher.py')
+    torch.save(student.state_dict(), tmp_path / 'teacher.pth')
+    names = dict(config=str(tmp_path / 'teacher.py'))
+    names['checkpoint'] = str(tmp_path / 'teacher.pth')
+    distillation = Distillation(student, names)
+    losses = student._run_forward(batch(student), mode='loss')
+    assert losses['loss_distill'] == 0
+    teacher = distillation.teacher
+    assert not any(m.training for m in teacher.backbone.modules())
+
+
 @pytest.mark.parametrize('name', NETS)
 def test_neck_and_head_are_compared_level_by_level(pair, name):
     student, teacher, names = pair(name)

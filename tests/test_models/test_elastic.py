@@ -230,12 +230,21 @@ def test_values_outside_the_space_are_refused(values, message):
         ('depths', 2),
         ('kernels', (2, 3)),
         ('expands', (0.5, 1)),
+        ('expands', (1, 3)),
         ('norm_cfg', dict(type='SyncBN')),
     ],
 )
 def test_bad_settings_are_refused(key, value):
     with pytest.raises(ValueError, match=key):
         ElasticMobileNetV3(**{**SMALL, key: value})
+    with pytest.raises(ValueError, match=key):
+        SubnetMobileNetV3(architecture='smallest', **{**SMALL, key: value})
+
+
+def test_replaced_norms_are_refused():
+    net = nn.SyncBatchNorm.convert_sync_batchnorm(ElasticMobileNetV3(**SMALL))
+    with pytest.raises(ValueError, match='sync_bn: found SyncBatchNorm'):
+        net.activate({'stage1.0.expand': 2})
 
 
 def test_a_missing_gene_is_named():
@@ -369,6 +378,24 @@ def test_weights_of_a_supernet_are_loaded_as_they_are():
         assert torch.equal(net.state_dict()[name], value), name
 
 
+def test_a_float_supernet_of_one_kernel_is_taken_apart():
+    settings = {**SMALL, 'kernels': (3,)}
+    net = randomised(ElasticMobileNetV3(**settings))
+    net.activate({'stage1.depth': 1, 'stage1.0.expand': 2, 'stage2.1.expand': 2})
+    fixed = SubnetMobileNetV3(architecture=net.architecture, **settings)
+    fixed.eval()
+    fixed.load_state_dict(net.state_dict())
+    x = torch.rand(1, 3, 20, 20)
+    assert torch.equal(fixed(x)[0], net(x)[0])
+    # what is no supernet is refused, as ever
+    smaller = SubnetMobileNetV3(architecture='smallest', **settings)
+    with pytest.raises(RuntimeError, match='Error'):
+        smaller.load_state_dict(fixed.state_dict())
+    large = SubnetMobileNetV3(architecture='largest', **SMALL)
+    with pytest.raises(RuntimeError, match=r'depthwise_conv\.conv\.weight'):
+        smaller.load_state_dict(large.state_dict())
+
+
 def test_a_net_of_other_widths_is_refused():
     wide = SubnetMobileNetV3(architecture='largest', **{**SMALL, 'first': (24, 1)})
     with pytest.raises(RuntimeError, match='size mismatch'):
@@ -473,5 +500,9 @@ def test_a_resolution_that_is_not_offered_is_refused():
         SubnetClsDataPreprocessor(dict(resolution=12), sizes=[8, 16])
     with pytest.raises(ValueError, match='accepted are square ones'):
         images(dict(inputs=torch.rand(1, 3, 8, 16)))
+    with pytest.raises(ValueError, match='accepted are square ones'):
+        images(dict(inputs=torch.rand(1, 3, 16, 8)))
+    wide = dict(inputs=torch.rand(1, 3, 8, 16))
+    assert SubnetClsDataPreprocessor({})(wide)['inputs'].shape == (1, 3, 8, 16)
     with pytest.raises(ValueError, match=r'data_preprocessor\.sizes'):
         ElasticClsDataPreprocessor([])

@@ -60,8 +60,9 @@ def config(**quant):
 def supernet(**quant):
     torch.manual_seed(0)
     init_default_scope('mmpretrain')
+    grid = [(w, a) for w in (2, 4, 32) for a in (3, 32)]
     cfg = config(
-        candidates=[(w, a) for w in (2, 4, 32) for a in (3, 32)],
+        candidates=quant.pop('candidates', grid),
         groups='layer',
         mixing='sampled',
         relaxation=dict(type='UniformSampling'),
@@ -87,6 +88,11 @@ def calibrated(model, subnet):
     space = SubnetSpace(model)
     model(batches()[0]['inputs'])  # the weights' steps start at the largest net
     space.activate(subnet)
+    calibrate(model)
+    return space.policy(subnet)
+
+
+def calibrate(model):
     run, model._run_forward = (
         model._run_forward,
         lambda data, mode: model(data['inputs']),
@@ -95,7 +101,6 @@ def calibrated(model, subnet):
         calibrate_subnet(model, batches())
     finally:
         model._run_forward = run
-    return space.policy(subnet)
 
 
 @torch.no_grad()
@@ -167,8 +172,73 @@ def test_it_takes_its_part_of_the_supernets_checkpoint(found, tmp_path):
     save_checkpoint(dict(state_dict=get_state_dict(model)), str(tmp_path / 'all.pth'))
     built = built_from(path)
     load_checkpoint(built, str(tmp_path / 'all.pth'))
-    # statistics of the subnet in use happen to be in this checkpoint
+    with pytest.raises(ValueError, match='no statistics'):
+        outputs(built)  # those in the checkpoint may be another subnet's
+    calibrate(built)
     assert torch.equal(outputs(built), outputs(model))
+
+
+def test_a_supernet_takes_no_statistics_from_a_checkpoint(found):
+    model, *_ = found
+    again = supernet()
+    calibrated(again, SubnetSpace(again).largest(Precision(4, 3)))
+    outputs(again)
+    again.load_state_dict(model.state_dict())
+    with pytest.raises(ValueError, match='no statistics'):
+        outputs(again)
+
+
+@pytest.mark.parametrize('gene', ['resolution', 'stage1.0.kernel', 'precision'])
+def test_statistics_of_another_subnet_are_forgotten(gene):
+    model = supernet()
+    space = SubnetSpace(model)
+    subnet = space.largest(Precision(4, 3))
+    policy = calibrated(model, subnet)
+    outputs(standalone(model, policy))
+    gene = next(iter(space.groups)) if gene == 'precision' else gene
+    other = standalone(model, space.policy({**subnet, gene: space.genes[gene][0]}))
+    with pytest.raises(ValueError, match='no statistics'):
+        outputs(other)
+    outputs(model)  # the supernet keeps its own
+
+
+def test_statistics_of_one_width_stay_with_the_supernet(tmp_path):
+    candidates = [(2, 3), (4, 3)]
+    model = supernet(candidates=candidates)
+    space = SubnetSpace(model)
+    calibrated(model, space.largest())
+    built = built_from(str(space.policy(space.smallest()).save(tmp_path / 'p.json')))
+    built.load_state_dict(model.state_dict(), strict=False)
+    with pytest.raises(ValueError, match='no statistics'):
+        outputs(built)
+
+
+@pytest.mark.parametrize('a_bits', [(3, 4), (3, 3)])
+@torch.no_grad()
+def test_bits_alone_make_another_net(a_bits):
+    def net(**quant):
+        layers = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+        return quantize(nn.Sequential(*layers), **QUANTIZERS, **quant)
+
+    grid = list(zip((2, 4), a_bits, strict=True))
+    model = net(candidates=grid, mixing='sampled', groups='layer')
+    space, x = SubnetSpace(model), torch.rand(2, 3, 4, 4)
+    space.activate(space.largest())
+    model(x)
+    for module in model.modules():
+        if hasattr(module, 'extremes'):
+            module.set_extremes(torch.tensor([-1.0, 1.0]))
+    model.eval()
+    same = apply_policy(copy.deepcopy(model), space.policy(space.largest()))
+    assert torch.equal(same(x), model(x))
+    policy = space.policy(space.smallest())
+    loaded, again = net(policy=policy).eval(), net(policy=space.policy(space.largest()))
+    loaded.load_state_dict(model.state_dict(), strict=False)
+    for other in (apply_policy(copy.deepcopy(model), policy), loaded):
+        with pytest.raises(ValueError, match='no statistics'):
+            other(x)
+    again.load_state_dict(same.state_dict())  # of a fixed net they are kept
+    assert torch.equal(again.eval()(x), same(x))
 
 
 def test_it_can_be_trained():
@@ -191,6 +261,7 @@ def test_steps_per_channel_are_those_of_the_channels_in_use(tmp_path):
     assert middle.w_quantizer.step.shape == (1, middle.out_channels) == (1, 16)
     built = built_from(str(policy.save(tmp_path / 'policy.json')), **per_channel)
     built.load_state_dict(model.state_dict(), strict=False)
+    calibrate(built)
     assert torch.equal(outputs(built), expected)
 
 

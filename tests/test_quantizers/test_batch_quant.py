@@ -148,7 +148,7 @@ def test_float_is_the_identity():
 
 
 def test_evaluation_needs_statistics_and_keeps_to_them():
-    made, x = quantizer(shift=0.3), torch.randn(2, 3, 4, 4)
+    made, x = quantizer((2,), shift=0.3), torch.randn(2, 3, 4, 4)
     made.eval()
     with pytest.raises(ValueError, match='calibrate_subnet'):
         made(x, 2)
@@ -158,7 +158,7 @@ def test_evaluation_needs_statistics_and_keeps_to_them():
     torch.testing.assert_close(made(x, 2), expected)
     torch.testing.assert_close(made(x * 9, 2)[x > 1], made(x * 8, 2)[x > 1])
     state = made.state_dict()
-    other = quantizer().eval()
+    other = quantizer((2,)).eval()
     other.load_state_dict(state)
     assert torch.equal(other(x, 2), made(x, 2))
     made.train()(x, 2)  # the weights are about to change
@@ -206,3 +206,22 @@ def test_a_fixed_layer_computes_as_the_path_it_was():
     layer.fix(Precision(4, 3))
     assert torch.equal(layer(x), expected)
     assert float(layer.state_dict()['a_quantizer.extremes'][1]) == 2.5
+
+
+@pytest.mark.parametrize(
+    ('stored', 'own', 'kept'),
+    [
+        ((4,), (4,), True),
+        ((4,), (2,), False),
+        ((2, 4), (2,), False),
+        ((4,), (2, 4), False),
+        ((2, 4), (2, 4), False),
+    ],
+)
+def test_statistics_are_loaded_by_the_same_fixed_net_alone(stored, own, kept):
+    source, target = quantizer(stored, gain=0.5), quantizer(own)
+    for each in (source, target):
+        each.set_extremes(torch.tensor([0.0, 1.0]))
+    assert source.calibrated
+    target.load_state_dict(source.state_dict(), strict=False)
+    assert target.calibrated == kept

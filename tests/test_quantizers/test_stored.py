@@ -47,6 +47,7 @@ def test_one_grid_per_channel_and_its_state():
     other = StoredQuantizer((3,))
     other.load_state_dict(found.state_dict())
     assert torch.equal(other(weight, 3), found(weight, 3))
+    assert other.bounds.dtype == torch.int32  # of which NCCL and gloo broadcast
     assert other.levels(3) == (-4, 3) and not list(other.parameters())
 
 

@@ -182,7 +182,10 @@ def test_budgets_objectives_and_their_bounds(chain):
     both = [budget('W3A3'), budget('W4A4', 'WeightBytes')]
     limit = budget('1 MB', 'WeightBytes')
     budgets = SubnetBudgets(model, space, {'both': both, '1 MB': [limit]})
-    assert budgets.names == ['BOPs', 'WeightBytes'] and budgets.minimise == [0]
+    assert budgets.names == ['BOPs', 'WeightBytes'] and budgets.minimise == [0, 1]
+    two = SubnetBudgets(model, space, {'W3A3': both[:1], '1 MB': [limit]})
+    assert two.minimise == [0, 1]
+    assert SubnetBudgets(model, space, {'1 MB': [limit]}).minimise == [1]
     expected = [budgets.costs.limit(b, i) for i, b in enumerate(both)]
     assert budgets.limits['both'].tolist() == expected
     assert budgets.limits['1 MB'].tolist() == [np.inf, 1e6]

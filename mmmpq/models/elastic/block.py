@@ -72,7 +72,18 @@ class ElasticInvertedResidual(InvertedResidual):
         )
 
     def resize(self, kernel: int, expand: float) -> None:
-        """Puts a kernel size and the first middle channels to use."""
+        """Puts a kernel size and the first middle channels to use.
+
+        Raises:
+            ValueError: The norms were replaced by others, as ``sync_bn`` does.
+        """
+        norm = self.expand_conv.norm
+        if not isinstance(norm, ElasticBatchNorm2d):
+            raise ValueError(
+                f'sync_bn: found {type(norm).__name__} in place of the elastic '
+                'BatchNorm, of which subnets use the first channels; accepted is a '
+                'config without sync_bn'
+            )
         middle = middle_channels(self.expand_conv.conv.in_channels, expand)
         self.expand_conv.conv.resize(out_channels=middle)
         self.expand_conv.norm.num_features = middle

@@ -78,6 +78,7 @@ class MobileNetV3Stages(BaseBackbone):
         ):
             blocks = []
             for i in range(self._depth(name)):
+                self._check_expands(name, channels)
                 blocks.append(
                     self._block(
                         f'{name}.{i}',
@@ -88,6 +89,15 @@ class MobileNetV3Stages(BaseBackbone):
                 channels = width(out)
             self.add_module(name, nn.Sequential(*blocks))
         self.last = self._conv(channels, width(last), 1)
+
+    def _check_expands(self, stage: str, channels: int) -> None:
+        for expand in self.expands:
+            if middle_channels(channels, expand) == channels:
+                raise ValueError(
+                    f'expands: found {expand}, which leaves the {channels} channels of '
+                    f'a block of {stage} as they are: a fixed net has no expanding '
+                    'layer then; accepted are ratios that change them'
+                )
 
     def _conv(self, in_channels: int, out: int, kernel: int, stride: int = 1):
         return ConvModule(

@@ -17,11 +17,11 @@ class _Resizing(ClsDataPreprocessor):
         """As of the base class, with square images resized to ``resolution``.
 
         Raises:
-            ValueError: The images are not square.
+            ValueError: The images to be resized are not square.
         """
         data = super().forward(data, training)
         height, width = data['inputs'].shape[-2:]
-        if self.resolution in (None, height) and height == width:
+        if self.resolution is None or self.resolution == height == width:
             return data
         if height != width:
             raise ValueError(
@@ -65,6 +65,11 @@ class ElasticClsDataPreprocessor(_Resizing):
     def genes(self) -> Genes:
         """Gene -> allowed values, smallest first."""
         return dict(resolution=self.sizes)
+
+    @property
+    def architecture(self) -> dict[str, int]:
+        """The value of each gene in use."""
+        return dict(resolution=self.resolution)
 
     def activate(self, values: dict[str, Any]) -> None:
         """Puts a resolution to use; without one, it stays as it is.

@@ -7,6 +7,7 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from mmmpq.models.elastic.block import middle_channels
 from mmmpq.models.elastic.conv import smaller_kernel
 
 if TYPE_CHECKING:
@@ -139,9 +140,10 @@ def take_subnet(backbone: 'SubnetMobileNetV3', state: State, prefix: str) -> Non
     """
     stages = tuple(f'{prefix}{name}.' for name in backbone.stages)
     keys = [k for k in state if k.startswith(stages)]
-    if not any('.matrix_' in k or '.relaxation.' in k for k in keys):
-        return
     own = backbone.state_dict()
+    elastic = any('.matrix_' in k or '.relaxation.' in k for k in keys)
+    if not (elastic or _is_largest(backbone, state, prefix)):
+        return
     for name in (k[len(prefix) :] for k in keys):
         if name in own:
             value = state[prefix + name]
@@ -155,6 +157,22 @@ def take_subnet(backbone: 'SubnetMobileNetV3', state: State, prefix: str) -> Non
     for key in keys:
         if key[len(prefix) :] not in own:
             del state[key]
+        elif elastic and key.endswith('.a_quantizer.extremes'):
+            signed = key.removesuffix('extremes') + 'signed'
+            state[signed] = torch.full_like(state[signed], -1)  # not this net's
+
+
+def _is_largest(backbone: 'SubnetMobileNetV3', state: State, prefix: str) -> bool:
+    """Whether all blocks of the supernet are there with all their channels."""
+    for name, stage in backbone.stages.items():
+        channels = stage[0].expand_conv.conv.in_channels
+        for i in range(backbone.depths[-1]):
+            weight = state.get(f'{prefix}{name}.{i}.linear_conv.conv.weight')
+            middle = middle_channels(channels, backbone.expands[-1])
+            if weight is None or weight.shape[1] != middle:
+                return False
+            channels = len(weight)
+    return True
 
 
 def _first_channels(value: Tensor, own: Tensor, name: str) -> Tensor:
@@ -162,7 +180,7 @@ def _first_channels(value: Tensor, own: Tensor, name: str) -> Tensor:
         return value
     if '.w_quantizer.' in name:  # (widths, channels); widths choose their rows later
         return value[:, : own.shape[1]] if value.dim() == 2 else value
-    return value[tuple(slice(n) for n in own.shape)]
+    return value[tuple(slice(n) for n in own.shape[:2])]  # kernels fit, or are refused
 
 
 def _placed(own: Tensor, given: Tensor | None, key: str) -> Tensor:
