@@ -70,9 +70,14 @@ def parse_args(argv=None) -> argparse.Namespace:
     return args
 
 
+def folder_of(name: str, kind: str, seed: int, args: argparse.Namespace) -> Path:
+    """Of one training; its record lies beside it, with the suffix .json."""
+    return args.work_dir / f'{name}-{kind.replace(" ", "_")}-{seed}'
+
+
 def execute(name: str, kind: str, seed: int, args: argparse.Namespace) -> dict:
     """One training; returns and writes its record."""
-    folder = args.work_dir / f'{name}-{kind.replace(" ", "_")}-{seed}'
+    folder = folder_of(name, kind, seed, args)
     folder.mkdir(parents=True, exist_ok=True)
     config, metric, epochs = SETS[name]
     options = ['default_hooks.logger.interval=1']
@@ -194,9 +199,7 @@ def main() -> None:
         each
         for each in product(args.sets, [*SUPERNETS, *WIDTHS], args.seeds)
         if (each[0] != 'elastic' or each[1] in SUPERNETS)
-        and not (
-            args.work_dir / f'{each[0]}-{each[1].replace(" ", "_")}-{each[2]}.json'
-        ).is_file()
+        and not folder_of(*each, args).with_suffix('.json').is_file()
     ]
     failures = []
     if args.jobs and todo:

@@ -6,7 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmmpq.hooks.held_out import train_batches, unwrapped
-from mmmpq.layers import quantized_layers
+from mmmpq.layers import QuantLayer, quantized_layers
 from mmmpq.models import calibrate, calibrate_subnet
 from mmmpq.quantizers import BatchQuantizer
 from mmmpq.randomness import isolated_randomness
@@ -76,6 +76,7 @@ class CalibrationHook(Hook):
         checkpoint['meta']['policy'] = {
             name: list(layer.precision)
             for name, layer in quantized_layers(unwrapped(runner)).items()
+            if isinstance(layer, QuantLayer)  # a supernet has no policy yet
         }
 
     def _complete(self, runner: Runner) -> None:

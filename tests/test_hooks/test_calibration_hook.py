@@ -113,6 +113,14 @@ def test_a_checkpoint_names_its_policy(make):
     assert [4, 4] in found.values()
 
 
+def test_a_supernet_names_none(make):
+    runner = make(hooks=[CALIBRATION])
+    checkpoint = dict(meta={})
+    runner.call_hook('before_save_checkpoint', checkpoint=checkpoint)
+    named = set(checkpoint['meta']['policy'])
+    assert named < set(quantized_layers(runner.model))  # those that are fixed
+
+
 def test_at_least_one_batch(make):
     with pytest.raises(ValueError, match=r'CalibrationHook\.batches: found 0'):
         make(hooks=[dict(CALIBRATION, batches=0)])
