@@ -53,14 +53,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='automatic mixed precision (on a CPU: bfloat16)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config: train_cfg.max_epochs=3 '
-        'key="[a,b]" key="[(a,b),(c,d)]"',
-    )
+    add_cfg_options(parser)
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -73,8 +66,29 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_cfg_options(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that overrides settings of the config."""
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='override settings of the config: train_cfg.max_epochs=3 '
+        'key="[a,b]" key="[(a,b),(c,d)]"',
+    )
+
+
+def positive(text: str) -> int:
+    """An int of at least 1, as the type of a flag."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f'found {text!r}; accepted are ints from 1')
+    return int(text)
+
+
 def load_config(args: argparse.Namespace) -> Config:
     """Read ``args.config`` and apply the flags of :func:`add_common_arguments`.
+
+    Those that a tool has not are at their defaults.
 
     Raises:
         FileNotFoundError: If there is no such config; lists near names.
@@ -83,8 +97,8 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(args.config)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
-    cfg.launcher = args.launcher
-    if args.work_dir is not None:
+    cfg.launcher = getattr(args, 'launcher', 'none')
+    if getattr(args, 'work_dir', None) is not None:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = f'work_dirs/{Path(args.config).stem}'
@@ -93,7 +107,7 @@ def load_config(args: argparse.Namespace) -> Config:
             if loader := cfg.get(f'{split}_dataloader'):
                 loader.setdefault('collate_fn', dict(type='default_collate'))
                 loader.setdefault('pin_memory', get_device() != 'cpu')
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    os.environ.setdefault('LOCAL_RANK', str(getattr(args, 'local_rank', 0)))
     return cfg
 
 

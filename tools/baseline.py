@@ -9,7 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, Runner
 from rich.console import Console
 from rich.table import Table
@@ -17,7 +17,7 @@ from rich.table import Table
 from mmmpq.hooks import SearchHook
 from mmmpq.hooks.held_out import Batches, hold_out, train_batches, unwrapped
 from mmmpq.hooks.search_result import described
-from mmmpq.launch import build_runner, load_config, run
+from mmmpq.launch import add_cfg_options, build_runner, load_config, positive, run
 from mmmpq.layers import quantized_layers
 from mmmpq.models import calibrate
 from mmmpq.policy import Policy
@@ -108,25 +108,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--seed', type=int, help='(default: randomness.seed of the config, else 0)'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
-    parser.set_defaults(launcher='none', local_rank=0)
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.work_dir is None:
         args.work_dir = f'work_dirs/{Path(args.config).stem}_{args.method}'
     return args
-
-
-def positive(text: str) -> int:
-    """An int of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'found {text!r}; accepted are ints from 1')
-    return int(text)
 
 
 def search_hook(cfg: Config, limits: Sequence[str] | None) -> SearchHook:

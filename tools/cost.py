@@ -7,13 +7,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmengine import Config, DictAction
+from mmengine import Config
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 from rich.table import Table
 
 from mmmpq.costs import BOPs, Hardware, WeightBytes, profile, total_cost
+from mmmpq.launch import add_cfg_options, run
 from mmmpq.policy import FLOAT, Precision
 from mmmpq.visualization.units import human
 
@@ -53,9 +54,7 @@ def parse_args(argv=None):
         help="RoIs per image; default: the search budget's, else the model's test_cfg",
     )
     parser.add_argument('--json', action='store_true', help='print JSON')
-    parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='override config keys'
-    )
+    add_cfg_options(parser)
     return parser.parse_args(argv)
 
 
@@ -223,9 +222,4 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except KeyError as error:  # its str is a quoted repr
-        sys.exit(f'error: {error.args[0]}')
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f'error: {error}')
+    run(main)

@@ -14,7 +14,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 from torch import nn
@@ -25,7 +25,7 @@ from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.packed import load_from_packed, load_packed, save_packed
 from mmmpq.export.sizes import rest_bytes, sizes
 from mmmpq.fileio import atomic_write
-from mmmpq.launch import check_file, load_config, run
+from mmmpq.launch import add_cfg_options, check_file, load_config, run
 from mmmpq.layers import quantized_layers
 from mmmpq.policy import Policy
 from mmmpq.visualization.sizes import size_table
@@ -96,14 +96,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="of an image, to trace with (default: the policy's reference input, else "
         '3 224 224 for classifiers and 3 800 1333 for detectors)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config: model.quant.policy=FILE',
-    )
-    parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     ending = SUFFIX[args.format[0]]
     if args.out and len(args.format) == 1 and not args.out.endswith(ending):

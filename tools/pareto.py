@@ -10,7 +10,6 @@ from types import SimpleNamespace
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +21,7 @@ from mmmpq.hooks.evaluation import evaluate_policies
 from mmmpq.hooks.held_out import unwrapped
 from mmmpq.hooks.search_result import described, save_searched
 from mmmpq.hooks.supernet import supernet_runner
-from mmmpq.launch import load_config, run
+from mmmpq.launch import add_cfg_options, load_config, run
 from mmmpq.policy import Policy
 from mmmpq.search import SearchSpace, cost_tables, most_probable
 from mmmpq.visualization.history import SearchHistory
@@ -99,13 +98,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--out', type=Path, help='folder for results (default: SEARCH_DIR/pareto)'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override config keys',
-    )
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     for name, least in (('evaluate', 0), ('calibration', 1), ('spend', 0)):
         value = getattr(args, name)
@@ -180,9 +173,7 @@ def load_supernet(args):
         argparse.Namespace(
             config=str(config),
             cfg_options=args.cfg_options,
-            launcher='none',
             work_dir=str(args.out),
-            local_rank=0,
         )
     )
     reference = search_reference(cfg)

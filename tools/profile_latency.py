@@ -11,13 +11,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from cost import build_model, search_budget
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from rich.console import Console
 
 from mmmpq.costs import Latency, LayerProfile, profile
 from mmmpq.export.onnx_graph import deploy_extra
 from mmmpq.fileio import atomic_write
-from mmmpq.launch import check_file, run
+from mmmpq.launch import add_cfg_options, check_file, run
 from mmmpq.policy import FLOAT, Precision
 from mmmpq.visualization.latency import file_table, layer_table
 from mmmpq.visualization.progress import progress_bar
@@ -94,13 +94,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='FILE',
         help='where the numbers go (default: latency.json; of --end-to-end: nowhere)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     for name, least in (('threads', 1), ('repeats', 2), ('warmup', 0)):
         if getattr(args, name) < least:

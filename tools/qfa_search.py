@@ -10,7 +10,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
-from mmengine.config import DictAction
 from rich.console import Console
 
 from mmmpq.costs import Budget, Reference
@@ -20,7 +19,7 @@ from mmmpq.hooks.held_out import unwrapped
 from mmmpq.hooks.subnet_evaluation import LOSS, Measure, SubnetMeter
 from mmmpq.hooks.subnet_results import SubnetResults
 from mmmpq.hooks.supernet import supernet_runner
-from mmmpq.launch import load_config, run
+from mmmpq.launch import add_cfg_options, load_config, positive, run
 from mmmpq.search.evolution import (
     distinct,
     import_pymoo,
@@ -169,27 +168,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--seed', type=int, help='(default: randomness.seed of the config, else 0)'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
-    parser.set_defaults(launcher='none', local_rank=0)
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.target_budget and args.target_budget not in args.budget:
         args.budget.append(args.target_budget)
     if not args.budget:
         parser.error('--budget: none is given; accepted is a limit such as W3A3')
     return args
-
-
-def positive(text: str) -> int:
-    """An int of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'found {text!r}; accepted are ints from 1')
-    return int(text)
 
 
 class Search:

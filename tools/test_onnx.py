@@ -13,7 +13,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.console import Console
@@ -34,7 +34,7 @@ from mmmpq.export.onnx_agreement import Predictions, agreement, recording
 from mmmpq.export.onnx_model import OnnxNetwork, use_onnx
 from mmmpq.fileio import atomic_write
 from mmmpq.hooks.held_out import unwrapped
-from mmmpq.launch import build_runner, check_file, load_config, run
+from mmmpq.launch import add_cfg_options, build_runner, check_file, load_config, run
 from mmmpq.layers import quantized_layers
 
 EXAMPLE = """Features and heads are computed by ONNX Runtime on the CPU; loading,
@@ -81,15 +81,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='DIR',
         help='where logs go (default: work_dirs/<name of the config>_onnx)',
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config, such as '
-        'model.quant.policy=work_dirs/x/policy.json',
-    )
-    parser.set_defaults(launcher='none', local_rank=0)
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.yardstick and not args.checkpoint:
         parser.error('--yardstick needs --checkpoint')

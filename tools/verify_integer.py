@@ -10,7 +10,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from mmengine.config import DictAction
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
@@ -18,7 +17,7 @@ from rich.table import Table
 from mmmpq.export.integer_check import INT32, LayerCheck, checking
 from mmmpq.fileio import atomic_write
 from mmmpq.hooks.held_out import unwrapped
-from mmmpq.launch import build_runner, check_file, load_config, run
+from mmmpq.launch import add_cfg_options, build_runner, check_file, load_config, run
 from mmmpq.layers import quantized_layers
 from mmmpq.visualization.progress import progress_bar
 
@@ -57,14 +56,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '(default: %(default)s)',
     )
     parser.add_argument('--json', metavar='FILE', help='write the numbers there too')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config',
-    )
-    parser.set_defaults(launcher='none', local_rank=0, work_dir=None)
+    add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.batches < 1:
         parser.error(f'--batches: found {args.batches}; accepted are ints from 1')

@@ -13,6 +13,9 @@ supernet = dict(
     relaxation=dict(type='mmmpq.UniformSampling'),
     mixing='sampled',
 )
+# What the net of a policy keeps of it.
+subnet = dict(w_quantizer=w_quantizer, a_quantizer=a_quantizer)
+calibration = dict(type='mmmpq.CalibrationHook', batches=30)
 # The first convolution is float; the classifier, at least at 8 bits, is at our 8/8.
 float_stem = {'backbone.conv1': (32, 32)}
 training = dict(type='mmmpq.SandwichHook', random=4, distill=1.0)

@@ -6,13 +6,7 @@ policy = 'work_dirs/qfa/mobilenetv3_digits/policy.json'
 data_preprocessor = dict(type='mmmpq.SubnetClsDataPreprocessor', architecture=policy)
 model = dict(
     backbone=dict(type='mmmpq.SubnetMobileNetV3', architecture=policy),
-    quant=dict(
-        _delete_=True,
-        policy=policy,
-        w_quantizer=_base_.w_quantizer,
-        a_quantizer=_base_.a_quantizer,
-        fixed=_base_.fixed,
-    ),
+    quant=dict(_base_.subnet, _delete_=True, policy=policy, fixed=_base_.fixed),
 )
 load_from = 'work_dirs/qfa/mobilenetv3_digits/epoch_30.pth'
 max_epochs = 10
@@ -20,4 +14,4 @@ train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(optimizer=dict(lr=0.01))
 param_scheduler = dict(T_max=max_epochs)
 default_hooks = dict(checkpoint=dict(interval=max_epochs))
-custom_hooks = [dict(type='mmmpq.CalibrationHook', batches=30)]
+custom_hooks = [_base_.calibration]

@@ -7,13 +7,7 @@ policy = 'work_dirs/qfa/mobilenetv3_imagenet_phase1/policy.json'
 data_preprocessor = dict(type='mmmpq.SubnetClsDataPreprocessor', architecture=policy)
 model = dict(
     backbone=dict(type='mmmpq.SubnetMobileNetV3', architecture=policy),
-    quant=dict(
-        _delete_=True,
-        policy=policy,
-        w_quantizer=_base_.w_quantizer,
-        a_quantizer=_base_.a_quantizer,
-        fixed=_base_.fixed,
-    ),
+    quant=dict(_base_.subnet, _delete_=True, policy=policy, fixed=_base_.fixed),
 )
 load_from = 'work_dirs/qfa/mobilenetv3_imagenet_phase1/epoch_125.pth'
 train_cfg = dict(max_epochs=10)
@@ -25,4 +19,4 @@ param_scheduler = dict(
     by_epoch=True,
     convert_to_iter_based=True,
 )
-custom_hooks = [dict(type='mmmpq.CalibrationHook', batches=30)]
+custom_hooks = [_base_.calibration]

@@ -8,9 +8,8 @@ model = dict(
     type='mmmpq.QuantModel',
     base_type='ImageClassifier',
     quant=dict(
+        _base_.subnet,
         policy='work_dirs/qfa/resnet18_imagenet/policy.json',
-        w_quantizer=_base_.w_quantizer,
-        a_quantizer=_base_.a_quantizer,
         fixed=_base_.float_stem,
     ),
 )
@@ -18,4 +17,4 @@ load_from = 'work_dirs/qfa/resnet18_imagenet/epoch_30.pth'
 train_cfg = dict(max_epochs=10)
 param_scheduler = dict(milestones=[5, 8])
 optim_wrapper = dict(optimizer=dict(lr=0.001), paramwise_cfg=_base_.no_decay)
-custom_hooks = [dict(type='mmmpq.CalibrationHook', batches=30)]
+custom_hooks = [_base_.calibration]

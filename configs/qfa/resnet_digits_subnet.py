@@ -6,12 +6,11 @@ model = dict(
     type='mmmpq.QuantModel',
     base_type='ImageClassifier',
     quant=dict(
+        _base_.subnet,
         policy='work_dirs/qfa/resnet_digits/policy.json',
-        w_quantizer=_base_.w_quantizer,
-        a_quantizer=_base_.a_quantizer,
         fixed=_base_.float_stem,
     ),
 )
 load_from = 'work_dirs/qfa/resnet_digits/epoch_20.pth'
 optim_wrapper = dict(optimizer=dict(lr=0.01), paramwise_cfg=_base_.no_decay)
-custom_hooks = [dict(type='mmmpq.CalibrationHook', batches=30)]
+custom_hooks = [_base_.calibration]

@@ -9,13 +9,12 @@ model = dict(
     base_type='RetinaNet',
     backbone=dict(frozen_stages=-1, init_cfg=None),
     quant=dict(
+        _base_.subnet,
         policy='work_dirs/qfa/retinanet_r50_coco/policy.json',
-        w_quantizer=_base_.w_quantizer,
-        a_quantizer=_base_.a_quantizer,
         fixed=_base_.float_stem,
     ),
 )
 load_from = 'work_dirs/qfa/retinanet_r50_coco/epoch_12.pth'
 train_cfg = dict(max_epochs=4, val_interval=4)
 optim_wrapper = dict(optimizer=dict(lr=0.001), paramwise_cfg=_base_.no_decay)
-custom_hooks = [dict(type='mmmpq.CalibrationHook', batches=30)]
+custom_hooks = [_base_.calibration]

@@ -6,9 +6,8 @@ model = dict(
     type='mmmpq.QuantModel',
     base_type='RetinaNet',
     quant=dict(
+        _base_.subnet,
         policy='work_dirs/qfa/retinanet_shapes/policy.json',
-        w_quantizer=_base_.w_quantizer,
-        a_quantizer=_base_.a_quantizer,
         fixed=_base_.float_stem,
     ),
 )
@@ -20,4 +19,4 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', T_max=3, by_epoch=True, convert_to_iter_based=True),
 ]
 default_hooks = dict(checkpoint=dict(interval=3))
-custom_hooks = [dict(type='mmmpq.CalibrationHook', batches=30)]
+custom_hooks = [_base_.calibration]

@@ -65,7 +65,11 @@ class GeneCode:
         return np.where(self.idle(genes), 0, genes)
 
     def one_hot(self, genes: Genes) -> np.ndarray:
-        """As ``space.encode``: float32 (n, Σ sizes), idle genes all zeros."""
+        """One-hot genes, float32 (n, Σ sizes), in the order of ``names``.
+
+        A gene that has no effect, such as one of a layer that is left out, is all
+        zeros: the same net has the same code.
+        """
         starts = np.cumsum([0, *self.sizes[:-1]])
         code = np.zeros((len(genes), self.sizes.sum()), np.float32)
         np.put_along_axis(code, genes + starts, 1 - self.idle(genes), axis=1)

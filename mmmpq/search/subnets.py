@@ -1,9 +1,8 @@
 """The nets that a supernet holds: precisions of its groups, choices of its modules."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -176,23 +175,6 @@ class SubnetSpace:
         for quantizer in self._ranges:
             quantizer.forget()
         self.active = self._canonical_values(subnet)
-
-    def encode(self, subnets: Sequence[Subnet]) -> np.ndarray:
-        """One-hot genes, float32 (n, Σ choices), in the order of ``genes``.
-
-        A gene that has no effect, such as one of a layer that is left out, is all
-        zeros: the same net has the same code.
-        """
-        sizes = [len(values) for values in self.genes.values()]
-        starts = np.cumsum([0, *sizes])
-        code = np.zeros((len(subnets), starts[-1]), np.float32)
-        for row, subnet in zip(code, subnets, strict=True):
-            self.check(subnet)
-            idle = self.idle(subnet)
-            for start, (gene, values) in zip(starts, self.genes.items(), strict=False):
-                if gene not in idle:
-                    row[start + values.index(_hashable(subnet[gene]))] = 1
-        return code
 
     def idle(self, subnet: Subnet) -> set[str]:
         """The genes of ``subnet`` that have no effect, given the others."""
