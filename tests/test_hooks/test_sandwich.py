@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
+from mmengine.model import BaseModel
 from mmengine.registry import METRICS, MODELS
 from torch import nn
 from torch.nn import functional as F
@@ -19,7 +20,7 @@ from mmmpq import launch
 from mmmpq.hooks import SandwichHook
 from mmmpq.hooks.distillation import LOSSES
 from mmmpq.hooks.held_out import train_batches, unwrapped
-from mmmpq.models import apply_policy, calibrate_subnet
+from mmmpq.models import ElasticMobileNetV3, apply_policy, calibrate_subnet
 from mmmpq.search import SubnetSpace
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,28 @@ VAL = dict(
     val_cfg=dict(),
     val_evaluator=dict(type='MeanLogit'),
 )
+
+
+@MODELS.register_module(name='ElasticTiny', force=True)
+class ElasticTiny(BaseModel):
+    """Its subnets differ in depth, width and kernels too."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.backbone = ElasticMobileNetV3(
+            depths=(1, 2),
+            kernels=(3, 5),
+            expands=(2, 3),
+            stem=(4, 1),
+            first=(4, 1),
+            stages=((8, 2, False, 'HSwish'),),
+            last=8,
+        )
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, inputs, labels=None, mode='tensor'):
+        x = self.fc(self.backbone(inputs)[0].mean((2, 3)))
+        return dict(loss=F.cross_entropy(x, labels)) if mode == 'loss' else x
 
 
 @METRICS.register_module(name='MeanLogit', force=True)
@@ -410,7 +433,8 @@ from mmmpq.quantizers import BatchQuantizer
 def main():
     cfg = Config(dict(tiny.BASE, **tests.VAL))
     cfg.merge_from_dict({
-        'model.quant': tests.QFA, 'launcher': 'pytorch', 'work_dir': sys.argv[3],
+        'model.quant': tests.QFA, 'model.base_type': sys.argv[4],
+        'launcher': 'pytorch', 'work_dir': sys.argv[3],
         'custom_hooks': [dict(tests.SANDWICH)], 'train_cfg.max_epochs': 2,
         'optim_wrapper.accumulative_counts': 2,
         'randomness.diff_rank_seed': True, 'train_cfg.val_interval': 2})
@@ -423,7 +447,9 @@ def main():
     SandwichHook.subnets = noting
     noted = tests.Noting(keep=1)
     runner.register_hook(noted)
-    runner.model.module.drop.p = 0.0
+    for module in runner.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
     runner.train()
     SandwichHook.subnets = subnets
     hook = tests.hook_of(runner)
@@ -438,7 +464,7 @@ def main():
         weights=[p.detach() for p in runner.model.parameters()],
         extremes=[m.extremes for m in runner.model.modules()
                   if isinstance(m, BatchQuantizer)],
-        norms=[n.running_mean for n in runner.model.module.norms])
+        norms=[b for n, b in runner.model.named_buffers() if 'running_' in n])
     torch.save(found, f'{sys.argv[3]}/rank{dist.get_rank()}.pt')
 
 launch.run(main)
@@ -446,10 +472,11 @@ launch.run(main)
 
 
 @pytest.mark.skipif(launch.get_device() != 'cpu', reason='about a CPU')
-def test_two_processes_train_and_calibrate_alike(tmp_path):
+@pytest.mark.parametrize('net', ['TinyNet', 'ElasticTiny'])
+def test_two_processes_train_and_calibrate_alike(net, tmp_path):
     script = tmp_path / 'rank.py'
     script.write_text(RANK)
-    files = [Path(__file__).with_name('conftest.py'), __file__, tmp_path]
+    files = [Path(__file__).with_name('conftest.py'), __file__, tmp_path, net]
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
