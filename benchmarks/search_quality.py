@@ -173,7 +173,6 @@ def execute(run: Run, args: argparse.Namespace, settings: dict) -> dict:
         cfg = search_config(run)
         cfg.merge_from_dict(settings['search_options'])
         cfg.dump(folder / 'search.py')
-    float_net = str(cfg.load_from)
     command = [folder / 'search.py', '--work-dir', folder / 'search']
     command += ['--seed', run.seed]
     if run.method in BASELINES:
@@ -184,37 +183,56 @@ def execute(run: Run, args: argparse.Namespace, settings: dict) -> dict:
     spent = process(folder, 'search', args.threads, *command)
     policy = folder / 'search/policy.json'
     searched = folder / 'search/searched.pth'
-    start = float_net if args.from_float or not searched.is_file() else str(searched)
-    with ONE_BY_ONE:
-        tuning = finetune_config(run, policy, start)
-        tuning.merge_from_dict(settings['finetune_options'])
-        tuning.dump(folder / 'finetune.py')
-    tuned = process(
-        *(folder, 'finetune', args.threads, 'tools/train.py', folder / 'finetune.py'),
-        *('--work-dir', folder / 'finetune', '--seed', run.seed),
-    )
-    metric = SETS[run.set][1]
-    with ONE_BY_ONE:
-        spent |= costs(cfg, policy, folder / 'search/search_history.jsonl')
+    own_weights = searched.is_file() and not args.from_float
     record = dict(
         asdict(run),
-        metric=metric,
-        accuracy=last_metric(folder / 'finetune', metric),
-        **{k: spent[k] for k in ('bops', 'limit', 'bops_before')},
-        search_seconds=spent['cpu_seconds'],
-        finetune_seconds=tuned['cpu_seconds'],
-        memory_mib=spent['memory_mib'],
-        start='float' if start == float_net else 'searched',
+        metric=SETS[run.set][1],
+        start='searched' if own_weights else 'float',
         settings=settings,
         threads=args.threads,
         layers={n: list(p) for n, p in Policy.load(policy).layers.items()},
         mmmpq=__version__,
     )
+    tuned = None if own_weights else same_finetuning(record, args.work_dir)
+    record |= tuned or finetune(
+        run, folder, str(searched if own_weights else cfg.load_from), args, settings
+    )
+    with ONE_BY_ONE:
+        record |= costs(cfg, policy, folder / 'search/search_history.jsonl')
+    record |= dict(search_seconds=spent['cpu_seconds'], memory_mib=spent['memory_mib'])
     searched.unlink(missing_ok=True)  # the record and the policy are what is kept
     atomic_write(
         args.work_dir / f'{run.name}.json', json.dumps(record, indent=1) + '\n'
     )
     return record
+
+
+def finetune(
+    run: Run, folder: Path, start: str, args: argparse.Namespace, settings: dict
+) -> dict:
+    """Fine-tunes and tests the policy of ``folder`` from the checkpoint ``start``."""
+    with ONE_BY_ONE:
+        cfg = finetune_config(run, folder / 'search/policy.json', start)
+        cfg.merge_from_dict(settings['finetune_options'])
+        cfg.dump(folder / 'finetune.py')
+    spent = process(
+        *(folder, 'finetune', args.threads, 'tools/train.py', folder / 'finetune.py'),
+        *('--work-dir', folder / 'finetune', '--seed', run.seed),
+    )
+    accuracy = last_metric(folder / 'finetune', SETS[run.set][1])
+    return dict(accuracy=accuracy, finetune_seconds=spent['cpu_seconds'])
+
+
+def same_finetuning(record: dict, work_dir: Path) -> dict | None:
+    """What another method got for the same policy, from the float net, if any did.
+
+    Training repeats bit for bit; with 2 bits for the least, W2A2 is one policy.
+    """
+    differs = ('method', 'budget')
+    for other in read_records(work_dir):
+        if all(other[k] == v for k, v in record.items() if k not in differs):
+            return {k: other[k] for k in ('accuracy', 'finetune_seconds')}
+    return None
 
 
 def costs(cfg: Config, policy: Path, history: Path) -> dict:

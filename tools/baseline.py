@@ -102,8 +102,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=positive,
         default=1,
         metavar='N',
-        help='of random: policies, of which the one with the least loss on held-out '
-        'batches is kept (default: %(default)s)',
+        help='of random: policies, of which the one with the least loss on '
+        'batches of held_out is kept (default: %(default)s)',
     )
     parser.add_argument(
         '--seed', type=int, help='(default: randomness.seed of the config, else 0)'

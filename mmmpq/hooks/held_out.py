@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader
 from mmmpq.datasets import split_dataset
 from mmmpq.randomness import isolated_randomness
 
+OTHER_ORDER = 15_485_863  # added to the seed of a sampler: epoch e has that of seed + e
+
 
 def unwrapped(runner: Runner) -> nn.Module:
     """The toolbox's model, without DDP around it."""
@@ -23,13 +25,16 @@ def hold_out(runner: Runner, held_out: Any) -> DataLoader:
     """Splits the training set of ``runner`` and returns the held-out loader.
 
     The loop goes on with the rest: its length, and the schedules that were built for
-    the length before, are made anew.
+    the length before, are made anew. Where nothing is split off it stays as it is.
 
     Args:
         runner: Before its run (``before_run``).
-        held_out: A share of the training set, or the config of another dataset.
+        held_out: A share of the training set, the config of another dataset, or None
+            for all of the training set in another order.
     """
     loop = runner.train_loop
+    if held_out is None:
+        return _loader(runner, loop.dataloader.dataset, OTHER_ORDER)
     if isinstance(held_out, dict):
         return _loader(runner, copy.deepcopy(held_out))
     # The seed of the config, not the run's: where that one is drawn at random, a
@@ -66,11 +71,11 @@ def train_batches(runner: Runner, count: int) -> list[Any]:
     return batches.take(min(count, len(loader)))
 
 
-def _loader(runner: Runner, dataset: Any) -> DataLoader:
+def _loader(runner: Runner, dataset: Any, order: int = 0) -> DataLoader:
     """A loader like the one for training, of another dataset (or its config)."""
     return Runner.build_dataloader(
         dict(runner.cfg.train_dataloader, dataset=dataset),
-        seed=runner.seed,
+        seed=runner.seed + order if order else runner.seed,
         diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False),
     )
 

@@ -56,7 +56,7 @@ class SearchHook(Hook):
     """Searches the precisions of a supernet under budgets while it trains.
 
     After a warm-up, every ``interval`` iterations, a step on the logits alone: the task
-    loss on a held-out batch, times the penalties that are factors of it
+    loss on another batch (``held_out``), times the penalties that are factors of it
     (``multiplies``), plus the others. Then the toolbox's loop takes its weight step as
     always. At the end the most probable policy inside every budget is solved for and
     written, with the weights that go with it.
@@ -79,8 +79,9 @@ class SearchHook(Hook):
         scheduler: Config of its learning rate schedule, in architecture steps, or with
             ``by_epoch=True`` in epochs, counted from the first of these steps.
         clip_grad: As of ``OptimWrapper``, for the logits.
-        held_out: Share of the training set for the architecture step, or the config of
-            a dataset of its own.
+        held_out: What the architecture step learns from: a share of the training set,
+            which the weights then do not see; the config of a dataset of its own; or
+            None, all of the training set in another order than that of the weights.
         warmup: Share of the search that trains the weights alone.
         interval: Iterations from one architecture step to the next; with ``joint``,
             steps of the weights, which gradient accumulation takes more for.
@@ -108,7 +109,7 @@ class SearchHook(Hook):
         optimizer: dict | None = None,
         scheduler: dict | None = None,
         clip_grad: dict | None = None,
-        held_out: float | dict = 0.2,
+        held_out: float | dict | None = None,
         warmup: float = 0.1,
         interval: int = 1,
         joint: bool = False,

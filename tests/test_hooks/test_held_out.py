@@ -55,6 +55,19 @@ def test_a_dataset_of_its_own(make, hook_of):
     assert runner.max_iters == 30
 
 
+def test_all_of_the_training_set_in_another_order(make, hook_of):
+    runner = make(search=dict(held_out=None, measure=0))
+    runner.train()
+    train, held = runner.train_dataloader, hook_of(runner).batches.loader
+    assert pictures(train) == pictures(held) and runner.max_iters == 30
+    orders = []
+    for loader, epochs in ((train, range(100)), (held, range(1))):
+        for epoch in epochs:
+            loader.sampler.set_epoch(epoch)
+            orders.append(tuple(loader.sampler))
+    assert sorted(orders[-1]) == list(range(40)) and len(set(orders)) == 101
+
+
 def test_iteration_based_loops_go_on_with_the_rest(make):
     seen = []
 
