@@ -81,11 +81,11 @@ def execute(name: str, kind: str, seed: int, args: argparse.Namespace) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     config, metric, epochs = SETS[name]
     options = ['default_hooks.logger.interval=1']
-    options += ['default_hooks.checkpoint.interval=-1']
-    options += ['default_hooks.checkpoint.save_last=False']
-    if kind in SUPERNETS:
+    if kind in SUPERNETS:  # it keeps its checkpoint, to be searched
         options += SUPERNETS[kind]
     else:
+        options += ['default_hooks.checkpoint.interval=-1']
+        options += ['default_hooks.checkpoint.save_last=False']
         supernet = Config.fromfile(ROOT / f'configs/qfa/{config}.py')
         options += [f'model.quant.policy={kind}', f'load_from={supernet.load_from}']
         options += [f'optim_wrapper.optimizer.lr={supernet.optim_wrapper.optimizer.lr}']
