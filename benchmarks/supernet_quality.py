@@ -39,6 +39,7 @@ SUPERNETS = {
     'BatchQuant': [],
     'learned ranges': ['model.quant.a_quantizer.type=mmmpq.LSQQuantizer'],
 }
+KINDS = (*SUPERNETS, *WIDTHS)
 EPILOG = """examples
   benchmarks/supernet_quality.py --sets digits --jobs 2
   benchmarks/supernet_quality.py --jobs 0                      (table and plots alone)
@@ -52,6 +53,9 @@ def parse_args(argv=None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--sets', nargs='+', choices=SETS, default=list(SETS))
+    parser.add_argument(
+        '--kinds', nargs='+', choices=KINDS, default=KINDS, help='(default: all)'
+    )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument(
         '--threads', type=int, default=1, help='of each process (default: 1)'
@@ -197,7 +201,7 @@ def main() -> None:
     console = Console()
     todo = [
         each
-        for each in product(args.sets, [*SUPERNETS, *WIDTHS], args.seeds)
+        for each in product(args.sets, args.kinds, args.seeds)
         if (each[0] != 'elastic' or each[1] in SUPERNETS)
         and not folder_of(*each, args).with_suffix('.json').is_file()
     ]
