@@ -71,11 +71,13 @@ class SubnetSearch:
     def uniform(self, count: int) -> list[Candidate]:
         """Nets with one precision everywhere, inside a budget, to compare with.
 
-        With an elastic architecture they are searched in the same way: the best in each
-        budget, and an even spread; none where only mixed ones are found inside.
+        With an elastic architecture those of matched widths are searched in the same
+        way: the best in each budget, and an even spread; none where only mixed ones are
+        found inside.
         """
         if not self.code.architecture:
-            genes = self._uniform()
+            space = self.budgets.space
+            genes = self.code.of([space.largest(p) for p in space.common])
             inside = excess(self.costs(genes), self.limits) <= 0
             return self._candidates('uniform', genes[inside])
         if not self.budgets.space.precisions:

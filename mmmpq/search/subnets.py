@@ -43,8 +43,8 @@ class SubnetSpace:
     Attributes:
         genes: Gene -> allowed values, smallest first.
         groups: The groups by name, in network order.
-        precisions: What all groups can take at once, smallest first, but (0, 0): of
-            these the matched ones (w_bits = a_bits), if there are any.
+        common: What all groups can take at once, smallest first, but (0, 0).
+        precisions: Of these the matched ones (w_bits = a_bits); all if none is.
         active: The subnet that was activated last.
 
     Raises:
@@ -79,9 +79,11 @@ class SubnetSpace:
                 "quant=dict(candidates=[...], mixing='sampled'), or an elastic backbone"
             )
         shared = [set(group.candidates) - {SKIP} for group in self.groups.values()]
-        common = sorted(set.intersection(*shared), key=_size) if shared else []
-        matched = [p for p in common if p.w_bits == p.a_bits]
-        self.precisions: tuple[Precision, ...] = tuple(matched or common)
+        self.common: tuple[Precision, ...] = ()
+        if shared:
+            self.common = tuple(sorted(set.intersection(*shared), key=_size))
+        matched = tuple(p for p in self.common if p.w_bits == p.a_bits)
+        self.precisions: tuple[Precision, ...] = matched or self.common
         self._ranges = [m for m in model.modules() if isinstance(m, BatchQuantizer)]
         self.active: Subnet | None = None
 
