@@ -78,6 +78,24 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_reference_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for the input that a cost is counted at."""
+    parser.add_argument(
+        '--input-shape',
+        type=int,
+        nargs=3,
+        metavar=('C', 'H', 'W'),
+        help="reference input; default: the search budget's, else 3 224 224 for "
+        'classifiers and 3 800 1333 for detectors',
+    )
+    parser.add_argument(
+        '--proposals',
+        type=int,
+        metavar='N',
+        help="RoIs per image; default: the search budget's, else the model's test_cfg",
+    )
+
+
 def positive(text: str) -> int:
     """An int of at least 1, as the type of a flag."""
     if not text.isdecimal() or int(text) < 1:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmmpq.costs import BOPs, Hardware, WeightBytes, profile, total_cost
-from mmmpq.launch import add_cfg_options, run
+from mmmpq.launch import add_cfg_options, add_reference_arguments, run
 from mmmpq.policy import FLOAT, Precision
 from mmmpq.visualization.units import human
 
@@ -40,19 +40,7 @@ def parse_args(argv=None):
     parser.add_argument(
         '--hardware', help='hardware profile (JSON) that restricts the candidates'
     )
-    parser.add_argument(
-        '--input-shape',
-        type=int,
-        nargs=3,
-        metavar=('C', 'H', 'W'),
-        help="reference input; default: the search budget's, else 3 224 224 for "
-        'classifiers and 3 800 1333 for detectors',
-    )
-    parser.add_argument(
-        '--proposals',
-        type=int,
-        help="RoIs per image; default: the search budget's, else the model's test_cfg",
-    )
+    add_reference_arguments(parser)
     parser.add_argument('--json', action='store_true', help='print JSON')
     add_cfg_options(parser)
     return parser.parse_args(argv)

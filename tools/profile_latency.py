@@ -17,7 +17,7 @@ from rich.console import Console
 from mmmpq.costs import Latency, LayerProfile, profile
 from mmmpq.export.onnx_graph import deploy_extra
 from mmmpq.fileio import atomic_write
-from mmmpq.launch import add_cfg_options, check_file, run
+from mmmpq.launch import add_cfg_options, add_reference_arguments, check_file, run
 from mmmpq.policy import FLOAT, Precision
 from mmmpq.visualization.latency import file_table, layer_table
 from mmmpq.visualization.progress import progress_bar
@@ -69,25 +69,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='N',
         help='times that each runs before (default: %(default)s)',
     )
-    parser.add_argument(
-        '--input-shape',
-        type=int,
-        nargs=3,
-        metavar=('C', 'H', 'W'),
-        help="reference input; default: the search budget's, else 3 224 224 for "
-        'classifiers and 3 800 1333 for detectors; of --end-to-end: that of the export',
-    )
-    parser.add_argument(
-        '--proposals',
-        type=int,
-        metavar='N',
-        help="RoIs per image; default: the search budget's, else the model's test_cfg",
-    )
+    add_reference_arguments(parser)
     parser.add_argument(
         '--end-to-end',
         nargs='+',
         metavar='MODEL.onnx',
-        help='measure whole files of tools/export.py instead',
+        help='measure whole files of tools/export.py instead, at the input shape of '
+        'their export unless --input-shape is given',
     )
     parser.add_argument(
         '--out',

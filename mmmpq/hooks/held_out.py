@@ -72,10 +72,13 @@ def train_batches(runner: Runner, count: int) -> list[Any]:
 
 
 def _loader(runner: Runner, dataset: Any, order: int = 0) -> DataLoader:
-    """A loader like the one for training, of another dataset (or its config)."""
+    """A loader like the one for training, of another dataset (or its config).
+
+    ``order`` is added to the seed of its sampler.
+    """
     return Runner.build_dataloader(
         dict(runner.cfg.train_dataloader, dataset=dataset),
-        seed=runner.seed + order if order else runner.seed,
+        seed=runner.seed + order,
         diff_rank_seed=runner._randomness_cfg.get('diff_rank_seed', False),
     )
 
