@@ -124,30 +124,19 @@ def environment() -> dict:
     return dict(os.environ, OMP_WAIT_POLICY='PASSIVE', PYTHONUNBUFFERED='1')
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Searches, fine-tunes, tests, exports and reports a small '
-        'RetinaNet on synthetic shapes, inside the budget W3A3. Minutes on two cores.',
-        epilog='example: tools/demo.py --work-dir work_dirs/demo',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def add_arguments(parser: argparse.ArgumentParser, name: str, data: str) -> None:
+    """Add the flags that all demos share."""
     parser.add_argument(
         '--work-dir',
         metavar='DIR',
-        default='work_dirs/demo',
+        default=f'work_dirs/{name}',
         help='where everything goes (default: %(default)s)',
     )
     parser.add_argument(
         '--data',
         metavar='DIR',
-        default='data/shapes',
-        help='where the shapes are made (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--train-images', type=int, default=1000, metavar='N', help='(default: 1000)'
-    )
-    parser.add_argument(
-        '--val-images', type=int, default=200, metavar='N', help='(default: 200)'
+        default=f'data/{data}',
+        help=f'where the {data} are made (default: %(default)s)',
     )
     parser.add_argument(
         '--cfg-options',
@@ -155,6 +144,22 @@ def parse_args() -> argparse.Namespace:
         default=[],
         metavar='KEY=VALUE',
         help='more overrides for all trainings, such as train_cfg.max_epochs=1',
+    )
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Searches, fine-tunes, tests, exports and reports a small '
+        'RetinaNet on synthetic shapes, inside the budget W3A3. Minutes on two cores.',
+        epilog='example: tools/demo.py --work-dir work_dirs/demo',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_arguments(parser, 'demo', 'shapes')
+    parser.add_argument(
+        '--train-images', type=int, default=1000, metavar='N', help='(default: 1000)'
+    )
+    parser.add_argument(
+        '--val-images', type=int, default=200, metavar='N', help='(default: 200)'
     )
     return parser.parse_args()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo import ROOT, Demo, environment
+from demo import ROOT, Demo, add_arguments, environment
 
 from mmmpq.fileio import atomic_write
 from mmmpq.launch import run
@@ -28,18 +28,7 @@ def parse_args() -> argparse.Namespace:
         epilog='example: tools/qfa_demo.py --work-dir work_dirs/qfa_demo',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        '--work-dir',
-        metavar='DIR',
-        default='work_dirs/qfa_demo',
-        help='where everything goes (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--data',
-        metavar='DIR',
-        default='data/digits',
-        help='where the digits are made (default: %(default)s)',
-    )
+    add_arguments(parser, 'qfa_demo', 'digits')
     parser.add_argument(
         '--samples',
         default='400',
@@ -53,13 +42,6 @@ def parse_args() -> argparse.Namespace:
         metavar='ARG',
         help='more arguments of tools/qfa_search.py, without their leading dashes: '
         'generations=5',
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        default=[],
-        metavar='KEY=VALUE',
-        help='more overrides for all trainings, such as train_cfg.max_epochs=1',
     )
     return parser.parse_args()
 
