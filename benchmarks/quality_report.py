@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from pathlib import Path
 from statistics import mean, median, stdev
 
@@ -16,7 +17,9 @@ from mmmpq.visualization.units import fits, scale
 FIELDS = (
     *('set', 'method', 'budget', 'seed', 'metric', 'accuracy', 'bops', 'limit'),
     *('bops_before', 'search_seconds', 'finetune_seconds', 'memory_mib', 'start'),
+    'settings',
 )
+TEXTS = ('set', 'method', 'budget', 'metric', 'start')
 BASELINES = ('sensitivity', 'hessian', 'uniform', 'random')
 SEARCHES = ('bpnas_outputs', 'bpnas_composite', 'bpnas_sampled', 'edmips', 'dnas')
 METHODS = (*SEARCHES, *BASELINES)
@@ -118,8 +121,17 @@ def table_csv(records: list[dict]) -> str:
     writer = csv.DictWriter(out, FIELDS, extrasaction='ignore', lineterminator='\n')
     writer.writeheader()
     order = ('set', 'budget', 'method', 'seed')
-    writer.writerows(sorted(records, key=lambda r: [r[key] for key in order]))
+    for each in sorted(records, key=lambda r: [r[key] for key in order]):
+        writer.writerow(dict(each, settings=json.dumps(each['settings'])))
     return out.getvalue()
+
+
+def read_csv(text: str) -> list[dict]:
+    """The records of :func:`table_csv`."""
+    return [
+        {k: v if k in TEXTS else json.loads(v or 'null') for k, v in row.items()}
+        for row in csv.DictReader(io.StringIO(text))
+    ]
 
 
 def accuracy_figure(rows: list[dict], theme) -> Figure:

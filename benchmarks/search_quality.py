@@ -4,7 +4,8 @@ A run searches (or takes a baseline's policy), fine-tunes what was found and tes
 with the tools of this repository in processes of their own. All methods choose from the
 candidates of configs/bpnas, in its groups, under the same budget, with the same
 quantizer; the schedule of the fine-tuning is that of the configs/bpnas twin. One JSON
-file per run under --work-dir: what is there already is not run again.
+file per run under --work-dir: what is there already is not run again, nor with --keep
+what --out has a line for.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import json
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
 from processes import ROOT, last_metric, process
-from quality_report import BASELINES, METHODS, write_results
+from quality_report import BASELINES, METHODS, read_csv, write_results
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -47,6 +48,7 @@ SETS = {
 EPILOG = """examples
   benchmarks/search_quality.py --sets digits --methods bpnas_composite uniform
   benchmarks/search_quality.py --jobs 2                       (all of it, hours)
+  benchmarks/search_quality.py --jobs 2 --keep                (what the results lack)
   benchmarks/search_quality.py --jobs 0                       (table and plot alone)
 
 bpnas_* is configs/bpnas with that mixing. edmips and dnas take penalty, relaxation,
@@ -115,6 +117,12 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--out', type=Path, default=ROOT / 'benchmarks/results/search_quality'
+    )
+    parser.add_argument(
+        '--keep',
+        action='store_true',
+        help="the lines of --out's runs.csv stay, and count as run; by default the "
+        'results are those of --work-dir alone',
     )
     args = parser.parse_args(argv)
     args.work_dir, args.out = args.work_dir.resolve(), args.out.resolve()
@@ -269,12 +277,28 @@ def read_records(work_dir: Path) -> list[dict]:
     return [json.loads(p.read_text()) for p in sorted(work_dir.glob('*.json'))]
 
 
+def all_records(args: argparse.Namespace) -> dict[Run, dict]:
+    """The records in --work-dir, and with --keep those that only runs.csv has."""
+    kept = args.out / 'runs.csv'
+    records = read_csv(kept.read_text()) if args.keep and kept.is_file() else []
+    records += read_records(args.work_dir)
+    return {Run(*(r[field.name] for field in fields(Run))): r for r in records}
+
+
 def missing_runs(args: argparse.Namespace, settings: dict) -> list[Run]:
     """The runs asked for that have no record yet.
 
     Raises:
         ValueError: A record was made with other settings.
     """
+    done = all_records(args)
+    for each, record in done.items():
+        if record['settings'] != settings:
+            raise ValueError(
+                f'--work-dir: {each.name} was made with other settings: '
+                f'{record["settings"]}, now {settings}; name another folder (with '
+                '--keep, another --out too)'
+            )
     runs = [
         Run(*each)
         for each in (
@@ -285,18 +309,7 @@ def missing_runs(args: argparse.Namespace, settings: dict) -> list[Run]:
             for m in args.methods
         )
     ]
-    missing = []
-    for each in runs:
-        path = args.work_dir / f'{each.name}.json'
-        if not path.is_file():
-            missing.append(each)
-        elif json.loads(path.read_text())['settings'] != settings:
-            raise ValueError(
-                f'--work-dir: {path} was made with other settings: '
-                f'{json.loads(path.read_text())["settings"]}, now {settings}; name '
-                'another folder'
-            )
-    return missing
+    return [each for each in runs if each not in done]
 
 
 def execute_all(
@@ -351,7 +364,7 @@ def main() -> None:
         )
     if runs:
         failures = execute_all(runs, args, settings, console)
-    records = read_records(args.work_dir)
+    records = list(all_records(args).values())
     if records:
         write_results(records, args.out, console)
     if failures:

@@ -146,6 +146,29 @@ def test_finished_runs_are_skipped_and_other_settings_refused(quality, tmp_path)
         quality.missing_runs(args, dict(settings, from_float=True))
 
 
+def test_lines_of_the_results_are_kept(quality, report, tmp_path):
+    """From another machine, whose records are not here; records here come first."""
+    work_dir, out = tmp_path / 'runs', tmp_path / 'out'
+    work_dir.mkdir()
+    out.mkdir()
+    (out / 'runs.csv').write_text(report.table_csv(RECORDS))
+    here = RECORDS[1] | dict(accuracy=93.0)
+    (work_dir / 'digits-bpnas_sampled-W3A3-1.json').write_text(json.dumps(here))
+    words = ['--sets', 'digits', '--budgets', 'W3A3', '--work-dir', str(work_dir)]
+    words += ['--methods', 'bpnas_sampled', 'uniform', '--out', str(out)]
+    alone, kept = quality.parse_args(words), quality.parse_args([*words, '--keep'])
+    assert list(quality.all_records(alone).values()) == [here]
+    expected = [here if r is RECORDS[1] else r for r in RECORDS]
+    assert sorted(quality.all_records(kept).values(), key=str) == sorted(
+        expected, key=str
+    )
+    settings = RECORDS[0]['settings']
+    names = [r.name for r in quality.missing_runs(kept, settings)]
+    assert names == ['digits-uniform-W3A3-1', 'digits-uniform-W3A3-2']
+    with pytest.raises(ValueError, match='other settings'):
+        quality.missing_runs(kept, dict(settings, from_float=True))
+
+
 def test_what_the_choice_before_the_solver_costs(quality, tmp_path):
     """Against the tables of the search itself."""
     cfg = quality.search_config(quality.Run('digits', 'bpnas_sampled', 'W3A3', 0))
