@@ -20,15 +20,15 @@ FIELDS = (
     'settings',
 )
 TEXTS = ('set', 'method', 'budget', 'metric', 'start')
-BASELINES = ('sensitivity', 'hessian', 'uniform', 'random')
+BASELINES = ('sensitivity', 'hessian', 'uniform', 'uniform_long', 'random')
 SEARCHES = ('bpnas_outputs', 'bpnas_composite', 'bpnas_sampled', 'edmips', 'dnas')
 METHODS = (*SEARCHES, *BASELINES)
 # Of each method: Okabe-Ito's colours, and a marker where two look alike.
 COLORS = (
     *('#0072b2', '#56b4e9', '#009e73', '#d55e00', '#cc79a7'),
-    *('#e69f00', '#7a5c00', '#000000', '#999999'),
+    *('#e69f00', '#7a5c00', '#000000', '#f0e442', '#999999'),
 )
-MARKERS = 'os^DvP*Xp'
+MARKERS = 'os^DvP*X<p'
 COLUMNS = (
     *('set', 'budget', 'method', 'runs', 'accuracy', 'spread', 'of the budget'),
     *('inside before', 'inside after', 'search s', 'memory MiB'),

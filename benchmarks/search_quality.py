@@ -53,7 +53,8 @@ EPILOG = """examples
 
 bpnas_* is configs/bpnas with that mixing. edmips and dnas take penalty, relaxation,
 mixing, weights and steps of their configs. EdMIPS's logits are joint here, as the
-candidates are no full grid.
+candidates are no full grid. uniform_long is fine-tuned for as many epochs as a search
+and its fine-tuning take.
 """
 
 
@@ -78,7 +79,13 @@ def parse_args(argv=None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument('--sets', nargs='+', choices=SETS, default=list(SETS))
-    parser.add_argument('--methods', nargs='+', choices=METHODS, default=list(METHODS))
+    parser.add_argument(
+        '--methods',
+        nargs='+',
+        choices=METHODS,
+        default=[m for m in METHODS if m != 'bpnas_sampled'],
+        help='(default: all but bpnas_sampled)',
+    )
     parser.add_argument('--budgets', nargs='+', default=['W2A2', 'W3A3', 'W4A4'])
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument(
@@ -158,8 +165,19 @@ def finetune_config(run: Run, policy: Path, load_from: str) -> Config:
     cfg = Config.fromfile(ROOT / f'configs/bpnas/{SETS[run.set][0]}_finetune.py')
     cfg.model.quant.policy = str(policy)
     cfg.load_from = load_from
+    if run.method == 'uniform_long':
+        lengthen(cfg, search_config(run).train_cfg.max_epochs)
     only_the_end(cfg)
     return cfg
+
+
+def lengthen(cfg: Config, epochs: int) -> None:
+    """A training of so many epochs more, its cosine stretched over all of them."""
+    cfg.train_cfg.max_epochs += epochs
+    schedule = cfg.param_scheduler
+    for each in schedule if isinstance(schedule, list) else [schedule]:
+        if 'T_max' in each:
+            each.T_max += epochs
 
 
 def only_the_end(cfg: Config) -> None:
@@ -184,7 +202,8 @@ def execute(run: Run, args: argparse.Namespace, settings: dict) -> dict:
     command = [folder / 'search.py', '--work-dir', folder / 'search']
     command += ['--seed', run.seed]
     if run.method in BASELINES:
-        command = ['tools/baseline.py', *command, '--method', run.method]
+        method = run.method.removesuffix('_long')
+        command = ['tools/baseline.py', *command, '--method', method]
         command += ['--budget', run.budget]
     else:
         command = ['tools/train.py', *command]
@@ -192,19 +211,24 @@ def execute(run: Run, args: argparse.Namespace, settings: dict) -> dict:
     policy = folder / 'search/policy.json'
     searched = folder / 'search/searched.pth'
     own_weights = searched.is_file() and not args.from_float
+    with ONE_BY_ONE:
+        tuning = finetune_config(
+            run, policy, str(searched if own_weights else cfg.load_from)
+        )
+        tuning.merge_from_dict(settings['finetune_options'])
+        tuning.dump(folder / 'finetune.py')
     record = dict(
         asdict(run),
         metric=SETS[run.set][1],
         start='searched' if own_weights else 'float',
+        epochs=tuning.train_cfg.max_epochs,
         settings=settings,
         threads=args.threads,
         layers={n: list(p) for n, p in Policy.load(policy).layers.items()},
         mmmpq=__version__,
     )
     tuned = None if own_weights else same_finetuning(record, args.work_dir)
-    record |= tuned or finetune(
-        run, folder, str(searched if own_weights else cfg.load_from), args, settings
-    )
+    record |= tuned or finetune(run, folder, args.threads)
     with ONE_BY_ONE:
         record |= costs(cfg, policy, folder / 'search/search_history.jsonl')
     record |= dict(search_seconds=spent['cpu_seconds'], memory_mib=spent['memory_mib'])
@@ -215,16 +239,10 @@ def execute(run: Run, args: argparse.Namespace, settings: dict) -> dict:
     return record
 
 
-def finetune(
-    run: Run, folder: Path, start: str, args: argparse.Namespace, settings: dict
-) -> dict:
-    """Fine-tunes and tests the policy of ``folder`` from the checkpoint ``start``."""
-    with ONE_BY_ONE:
-        cfg = finetune_config(run, folder / 'search/policy.json', start)
-        cfg.merge_from_dict(settings['finetune_options'])
-        cfg.dump(folder / 'finetune.py')
+def finetune(run: Run, folder: Path, threads: int) -> dict:
+    """Runs ``finetune.py`` in ``folder``, which ends with the test."""
     spent = process(
-        *(folder, 'finetune', args.threads, 'tools/train.py', folder / 'finetune.py'),
+        *(folder, 'finetune', threads, 'tools/train.py', folder / 'finetune.py'),
         *('--work-dir', folder / 'finetune', '--seed', run.seed),
     )
     accuracy = last_metric(folder / 'finetune', SETS[run.set][1])
@@ -238,7 +256,7 @@ def same_finetuning(record: dict, work_dir: Path) -> dict | None:
     """
     differs = ('method', 'budget')
     for other in read_records(work_dir):
-        if all(other[k] == v for k, v in record.items() if k not in differs):
+        if all(other.get(k) == v for k, v in record.items() if k not in differs):
             return {k: other[k] for k in ('accuracy', 'finetune_seconds')}
     return None
 

@@ -134,6 +134,33 @@ def test_methods_differ_in_what_makes_them_up(quality):
     assert parts('dnas') == ('outputs', ['CostAwareLoss'], False)
 
 
+@pytest.mark.parametrize('set_, epochs', [('digits', (20, 40)), ('shapes', (5, 11))])
+def test_a_long_uniform_training_is_as_long_as_search_and_finetuning(
+    quality, set_, epochs
+):
+    for method, expected in zip(('uniform', 'uniform_long'), epochs, strict=True):
+        run = quality.Run(set_, method, 'W3A3', 0)
+        cfg = quality.finetune_config(run, Path('policy.json'), 'float.pth')
+        schedule = cfg.param_scheduler
+        cosine = schedule[-1] if isinstance(schedule, list) else schedule
+        lengths = cfg.train_cfg.max_epochs, cfg.train_cfg.val_interval, cosine.T_max
+        assert lengths == (expected,) * 3
+        assert cfg.load_from == 'float.pth'
+
+
+def test_a_finetuning_is_taken_over_from_its_like_alone(quality, tmp_path):
+    mine = dict(set='digits', method='random', budget='W2A2', seed=0, epochs=20)
+    other = mine | dict(
+        method='uniform_long', epochs=40, accuracy=1, finetune_seconds=2
+    )
+    (tmp_path / 'a.json').write_text(json.dumps(other))
+    assert quality.same_finetuning(mine, tmp_path) is None
+    (tmp_path / 'b.json').write_text(json.dumps(other | dict(epochs=20, accuracy=3)))
+    assert quality.same_finetuning(mine, tmp_path) == dict(
+        accuracy=3, finetune_seconds=2
+    )
+
+
 def test_finished_runs_are_skipped_and_other_settings_refused(quality, tmp_path):
     words = ['--sets', 'digits', '--methods', 'bpnas_sampled', 'uniform']
     words += ['--budgets', 'W3A3']

@@ -15,11 +15,7 @@ model = dict(
         w_quantizer=_base_.rescaled,
         candidates=[(2, 2), (3, 3), (4, 4), (6, 6), (8, 8)],
         own_weights=False,  # a copy a candidate is too much memory here
-        exclude=[
-            'backbone.conv1',
-            'bbox_head.retina_cls',
-            'bbox_head.retina_reg',
-        ],
+        exclude=_base_.ends_of_retinanet,
     ),
 )
 load_from = 'https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r50_fpn_1x_coco/retinanet_r50_fpn_1x_coco_20200130-c2398f9e.pth'

@@ -12,11 +12,7 @@ model = dict(
         policy='work_dirs/dnas/retinanet_r50_coco/policy.json',
         w_quantizer=_base_.rescaled,
         a_quantizer=_base_.a_quantizer,
-        exclude=[
-            'backbone.conv1',
-            'bbox_head.retina_cls',
-            'bbox_head.retina_reg',
-        ],
+        exclude=_base_.ends_of_retinanet,
     ),
 )
 load_from = 'work_dirs/dnas/retinanet_r50_coco/searched.pth'

@@ -8,11 +8,7 @@ model = dict(
         _base_.supernet,
         w_quantizer=_base_.rescaled,
         candidates=[(2, 2), (3, 3), (4, 4), (6, 6), (8, 8)],
-        exclude=[
-            'backbone.conv1',
-            'bbox_head.retina_cls',
-            'bbox_head.retina_reg',
-        ],
+        exclude=_base_.ends_of_retinanet,
     ),
 )
 load_from = 'work_dirs/retinanet_shapes_float/epoch_12.pth'

@@ -8,11 +8,7 @@ model = dict(
         policy='work_dirs/dnas/retinanet_shapes/policy.json',
         w_quantizer=_base_.rescaled,
         a_quantizer=_base_.a_quantizer,
-        exclude=[
-            'backbone.conv1',
-            'bbox_head.retina_cls',
-            'bbox_head.retina_reg',
-        ],
+        exclude=_base_.ends_of_retinanet,
     ),
 )
 load_from = 'work_dirs/dnas/retinanet_shapes/searched.pth'

@@ -13,11 +13,7 @@ model = dict(
     quant=dict(
         _base_.supernet,
         quantizer=_base_.measured,
-        exclude=[
-            'backbone.conv1',
-            'bbox_head.retina_cls',
-            'bbox_head.retina_reg',
-        ],
+        exclude=_base_.ends_of_retinanet,
     ),
 )
 load_from = 'https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r50_fpn_1x_coco/retinanet_r50_fpn_1x_coco_20200130-c2398f9e.pth'

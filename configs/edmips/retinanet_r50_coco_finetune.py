@@ -11,11 +11,7 @@ model = dict(
     quant=dict(
         policy='work_dirs/edmips/retinanet_r50_coco/policy.json',
         quantizer=_base_.measured,
-        exclude=[
-            'backbone.conv1',
-            'bbox_head.retina_cls',
-            'bbox_head.retina_reg',
-        ],
+        exclude=_base_.ends_of_retinanet,
     ),
 )
 load_from = 'work_dirs/edmips/retinanet_r50_coco/searched.pth'
