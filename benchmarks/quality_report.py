@@ -26,7 +26,7 @@ METHODS = (*SEARCHES, *BASELINES)
 # Of each method: Okabe-Ito's colours, and a marker where two look alike.
 COLORS = (
     *('#0072b2', '#56b4e9', '#009e73', '#d55e00', '#cc79a7'),
-    *('#e69f00', '#7a5c00', '#000000', '#f0e442', '#999999'),
+    *('#e69f00', '#7a5c00', '#000000', '#6a3d9a', '#999999'),
 )
 MARKERS = 'os^DvP*X<p'
 COLUMNS = (
