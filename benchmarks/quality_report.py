@@ -127,10 +127,21 @@ def table_csv(records: list[dict]) -> str:
 
 
 def read_csv(text: str) -> list[dict]:
-    """The records of :func:`table_csv`."""
+    """The records of :func:`table_csv`.
+
+    Raises:
+        ValueError: It lacks a column.
+    """
+    reader = csv.DictReader(io.StringIO(text))
+    missing = [name for name in FIELDS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise ValueError(
+            f'--keep: runs.csv in --out has no column {", ".join(missing)}; it is not '
+            'of this benchmark, or of an older one: name another --out'
+        )
     return [
         {k: v if k in TEXTS else json.loads(v or 'null') for k, v in row.items()}
-        for row in csv.DictReader(io.StringIO(text))
+        for row in reader
     ]
 
 

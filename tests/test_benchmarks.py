@@ -194,6 +194,9 @@ def test_lines_of_the_results_are_kept(quality, report, tmp_path):
     assert names == ['digits-uniform-W3A3-1', 'digits-uniform-W3A3-2']
     with pytest.raises(ValueError, match='other settings'):
         quality.missing_runs(kept, dict(settings, from_float=True))
+    (out / 'runs.csv').write_text('set,method\n')
+    with pytest.raises(ValueError, match='no column budget, seed'):
+        quality.all_records(kept)
 
 
 def test_what_the_choice_before_the_solver_costs(quality, tmp_path):
