@@ -23,7 +23,7 @@ TEXTS = ('set', 'method', 'budget', 'metric', 'start')
 BASELINES = ('sensitivity', 'hessian', 'uniform', 'uniform_long', 'random')
 SEARCHES = ('bpnas_outputs', 'bpnas_composite', 'bpnas_sampled', 'edmips', 'dnas')
 METHODS = (*SEARCHES, *BASELINES)
-# Of each method: Okabe-Ito's colours, and a marker where two look alike.
+# Of each method: Okabe-Ito's colours and three more, and a marker each.
 COLORS = (
     *('#0072b2', '#56b4e9', '#009e73', '#d55e00', '#cc79a7'),
     *('#e69f00', '#7a5c00', '#000000', '#6a3d9a', '#999999'),
