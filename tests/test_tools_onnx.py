@@ -14,6 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmmpq import launch
 from mmmpq.export.onnx_graph import export_onnx
+from mmmpq.export.onnx_model import sums_are_cut
 from mmmpq.layers.base import calibrating
 
 pytest.importorskip('onnx')
@@ -60,6 +61,7 @@ def folder(tmp_path_factory):
         model(torch.randn(4, 3, 16, 16))
     torch.save(dict(state_dict=model.state_dict()), folder / 'net.pth')
     export_onnx(model, folder / 'net.onnx', (3, 16, 16))
+    export_onnx(model, folder / 'unsigned.onnx', (3, 16, 16), vnni=False)
     return folder
 
 
@@ -100,6 +102,9 @@ def test_alone(folder, tool, capsys):
     tool('--threads', '1')
     said = capsys.readouterr().out
     assert 'accuracy/top1' in said and 'against PyTorch' not in said
+    assert ('1 layers at W8A8, such as head.fc' in said) == sums_are_cut()
+    tool(model='unsigned.onnx')
+    assert 'W8A8' not in capsys.readouterr().out
 
 
 def test_user_errors_are_one_line(folder, tool, capsys, monkeypatch):

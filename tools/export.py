@@ -89,6 +89,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'bits everywhere, which ONNX Runtime computes in integers (default: auto)',
     )
     parser.add_argument(
+        '--no-vnni',
+        dest='vnni',
+        action='store_false',
+        help='onnx for x86 processors without VNNI, which cut the integer sums of '
+        'layers at W8A8: their weights become unsigned, which is exact everywhere, and '
+        'slower on processors with VNNI',
+    )
+    parser.add_argument(
         '--input-shape',
         type=int,
         nargs=3,
@@ -295,7 +303,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             from mmmpq.export.onnx_graph import export_onnx
 
             with console.status('tracing'):
-                options = args.opset, args.containers
+                options = args.opset, args.containers, args.vnni
                 onnx = export_onnx(model, new['onnx'], shape, *options)
         if 'packed' in new:
             with console.status('packing'):

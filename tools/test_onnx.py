@@ -31,11 +31,13 @@ from torch.backends import cudnn, mkldnn
 
 from mmmpq.export.integers import check_calibrated
 from mmmpq.export.onnx_agreement import Predictions, agreement, recording
-from mmmpq.export.onnx_model import OnnxNetwork, use_onnx
+from mmmpq.export.onnx_levels import needs_vnni
+from mmmpq.export.onnx_model import OnnxNetwork, sums_are_cut, use_onnx
 from mmmpq.fileio import atomic_write
 from mmmpq.hooks.held_out import unwrapped
 from mmmpq.launch import add_cfg_options, build_runner, check_file, load_config, run
 from mmmpq.layers import quantized_layers
+from mmmpq.policy import Precision
 
 EXAMPLE = """Features and heads are computed by ONNX Runtime on the CPU; loading,
 preprocessing, decoding, NMS and metrics are those of the config. A two-stage detector
@@ -139,6 +141,20 @@ def check_model(model: nn.Module, network: OnnxNetwork, checkpoint: str | None) 
         )
 
 
+def cut_layers(path: str, network: OnnxNetwork) -> list[str]:
+    """Layers whose integer sums ONNX Runtime may cut on this machine."""
+    from mmmpq.export.latency_fused import integer_layers
+
+    if not sums_are_cut():
+        return []
+    policy = network.about['policy']
+    return [
+        name
+        for name, kind in sorted(integer_layers(path).items())
+        if kind == 'int8' and needs_vnni(Precision(*policy[name]))
+    ]
+
+
 @contextlib.contextmanager
 def other_sums() -> Iterator[None]:
     """Within it, PyTorch adds up convolutions in another order."""
@@ -183,6 +199,16 @@ def main() -> None:
     runner = build_runner(cfg)
     model = unwrapped(runner)
     check_model(model, network, args.checkpoint)
+    console = Console()
+    cut = cut_layers(args.model, network)
+    if cut:
+        console.print(
+            f'this processor has no VNNI: ONNX Runtime may cut the integer sums of '
+            f'{len(cut)} layers at W8A8, such as {cut[0]}; a file of tools/export.py '
+            '--no-vnni is exact here',
+            style='yellow',
+            soft_wrap=True,
+        )
     runs = {}
     if args.checkpoint:
         runner.register_hook(CheckpointHook(args.checkpoint))
@@ -202,7 +228,7 @@ def main() -> None:
         name: asdict(agreement(runs[first][1], runs[name][1], **ends))
         for name in others
     }
-    show(figures, agreements, Console())
+    show(figures, agreements, console)
     if args.out:
         written = dict(figures=figures, agreement=agreements)
         atomic_write(args.out, json.dumps(written, indent=2) + '\n')

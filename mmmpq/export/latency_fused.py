@@ -1,4 +1,4 @@
-"""Which layers of a whole net ONNX Runtime leaves in float."""
+"""Which layers of a whole net ONNX Runtime computes in integers, which in float."""
 
 import tempfile
 from collections.abc import Sequence
@@ -37,5 +37,15 @@ def float_layers(model: nn.Module, input_shape: Sequence[int]) -> set[str]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / 'model.onnx'
         layers = export_onnx(model, path, input_shape)['layers']
-        fused = Session(path, threads=1).integer_inputs
-    return {n for n in layers if not any(i.startswith(f'{n}.weight_') for i in fused)}
+        return layers.keys() - integer_layers(path).keys()
+
+
+def integer_layers(path: str | Path) -> dict[str, str]:
+    """Layers of an exported file that ONNX Runtime computes in integers.
+
+    Returns:
+        By name, the type of the weight that the file has: 'int8' or 'uint8'.
+    """
+    inputs = Session(path, threads=1).integer_inputs
+    weights = (i.rpartition('.weight_') for i in inputs)
+    return {name: kind for name, _, kind in weights if kind in ('int8', 'uint8')}

@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from mmmpq.costs import LayerProfile
+from mmmpq.export.onnx_model import sums_are_cut
 
 OPSET, IR_VERSION = 21, 10
 # Layers of these types can be quantized.
@@ -75,9 +76,9 @@ def float_graph(work: Work) -> ModelProto | None:
 def integer_graph(work: Work) -> ModelProto | None:
     """The layer with 8-bit weights and inputs; None if it cannot be quantized.
 
-    As :func:`.onnx_graph.export_onnx` writes it: input and weights go through
-    QuantizeLinear and DequantizeLinear, and so does the output of a closed layer, as by
-    the layer behind.
+    As :func:`.onnx_graph.export_onnx` writes it for this processor, with or without
+    VNNI: input and weights go through QuantizeLinear and DequantizeLinear, and so does
+    the output of a closed layer, as by the layer behind.
     """
     if work.type not in QUANTIZABLE:
         return None
@@ -124,11 +125,12 @@ class _Graph:
         if not self.quantized:
             values = self.random.standard_normal(shape, np.float32)
             return self.add(name, values * np.float32(_STEP))
-        q = self.random.integers(-127, 128, shape, np.int8)
+        kind, zero = (np.uint8, 128) if sums_are_cut() else (np.int8, 0)
+        q = self.random.integers(zero - 127, zero + 128, shape, kind)
         inputs = [
             self.add(f'{name}_q', q),
             self.add(f'{name}_step', np.float32(_STEP / 127)),
-            self.add(f'{name}_zero', np.int8(0)),  # without it, no Gemm is fused
+            self.add(f'{name}_zero', kind(zero)),  # without it, no Gemm is fused
         ]
         return self.node('DequantizeLinear', inputs, name)
 

@@ -30,6 +30,7 @@ def export_onnx(
     input_shape: Sequence[int],
     opset: int = INT4_OPSET,
     containers: str = 'auto',
+    vnni: bool = True,
 ) -> dict[str, Any]:
     """Writes the network of ``model`` as ONNX with quantized weights and activations.
 
@@ -69,6 +70,10 @@ def export_onnx(
             size, the one to trace with, cut to 320 pixels.
         opset: Of ONNX: 13 to 25; 21 or later for weights of up to 4 bits in 'auto'.
         containers: 'auto', the smallest types; or '8bit', those that run fast.
+        vnni: Whether the processor has VNNI, or is not an x86. Others cut the integer
+            sums of layers at W8A8, by which outputs may be off by several percent; if
+            False, the weights of these layers are stored unsigned, which is exact on
+            every processor, and slower on one with VNNI.
 
     Returns:
         'path', 'opset', 'bytes' of the file, 'nodes' by type, and 'layers': by name of
@@ -103,7 +108,7 @@ def export_onnx(
         graph = onnx.load_from_string(data)
         if opset > traced:
             graph = onnx.version_converter.convert_version(graph, opset)
-        report = to_qdq(graph, layers, containers)
+        report = to_qdq(graph, layers, containers, vnni)
     finally:
         model.train(was_training)
     graph.ir_version = max(graph.ir_version, 10 if opset >= INT4_OPSET else 8)

@@ -84,6 +84,14 @@ def finer(at: Stored, a_bits: int) -> int:
     return 2 ** max(0, room.bit_length() - 1)
 
 
+def needs_vnni(precision: Precision) -> bool:
+    """Whether a layer's sums of two products, in int8 and uint8, may leave 16 bits.
+
+    There processors without VNNI cut them. 2 · 128 · 127 and 2 · 64 · 255 fit.
+    """
+    return precision == Precision(8, 8)
+
+
 def limits(kind: str) -> tuple[int, int]:
     """The lowest and the highest integer of a type such as 'uint4'."""
     bits = int(kind[-1])

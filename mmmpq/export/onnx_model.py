@@ -1,9 +1,11 @@
 """An exported network inside the toolbox's model: its own decoding, loop, evaluator."""
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -70,6 +72,33 @@ class OnnxNetwork:
             for name, array in zip(self.names, arrays, strict=True)
         }
         return _filled(self.about['outputs'], tensors)
+
+
+@functools.cache
+def sums_are_cut() -> bool:
+    """Whether ONNX Runtime cuts sums of products of 8 bits to 16 bits on this machine.
+
+    Its kernels for unsigned inputs and signed weights do on an x86 without VNNI, of
+    each two products. Found by such a product.
+
+    Raises:
+        ValueError: The extra `deploy` is missing.
+    """
+    helper = deploy_extra('onnx.helper')
+    runtime = deploy_extra('onnxruntime')
+    types = helper.TensorProto
+    tensors = (('a', types.UINT8), ('b', types.INT8), ('c', types.INT32))
+    *inputs, output = (helper.make_tensor_value_info(*t, [16, 16]) for t in tensors)
+    node = helper.make_node('MatMulInteger', ['a', 'b'], ['c'])
+    graph = helper.make_graph([node], 'product', inputs, [output])
+    opsets = [helper.make_opsetid('', 13)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    session = runtime.InferenceSession(
+        model.SerializeToString(), providers=['CPUExecutionProvider']
+    )
+    a, b = np.full((16, 16), 255, np.uint8), np.full((16, 16), 127, np.int8)
+    (found,) = session.run(None, {'a': a, 'b': b})
+    return bool((found != 16 * 255 * 127).any())
 
 
 def use_onnx(model: nn.Module, network: OnnxNetwork) -> nn.Module:

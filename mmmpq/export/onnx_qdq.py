@@ -6,13 +6,22 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from mmmpq.export.integers import activation_levels, weight_integers, weight_levels
-from mmmpq.export.onnx_levels import containers_of, finer, packed, stored
+from mmmpq.export.onnx_levels import (
+    containers_of,
+    finer,
+    needs_vnni,
+    packed,
+    stored,
+)
 from mmmpq.export.onnx_trace import MARKER
 from mmmpq.layers.base import QuantLayer
 
 
 def to_qdq(
-    model: ModelProto, layers: dict[str, QuantLayer], containers: str = 'auto'
+    model: ModelProto,
+    layers: dict[str, QuantLayer],
+    containers: str = 'auto',
+    vnni: bool = True,
 ) -> dict[str, dict]:
     """Turns the markers of ``model`` into Q/DQ pairs, in place.
 
@@ -29,6 +38,7 @@ def to_qdq(
         model: As :func:`.onnx_trace.trace` writes it.
         layers: The layers that its markers name.
         containers: 'auto' or '8bit', see :func:`.onnx_graph.export_onnx`.
+        vnni: As there.
 
     Returns:
         By name, of each layer that the graph calls: the types 'weight' and 'input', of
@@ -37,7 +47,7 @@ def to_qdq(
     Raises:
         ValueError: A layer's quantizer cannot be written as integers; it is named.
     """
-    writer = _Writer(layers, containers)
+    writer = _Writer(layers, containers, vnni)
     for node in model.graph.node:
         node.input[:] = [writer.renamed.get(name, name) for name in node.input]
         if (node.domain, node.op_type) == MARKER:
@@ -58,9 +68,12 @@ def to_qdq(
 class _Writer:
     """The new nodes and initializers; ``renamed``: what stands for marked tensors."""
 
-    def __init__(self, layers: dict[str, QuantLayer], containers: str) -> None:
+    def __init__(
+        self, layers: dict[str, QuantLayer], containers: str, vnni: bool
+    ) -> None:
         self.layers = layers
         self.containers = containers
+        self.vnni = vnni
         self.nodes: list[NodeProto] = []
         self.initializers: dict[str, TensorProto] = {}
         self.renamed: dict[str, str] = {}
@@ -90,7 +103,13 @@ class _Writer:
             None if t is None else t.cpu().numpy() for t in weight_integers(layer)
         )
         bits, _ = containers_of(layer.precision, self.containers)
-        at = stored(bits, *weight_levels(layer), 0 if zero is None else zero)
+        unsigned = not self.vnni and needs_vnni(layer.precision)
+        at = stored(
+            bits,
+            *weight_levels(layer),
+            0 if zero is None else zero,
+            signed=False if unsigned else None,
+        )
         axis = {} if scale.size == 1 else {'axis': 0}
         shape = scale.size if axis else ()
         fine = finer(at, layer.precision.a_bits) if bits == 8 else 1
