@@ -93,8 +93,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         dest='vnni',
         action='store_false',
         help='onnx for x86 processors without VNNI, which cut the integer sums of '
-        'layers at W8A8: their weights become unsigned, which is exact everywhere, and '
-        'slower on processors with VNNI',
+        'layers at W8A8: their weights become unsigned, which is exact everywhere, but '
+        'makes no use of VNNI',
     )
     parser.add_argument(
         '--input-shape',

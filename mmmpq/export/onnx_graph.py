@@ -73,7 +73,7 @@ def export_onnx(
         vnni: Whether the processor has VNNI, or is not an x86. Others cut the integer
             sums of layers at W8A8, by which outputs may be off by several percent; if
             False, the weights of these layers are stored unsigned, which is exact on
-            every processor, and slower on one with VNNI.
+            every processor, but makes no use of VNNI.
 
     Returns:
         'path', 'opset', 'bytes' of the file, 'nodes' by type, and 'layers': by name of
