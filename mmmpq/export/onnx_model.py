@@ -84,9 +84,8 @@ def sums_are_cut() -> bool:
     Raises:
         ValueError: The extra `deploy` is missing.
     """
-    helper = deploy_extra('onnx.helper')
-    runtime = deploy_extra('onnxruntime')
-    types = helper.TensorProto
+    onnx, runtime = deploy_extra('onnx'), deploy_extra('onnxruntime')
+    helper, types = onnx.helper, onnx.TensorProto
     tensors = (('a', types.UINT8), ('b', types.INT8), ('c', types.INT32))
     *inputs, output = (helper.make_tensor_value_info(*t, [16, 16]) for t in tensors)
     node = helper.make_node('MatMulInteger', ['a', 'b'], ['c'])

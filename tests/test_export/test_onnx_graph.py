@@ -178,7 +178,9 @@ def dequantized_weight(graph, name):
     return value - stored[nodes['Sub'].input[1]] if 'Sub' in nodes else value
 
 
-@pytest.mark.parametrize(('containers', 'vnni'), [('auto', True), ('8bit', False)])
+@pytest.mark.parametrize(
+    ('containers', 'vnni'), [('auto', True), ('8bit', True), ('8bit', False)]
+)
 @pytest.mark.parametrize('name', QUANTIZERS)
 def test_every_quantizer_at_every_width(
     name, containers, vnni, classifier, settled, tmp_path
