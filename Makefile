@@ -10,6 +10,7 @@ setup = python=$$(tools/setup_env.sh | tail -n 1)
 
 help: ## list the targets
 	@grep -E '^[a-z-]+: .*##' Makefile | sed -E 's/: .*## /\t/' | expand -t 10
+	@echo 'MMMPQ_FAMILY=onedl runs any of them with the forks of the toolboxes.'
 	@echo 'ARGS="..." adds arguments to the demos and test: make test ARGS="-k barrier"'
 
 demo: ## search, fine-tune, test and report a small RetinaNet (12 minutes, 2 cores)
@@ -18,8 +19,9 @@ demo: ## search, fine-tune, test and report a small RetinaNet (12 minutes, 2 cor
 qfa-demo: ## train one elastic net, search it under three budgets (15 minutes, 2 cores)
 	@$(setup); "$$python" tools/qfa_demo.py $(ARGS)
 
-test: ## run the tests
-	@$(setup); OMP_NUM_THREADS=1 "$$python" -m pytest tests -n 2 --dist loadfile -q $(ARGS)
+TESTS = tests
+test: ## run the tests (TESTS="tests/test_policy.py ...": these files)
+	@$(setup); OMP_NUM_THREADS=1 "$$python" -m pytest $(TESTS) -n 2 --dist loadfile -q $(ARGS)
 
 lint: ## check style and format
 	@$(setup); "$$python" -m ruff check . && "$$python" -m ruff format --check .

@@ -1,10 +1,14 @@
 """Mixed-precision quantization search for MMDetection and MMPretrain."""
 
-from mmmpq import compat
+from mmmpq import compat, mmcv_finder
 from mmmpq.version import __version__
 
-compat.register_safe_globals()
+compat.require()
+compat.warn_mixed()
 compat.warn_untested()
+mmcv_finder.install()
+compat.register_safe_globals()
+compat.warn_pkg_resources()
 
 from mmmpq import costs, datasets, hooks, layers, losses, models, quantizers  # noqa: E402
 from mmmpq.export.packed import load_packed  # noqa: E402

@@ -1,4 +1,8 @@
-"""What the package does about the versions of its dependencies.
+"""What the package does about its dependencies.
+
+MMEngine, MMCV, MMDetection and MMPretrain come from OpenMMLab or as maintained forks
+with the same import names. What is missing, untested or mixed is said in one sentence,
+with the line that mends it. Nothing is imported before it was looked for.
 
 torch >= 2.6 loads checkpoints with ``weights_only=True``, and MMEngine's checkpoints
 hold objects that this mode refuses. Switching the protection off would let a stranger's
@@ -9,22 +13,62 @@ import pickle
 import re
 import warnings
 from importlib import metadata
+from importlib.util import find_spec
 
-import numpy as np
-import torch
-from mmengine.logging import HistoryBuffer
+# The distributions behind each import name: those of the extra `openmmlab`, and those
+# of the extra `onedl`, whose names begin so.
+TOOLBOXES = {
+    'mmengine': ('mmengine', 'onedl-mmengine'),
+    'mmcv': ('mmcv', 'mmcv-lite', 'onedl-mmcv'),
+    'mmdet': ('mmdet', 'onedl-mmdetection'),
+    'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
+}
 
-# The newest releases that the tests have run with (requirements.txt pins them).
+# The newest releases that the tests have run with, by the names of distributions.
 TESTED = {
     'torch': '2.11',
+    'numpy': '2.4',
     'mmengine': '0.10',
     'mmcv': '2.1',
+    'mmcv-lite': '2.1',
     'mmdet': '3.3',
     'mmpretrain': '1.2',
-    'numpy': '2.4',
+    'onedl-mmengine': '0.10',
+    'onedl-mmcv': '2.3',
+    'onedl-mmdetection': '3.5',
+    'onedl-mmpretrain': '1.3',
 }
 
 STATISTICS = ('min', 'max', 'current', 'mean')
+
+
+def require() -> None:
+    """Refuse, in one sentence, to go on without what every user of mmmpq needs.
+
+    MMDetection and MMPretrain are not among it: either is needed by its users alone.
+
+    Raises:
+        ImportError: torch, torchvision, MMEngine or MMCV is missing, or torchvision
+            was built for another torch.
+    """
+    if missing := [name for name in ('torch', 'torchvision') if not _is_there(name)]:
+        raise ImportError(
+            f'mmmpq needs {" and ".join(missing)}: pip install torch torchvision'
+        )
+    import torch
+
+    try:
+        import torchvision  # noqa: F401
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ImportError(
+            f'torch {torch.__version__} and torchvision {_version("torchvision")} do '
+            f'not match ({error}): pip uninstall -y torch torchvision, then pip '
+            'install torch torchvision, both from one index'
+        ) from error
+    if missing := [name for name in ('mmengine', 'mmcv') if not _is_there(name)]:
+        # Of what pip still holds for installed, other files were laid over and removed.
+        broken = [dist for name in missing for dist in _installed(name)]
+        raise ImportError(f'mmmpq needs {" and ".join(missing)}: {_mend(broken)}')
 
 
 def safe_getattr(obj, name: str):
@@ -35,6 +79,8 @@ def safe_getattr(obj, name: str):
     Raises:
         pickle.UnpicklingError: For any other object or name.
     """
+    from mmengine.logging import HistoryBuffer
+
     if obj is HistoryBuffer and name in STATISTICS:
         return getattr(obj, name)
     raise pickle.UnpicklingError(
@@ -47,14 +93,30 @@ def register_safe_globals() -> None:
     """Let ``torch.load(weights_only=True)`` read the checkpoints of MMEngine.
 
     Allowed are ``HistoryBuffer`` with its statistics and NumPy arrays and scalars of
-    numbers, under the names that NumPy 1 and 2 write. Does nothing before torch 2.6,
-    which does not load with ``weights_only=True`` unless asked to.
+    numbers, under the names that NumPy 1 and 2 write. Each is given with its name, as
+    onedl-mmengine adds and removes the same classes without one around a load.
+
+    onedl-mmengine also allows every ``getattr``, and loads what is refused once more
+    without protection: here both families load through ``torch.load`` alone.
+
+    Does nothing before torch 2.6, which does not load with ``weights_only=True``
+    unless asked to.
     """
+    import numpy as np
+    import torch
+    from mmengine.logging import HistoryBuffer
+    from mmengine.runner import checkpoint
+
     if _release(torch.__version__) < (2, 6):
         return
+    if hasattr(checkpoint, '_safe_torch_load'):
+        # Looked up at each load: export/untrusted.py replaces it for a while.
+        checkpoint._safe_torch_load = lambda *args, **kw: torch.load(*args, **kw)
     module = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
-    allowed = [HistoryBuffer, np.ndarray, np.dtype, (safe_getattr, 'builtins.getattr')]
-    allowed += {type(np.dtype(code)) for code in '?bBhHiIlLqQefd'}
+    classes = {HistoryBuffer, np.ndarray, np.dtype}
+    classes |= {type(np.dtype(code)) for code in '?bBhHiIlLqQefd'}
+    allowed = [(cls, f'{cls.__module__}.{cls.__qualname__}') for cls in classes]
+    allowed.append((safe_getattr, 'builtins.getattr'))
     for core in ('numpy.core', 'numpy._core'):
         allowed += [
             (module._reconstruct, f'{core}.multiarray._reconstruct'),
@@ -63,23 +125,82 @@ def register_safe_globals() -> None:
     torch.serialization.add_safe_globals(allowed)
 
 
+def warn_mixed() -> None:
+    """Warn once of distributions that wrote their files over each other."""
+    mixed = [dists for name in TOOLBOXES if len(dists := _installed(name)) > 1]
+    if mixed:
+        named = ', '.join(' and '.join(dists) for dists in mixed)
+        warnings.warn(
+            f'files of one import name were written over each other by {named}: '
+            f'{_mend([dist for dists in mixed for dist in dists])}',
+            stacklevel=2,
+        )
+
+
 def warn_untested() -> None:
     """Warn once, in one sentence, of dependencies newer than the tested ones."""
     newer = []
     for name, tested in TESTED.items():
-        try:
-            found = metadata.version(name)
-        except metadata.PackageNotFoundError:  # built by hand, or vendored
-            continue
+        found = _version(name)
         limit = _release(tested)
-        if _release(found)[: len(limit)] > limit:
+        if found and _release(found)[: len(limit)] > limit:
             newer.append(f'{name} {found} (tested: {tested})')
     if newer:
         warnings.warn(
             f'mmmpq has not been tested with {", ".join(newer)}; if something fails, '
-            'try the versions in its requirements.txt',
+            'try the tested versions',
             stacklevel=2,
         )
+
+
+def warn_pkg_resources() -> None:
+    """Warn if MMEngine will fail for want of ``pkg_resources``.
+
+    OpenMMLab's imports it where a config names another package, as in
+    ``_base_ = 'mmdet::…'``; the fork never does.
+    """
+    from mmengine.utils import get_installed_path
+
+    needed = 'pkg_resources' in get_installed_path.__code__.co_names
+    if needed and not _is_there('pkg_resources'):
+        warnings.warn(
+            "configs with _base_ = 'mmdet::…' or 'mmpretrain::…' will fail, as "
+            f'mmengine {_version("mmengine")} reads pkg_resources for them, which '
+            "setuptools 82 dropped: pip install 'setuptools<82'",
+            stacklevel=2,
+        )
+
+
+def _is_there(name: str) -> bool:
+    """Whether a package can be imported: a folder without ``__init__.py`` is none."""
+    spec = find_spec(name)
+    return spec is not None and spec.origin is not None
+
+
+def _version(dist: str) -> str | None:
+    """Version of a distribution; None if it is not installed (or by hand, vendored)."""
+    try:
+        return metadata.version(dist)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _installed(name: str) -> list[str]:
+    """The installed distributions that provide an import name of :data:`TOOLBOXES`."""
+    return [dist for dist in TOOLBOXES[name] if _version(dist)]
+
+
+def _mend(broken: list[str]) -> str:
+    """The lines that install what is missing, of the family that is there if any is."""
+    left = {dist for name in TOOLBOXES for dist in _installed(name)} - set(broken)
+    forks = {dist.startswith('onedl-') for dist in left or broken}
+    extras = [
+        f"pip install 'mmmpq[{extra}]'"
+        for extra, fork in (('openmmlab', False), ('onedl', True))
+        if fork in forks or not forks
+    ]
+    remove = f'pip uninstall -y {" ".join(broken)}, then ' if broken else ''
+    return remove + ' or '.join(extras)
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -1,5 +1,8 @@
 import io
+import os
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -7,7 +10,8 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
-from mmengine.runner import Runner
+from mmengine.runner import Runner, load_checkpoint
+from mmengine.utils import get_installed_path
 
 from mmmpq import compat
 
@@ -123,25 +127,230 @@ def test_code_and_object_arrays_are_still_refused():
             torch.load(buffer, weights_only=True)
 
 
-def test_untested_versions_give_one_warning_with_their_names(monkeypatch):
-    installed = {name: tested + '.3' for name, tested in compat.TESTED.items()}
-    monkeypatch.setattr(compat.metadata, 'version', installed.__getitem__)
+@needs_weights_only
+def test_mmengine_loads_as_safely_and_leaves_what_is_allowed(tmp_path):
+    path = checkpoint(tmp_path)
+    torch.save(Attack(np.ndarray, 'tofile'), tmp_path / 'attack.pth')
+    for _ in range(2):
+        loaded = load_checkpoint(Toy(), str(path))
+        assert isinstance(
+            loaded['message_hub']['log_scalars']['train/loss'], HistoryBuffer
+        )
+        with pytest.raises(pickle.UnpicklingError):
+            load_checkpoint(Toy(), str(tmp_path / 'attack.pth'))
+    torch.load(path, weights_only=True)
+
+
+# --- what is missing, untested or mixed -----------------------------------------------
+
+OPENMMLAB = dict(mmengine='0.10.7', mmcv='2.1.0', mmdet='3.3.0', mmpretrain='1.2.0')
+ONEDL = {
+    'onedl-mmengine': '0.10.12',
+    'onedl-mmcv': '2.3.6',
+    'onedl-mmdetection': '3.5.1',
+    'onedl-mmpretrain': '1.3.6',
+}
+EITHER = "pip install 'mmmpq[openmmlab]' or pip install 'mmmpq[onedl]'"
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Distribution -> version, in place of what is really installed."""
+    versions = {}
+
+    def version(name):
+        if name in versions:
+            return versions[name]
+        raise compat.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(compat.metadata, 'version', version)
+    return versions
+
+
+@pytest.fixture
+def hide(monkeypatch):
+    """Packages that are hidden from a search for them."""
+    names = []
+    find = compat.find_spec
+    monkeypatch.setattr(
+        compat, 'find_spec', lambda name: None if name in names else find(name)
+    )
+    return names
+
+
+@pytest.mark.parametrize(
+    'absent, versions, sentence',
+    [
+        (['torch'], {}, 'needs torch: pip install torch torchvision'),
+        (['mmengine', 'mmcv'], {}, f'needs mmengine and mmcv: {EITHER}'),
+        (
+            ['mmcv'],
+            {'mmengine': '0.10.7', 'mmdet': '3.3.0'},
+            "needs mmcv: pip install 'mmmpq[openmmlab]'",
+        ),
+        (
+            ['mmcv'],
+            {'onedl-mmengine': '0.10.12'},
+            "needs mmcv: pip install 'mmmpq[onedl]'",
+        ),
+        (  # mmcv-lite was laid over the fork's files, then removed with them
+            ['mmcv'],
+            {'onedl-mmengine': '0.10.12', 'onedl-mmcv': '2.3.6'},
+            "needs mmcv: pip uninstall -y onedl-mmcv, then pip install 'mmmpq[onedl]'",
+        ),
+    ],
+)
+def test_what_is_missing_and_the_line_that_installs_it(
+    installed, hide, absent, versions, sentence
+):
+    installed.update(versions)
+    hide += absent
+    with pytest.raises(ImportError) as caught:
+        compat.require()
+    assert str(caught.value) == f'mmmpq {sentence}'
+
+
+def test_the_detector_and_classifier_toolboxes_are_not_required(hide):
+    hide += ['mmdet', 'mmpretrain', 'pkg_resources']
+    compat.require()
+
+
+def test_a_folder_without_its_init_is_not_a_package(tmp_path, monkeypatch):
+    (tmp_path / 'half_removed').mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert compat._is_there('numpy')
+    assert not compat._is_there('half_removed')
+
+
+def import_mmmpq(folder):
+    """Import it with ``folder`` first on the path; what it ended with."""
+    done = subprocess.run(
+        [sys.executable, '-c', 'import mmmpq'],
+        env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(folder), *sys.path])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode
+    return done.stderr.splitlines()[-1]
+
+
+def test_a_torchvision_of_another_torch(tmp_path):
+    text = "raise RuntimeError('operator torchvision::nms does not exist')"
+    (tmp_path / 'torchvision.py').write_text(text)
+    said = import_mmmpq(tmp_path)
+    assert said.startswith(f'ImportError: torch {torch.__version__} and torchvision ')
+    assert 'do not match (operator torchvision::nms does not exist): pip' in said
+
+
+def test_import_says_what_is_missing(tmp_path):
+    (tmp_path / 'sitecustomize.py').write_text(
+        'import importlib.machinery as machinery\n'
+        'find = machinery.PathFinder.find_spec\n'
+        'machinery.PathFinder.find_spec = lambda name, path=None, target=None: (\n'
+        "    None if name.split('.')[0] == 'mmcv' else find(name, path, target))\n"
+    )
+    assert import_mmmpq(tmp_path).startswith('ImportError: mmmpq needs mmcv: pip ')
+
+
+@pytest.mark.parametrize('family', [OPENMMLAB, ONEDL])
+def test_untested_versions_give_one_warning_with_their_names(installed, family):
+    installed.update({**family, 'torch': '2.11.7', 'numpy': '2.4.9'})
     with warnings.catch_warnings():
         warnings.simplefilter('error')  # patch releases are as good as tested
         compat.warn_untested()
-    installed.update(torch='2.12.0+cu130', mmcv='2.10.0', mmdet='3.2.9')
+    engine, mmcv, mmdet, _ = family
+    installed.update({'torch': '2.12.0+cu130', mmcv: '2.10.0', mmdet: '3.2.9'})
     with pytest.warns(UserWarning) as caught:
         compat.warn_untested()
     assert len(caught) == 1
     message = str(caught[0].message)
-    assert 'torch 2.12.0+cu130 (tested: 2.11)' in message
-    assert 'mmcv 2.10.0' in message
-    assert 'mmdet' not in message
+    assert 'with torch 2.12.0+cu130 (tested: 2.11), ' in message
+    assert f', {mmcv} 2.10.0 (tested: {compat.TESTED[mmcv]});' in message
+    assert mmdet not in message and engine not in message
 
 
-def test_a_package_without_metadata_is_passed_over(monkeypatch):
-    def version(name):
-        raise compat.metadata.PackageNotFoundError(name)
+def test_every_distribution_of_a_toolbox_has_a_tested_version():
+    names = {name for names in compat.TOOLBOXES.values() for name in names}
+    assert names | {'torch', 'numpy'} == set(compat.TESTED)
 
-    monkeypatch.setattr(compat.metadata, 'version', version)
-    compat.warn_untested()
+
+def test_packages_without_metadata_are_passed_over(installed):
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        compat.warn_untested()
+        compat.warn_mixed()
+
+
+@pytest.mark.parametrize(
+    'versions, named, line',
+    [
+        (
+            {**ONEDL, 'mmdet': '3.3.0'},
+            'mmdet and onedl-mmdetection',
+            "pip uninstall -y mmdet onedl-mmdetection, then pip install 'mmmpq[onedl]'",
+        ),
+        (
+            {**OPENMMLAB, 'mmcv-lite': '2.1.0'},
+            'mmcv and mmcv-lite',
+            "pip uninstall -y mmcv mmcv-lite, then pip install 'mmmpq[openmmlab]'",
+        ),
+        (
+            {'mmengine': '0.10.7', 'mmcv': '2.1.0', **ONEDL},
+            'mmengine and onedl-mmengine, mmcv and onedl-mmcv',
+            'pip uninstall -y mmengine onedl-mmengine mmcv onedl-mmcv, then '
+            "pip install 'mmmpq[onedl]'",
+        ),
+        (
+            {'mmdet': '3.3.0', 'onedl-mmdetection': '3.5.1'},
+            'mmdet and onedl-mmdetection',
+            f'pip uninstall -y mmdet onedl-mmdetection, then {EITHER}',
+        ),
+    ],
+)
+def test_distributions_over_each_other_give_one_warning(
+    installed, versions, named, line
+):
+    installed.update(versions)
+    with pytest.warns(UserWarning) as caught:
+        compat.warn_mixed()
+    assert len(caught) == 1
+    assert str(caught[0].message).endswith(f'over each other by {named}: {line}')
+
+
+def test_families_side_by_side_are_not_mixed(installed):
+    """mmdet of one family works with the other's mmcv."""
+    installed.update({'mmengine': '0.10.7', 'mmcv': '2.1.0'})
+    installed.update({'onedl-mmdetection': '3.5.1', 'onedl-mmpretrain': '1.3.6'})
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        compat.warn_mixed()
+
+
+def openmmlab_path(package):
+    from pkg_resources import get_distribution
+
+    return get_distribution(package).location
+
+
+def onedl_path(package):
+    from importlib.metadata import distribution
+
+    return distribution(package).locate_file('')
+
+
+@pytest.mark.parametrize('path, said', [(openmmlab_path, 1), (onedl_path, 0)])
+def test_pkg_resources_only_where_mmengine_reads_it(hide, monkeypatch, path, said):
+    monkeypatch.setattr('mmengine.utils.get_installed_path', path)
+    hide += ['pkg_resources']
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        compat.warn_pkg_resources()
+    assert len(caught) == said
+    for warning in caught:
+        assert str(warning.message).endswith("pip install 'setuptools<82'")
+
+
+def test_mmengine_is_asked_the_right_function():
+    """The installed one needs it if it is OpenMMLab's."""
+    needed = 'pkg_resources' in get_installed_path.__code__.co_names
+    assert needed == ('mmengine' in compat._installed('mmengine'))

@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import cv2
 import mmdet
@@ -140,7 +141,7 @@ def test_finetune_twin_takes_what_its_search_writes(name):
 
 
 def test_public_checkpoints_are_those_of_the_model_zoos():
-    zoo = {}
+    zoo = {}  # by path: onedl-mmpretrain's files lie on a host of its own
     for package in (mmdet, mmpretrain):
         mim = Path(package.__file__).parent / '.mim'
         for kind in ('retinanet', 'faster_rcnn', 'resnet'):
@@ -148,11 +149,11 @@ def test_public_checkpoints_are_those_of_the_model_zoos():
             for model in (
                 yaml.safe_load(file.read_text())['Models'] if file.exists() else ()
             ):
-                zoo[model.get('Weights')] = model['Config']
+                zoo[urlsplit(model.get('Weights') or '').path] = model['Config']
     for name in NAMES:
         cfg = Config.fromfile(CONFIGS / name)
         if 'openmmlab.com' in (cfg.load_from or ''):
-            base = zoo[cfg.load_from].removeprefix('configs/')
+            base = zoo[urlsplit(cfg.load_from).path].removeprefix('configs/')
             assert f'::{base}' in (CONFIGS / name).read_text()
 
 

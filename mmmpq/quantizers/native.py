@@ -68,10 +68,15 @@ def library() -> SimpleNamespace | None:
     return SimpleNamespace(forward=forward, backward=backward)
 
 
+def find_compiler() -> str | None:
+    """Path of the machine's C++ compiler, if it has one."""
+    names = [os.environ.get('CXX'), 'c++', 'g++', 'clang++']
+    return next((path for n in names if n and (path := shutil.which(n))), None)
+
+
 def _compiled() -> Path:
     """The shared library of this source, compiler and processor."""
-    names = [os.environ.get('CXX'), 'c++', 'g++', 'clang++']
-    compiler = next((path for n in names if n and (path := shutil.which(n))), None)
+    compiler = find_compiler()
     if compiler is None:
         raise RuntimeError('no C++ compiler is found')
     source = SOURCE.read_bytes()

@@ -197,9 +197,6 @@ def test_load_from_in_a_config(
     config = classifier(**QUANTIZERS[name])
     net = settled(config)
     file = save_packed(net, tmp_path / 'x.safetensors', config)
-    for where in (torch, pickle):
-        monkeypatch.setattr(where, 'load', None)  # nothing reads a pickle
-    monkeypatch.setattr(pickle, 'Unpickler', None)
     runner = Runner(
         **config.to_dict(),
         work_dir=str(tmp_path),
@@ -207,6 +204,9 @@ def test_load_from_in_a_config(
         experiment_name=name,
         default_hooks=dict(logger=None),
     )
+    for where in (torch, pickle):
+        monkeypatch.setattr(where, 'load', None)  # nothing reads a pickle
+    monkeypatch.setattr(pickle, 'Unpickler', None)
     runner.load_or_resume()
     assert equal(outputs(runner.model.eval()), outputs(net))
     model = build(config)
