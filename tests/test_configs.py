@@ -1,11 +1,13 @@
 """Every config builds; those on public data run on small sets of the same format."""
 
+import copy
 import os
 import pickle
 import re
 import runpy
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -68,6 +70,17 @@ INCEPTION = [option.replace('=32', '=75').replace('=36', '=80') for option in IM
 # Enough pixels for every BatchNorm of a deep net
 DEEP = [option.replace('=32', '=64').replace('=36', '=72') for option in IMAGENET]
 DEEP.append('train_dataloader.batch_size=5')
+# A quarter of the channels: a sixteenth of the weights to make, save and load
+NARROW_BACKBONE = ['model.backbone.base_channels=16', 'model.backbone.stem_channels=16']
+NARROW_RETINANET = [
+    *NARROW_BACKBONE,
+    'model.neck.in_channels=[64,128,256,512]',
+    'model.neck.out_channels=64',
+    'model.bbox_head.in_channels=64',
+    'model.bbox_head.feat_channels=64',
+]
+NARROW_RESNET18 = [*NARROW_BACKBONE, 'model.head.in_channels=128']
+NARROW_RESNET50 = [*NARROW_BACKBONE, 'model.head.in_channels=512']
 BUNDLED = [
     'train_cfg.max_epochs=1',
     'train_cfg.val_interval=1',
@@ -99,9 +112,15 @@ def search_of(twin):
 # --- as they are ----------------------------------------------------------------------
 
 
+@cache
+def parsed(name):
+    """A config that is only read."""
+    return Config.fromfile(CONFIGS / name)
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_config_builds_its_model(name):
-    cfg = Config.fromfile(CONFIGS / name)
+    cfg = copy.deepcopy(parsed(name))
     init_default_scope(cfg.default_scope)
     if name in TWINS:
         cfg.model.quant.policy = 'W4A4'  # its own is written by a search
@@ -140,32 +159,36 @@ def test_finetune_twin_takes_what_its_search_writes(name):
     assert twin.train_dataloader == search.train_dataloader
 
 
+def parse(file):
+    """A YAML file, by PyYAML's compiled parser where it has one."""
+    loader = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
+    return yaml.load(file.read_text(), loader)
+
+
 def test_public_checkpoints_are_those_of_the_model_zoos():
     zoo = {}  # by path: onedl-mmpretrain's files lie on a host of its own
     for package in (mmdet, mmpretrain):
         mim = Path(package.__file__).parent / '.mim'
         for kind in ('retinanet', 'faster_rcnn', 'resnet'):
             file = mim / 'configs' / kind / 'metafile.yml'
-            for model in (
-                yaml.safe_load(file.read_text())['Models'] if file.exists() else ()
-            ):
+            for model in parse(file)['Models'] if file.exists() else ():
                 zoo[urlsplit(model.get('Weights') or '').path] = model['Config']
     for name in NAMES:
-        cfg = Config.fromfile(CONFIGS / name)
+        cfg = parsed(name)
         if 'openmmlab.com' in (cfg.load_from or ''):
             base = zoo[urlsplit(cfg.load_from).path].removeprefix('configs/')
             assert f'::{base}' in (CONFIGS / name).read_text()
 
 
 def test_metafiles_list_the_configs():
-    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())
+    index = parse(ROOT / 'model-index.yml')
     listed = []
     for metafile in index['Import']:
-        content = yaml.safe_load((ROOT / metafile).read_text())
+        content = parse(ROOT / metafile)
         collections = {collection['Name'] for collection in content['Collections']}
         for model in content['Models']:
             assert model['In Collection'] in collections
-            cfg = Config.fromfile(ROOT / model['Config'])
+            cfg = parsed(model['Config'].removeprefix('configs/'))
             assert model['Metadata']['Epochs'] == cfg.train_cfg.max_epochs
             listed.append(model['Config'].removeprefix('configs/'))
     public = [n for n in NAMES if not n.startswith('float/')]
@@ -176,7 +199,7 @@ def test_metafiles_list_the_configs():
 @pytest.mark.parametrize('name', NAMES)
 def test_loaders_suit_mmpretrains_own_tools(name):
     """They keep workers alive unless told otherwise, which none cannot be."""
-    cfg = Config.fromfile(CONFIGS / name)
+    cfg = parsed(name)
     for split in ('train', 'val', 'test'):
         loader = cfg[f'{split}_dataloader']
         if cfg.default_scope == 'mmpretrain' and loader.num_workers == 0:
@@ -299,7 +322,7 @@ def search_and_finetune(tools, tool, name, options, search, first=None):
 
 
 def folder_of(name):
-    own = Config.fromfile(CONFIGS / name).get('work_dir')
+    own = parsed(name).get('work_dir')
     return Path(own or f'work_dirs/{Path(name).stem}')
 
 
@@ -337,16 +360,34 @@ def test_resnet20_on_cifar10(tool):
 INPUT = 'custom_hooks.0.penalties.0.cost.input_shape=(3,{0},{0})'
 SCORES = 'model.test_cfg.score_thr=0.0'
 SMALL_RUNS = {
-    'edmips/resnet18_imagenet': (IMAGENET, [INPUT.format(32)]),
-    'edmips/resnet50_imagenet': (IMAGENET, [INPUT.format(32)]),
+    'edmips/resnet18_imagenet': (
+        [*IMAGENET, *NARROW_RESNET18],
+        [INPUT.format(32)],
+    ),
+    'edmips/resnet50_imagenet': (
+        [*IMAGENET, *NARROW_RESNET50],
+        [INPUT.format(32)],
+    ),
     'edmips/inception-v3_imagenet': (INCEPTION, [INPUT.format(75)]),
-    'edmips/retinanet_r50_coco': ([*COCO, SCORES], [INPUT.format(64)]),
+    'edmips/retinanet_r50_coco': (
+        [*COCO, SCORES, *NARROW_RETINANET],
+        [INPUT.format(64)],
+    ),
     'edmips/resnet_digits': (BUNDLED, []),
     'edmips/retinanet_shapes': (BUNDLED, []),
-    'dnas/resnet18_imagenet_size': (IMAGENET, [INPUT.format(32)]),
-    'dnas/resnet18_imagenet_compute': (IMAGENET, [INPUT.format(32)]),
+    'dnas/resnet18_imagenet_size': (
+        [*IMAGENET, *NARROW_RESNET18],
+        [INPUT.format(32)],
+    ),
+    'dnas/resnet18_imagenet_compute': (
+        [*IMAGENET, *NARROW_RESNET18],
+        [INPUT.format(32)],
+    ),
     'dnas/resnet20_cifar10': (CIFAR, []),
-    'dnas/retinanet_r50_coco': ([*COCO, SCORES], [INPUT.format(64)]),
+    'dnas/retinanet_r50_coco': (
+        [*COCO, SCORES, *NARROW_RETINANET],
+        [INPUT.format(64)],
+    ),
     'dnas/resnet_digits': (BUNDLED, []),
     'dnas/retinanet_shapes': (BUNDLED, []),
 }
@@ -453,9 +494,12 @@ def test_elastic_nets_from_float_to_the_net_of_a_policy(tool, name):
 
 def test_faster_rcnn_with_mmdets_own_tools(tool, no_report):
     small = ['model.backbone.depth=18', 'model.neck.in_channels=[64,128,256,512]']
+    heads = 'rpn_head.{0}', 'rpn_head.feat_{1}', 'roi_head.bbox_roi_extractor.out_{1}'
+    heads += 'roi_head.bbox_head.{0}', 'roi_head.bbox_head.fc_out_{1}', 'neck.out_{1}'
+    narrow = [f'model.{h}=64'.format('in_channels', 'channels') for h in heads]
     metrics = search_and_finetune(
         *[own_tools(mmdet), tool, 'bpnas/faster-rcnn_r50_coco'],
-        [*COCO, *small, 'model.test_cfg.rcnn.score_thr=0.0'],
+        [*COCO, *small, *narrow, 'model.test_cfg.rcnn.score_thr=0.0'],
         [budget(64), 'custom_hooks.0.budgets.0.proposals=10'],
         first=in_own_process,
     )

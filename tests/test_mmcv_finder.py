@@ -79,6 +79,7 @@ def test_installed_once(monkeypatch):
     monkeypatch.setattr(sys, 'meta_path', list(sys.meta_path))
     for _ in range(2):
         mmcv_finder.install()
+        exec(PTH.read_text())  # Python may read a folder of packages twice
     names = [getattr(f, '__name__', '') for f in sys.meta_path]
     assert names.count('MmcvExtFinder') == 1
 
@@ -88,7 +89,6 @@ def test_installed_once(monkeypatch):
     [
         'from mmdet.apis import DetInferencer, init_detector',
         'from mmpretrain.apis import ImageClassificationInferencer',
-        'from mmcv.ops import nms',
     ],
 )
 def test_the_toolbox_may_be_imported_first(first):

@@ -143,7 +143,7 @@ failed() {
 # mirrors that uv was not told of.
 install() {
   if [ -n "$uv" ]; then
-    "$uv" pip install --python "$python" "$@" >&2 && return
+    "$uv" pip install --compile-bytecode --python "$python" "$@" >&2 && return
     reachable || failed
     say 'uv could not install them (the reason is above): pip tries'
   fi
