@@ -69,6 +69,16 @@ def test_without_mmmpq_it_is_not_found(fake):
     assert "No module named 'mmcv._ext'" in call(code, fake).stderr
 
 
+def test_a_folder_of_that_name_is_not_the_package(fake):
+    """Such as the parent of a clone, where it is the first on the path."""
+    (fake / 'mmmpq').mkdir()
+    gone = (
+        'sys.path[:] = [p for p in sys.path if not Path(p, "mmmpq/costs").exists()]; '
+    )
+    code = f'{AT_START}from pathlib import Path; {gone}import mmcv._ext'
+    assert "No module named 'mmcv._ext'" in call(code, fake).stderr
+
+
 def test_the_start_imports_nothing():
     code = 'before = set(sys.modules); ' + AT_START.replace('import site; ', '')
     done = call(f'import site; {code} print(sorted(set(sys.modules) - before))')
@@ -97,11 +107,11 @@ def test_the_toolbox_may_be_imported_first(first):
     assert done.stdout.strip().endswith('fine'), done.stderr
 
 
-def test_a_torchvision_of_another_torch_is_one_sentence(tmp_path):
-    (tmp_path / 'torchvision.py').write_text(
+def test_a_torchvision_of_another_torch_is_one_sentence(fake):
+    (fake / 'torchvision.py').write_text(
         'raise RuntimeError("operator torchvision::nms does not exist")'
     )
-    done = call('import mmmpq.mmcv_ext', tmp_path)
+    done = call(AT_START + 'import mmcv._ext', fake)
     line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith('ImportError: ') and 'do not match' in line
+    assert line.startswith('ImportError: ') and 'as a pair' in line
     assert 'torchvision::nms' in line

@@ -109,10 +109,12 @@ def test_the_active_environment_is_used_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ('setting', 'accepted'),
     [
-        (dict(MMMPQ_PYTHON='/no/python'), 'Python 3.10 to 3.12'),
-        (dict(MMMPQ_PYTHON='/no/python', MMMPQ_FAMILY='onedl'), 'Python 3.10 to 3.13'),
+        (dict(MMMPQ_PYTHON='/no/python'), 'Python 3.11 to 3.12'),
+        (dict(MMMPQ_PYTHON='/no/python', MMMPQ_FAMILY='onedl'), 'Python 3.11 to 3.13'),
         (dict(MMMPQ_FAMILY='mmlab'), 'openmmlab and onedl'),
         (dict(MMMPQ_MMCV='full'), 'lite and compiled'),
+        (dict(MMMPQ_ENV='Active'), 'accepted is active'),
+        (dict(MMMPQ_PYTHON='/bin/true'), 'Python 3.11 to 3.12'),
     ],
 )
 def test_a_setting_that_is_not_accepted_is_one_sentence(tmp_path, setting, accepted):
@@ -126,6 +128,18 @@ def test_a_setting_that_is_not_accepted_is_one_sentence(tmp_path, setting, accep
     assert not done.stdout
 
 
+def test_a_cache_that_cannot_be_is_one_sentence(tmp_path):
+    file = tmp_path / 'file'
+    file.write_text('')
+    for cache in (file, file / 'below'):
+        done = call('tools/setup_env.sh', MMMPQ_ENV='', MMMPQ_CACHE=str(cache))
+        assert done.returncode == 1 and not done.stdout
+        assert done.stderr.startswith(
+            f'[mmmpq] error: MMMPQ_CACHE: the folder {cache} '
+        )
+        assert done.stderr.count('\n') == 1
+
+
 @pytest.fixture
 def own(tmp_path):
     """Runs the set-up with a `uv` that lends what this environment has, or fails."""
@@ -133,9 +147,10 @@ def own(tmp_path):
     uv.parent.mkdir()
     outer = [path for path in sys.path if path.endswith('-packages')]
 
-    def own(works):
+    def own(works, **env):
         site = '"${4%/bin/python}"/lib/python*/site-packages'  # --python is the fourth
-        lend = f"printf '%s\\n' {' '.join(outer)} >$(echo {site})/outer.pth"
+        lend = f'rm -r {site}/setuptools*; '  # venv's own, of another version
+        lend += f"printf '%s\\n' {' '.join(outer)} >$(echo {site})/outer.pth"
         uv.write_text(f'#!/bin/bash\n{lend if works else "exit 1"}\n')
         uv.chmod(0o755)
         return call(
@@ -148,19 +163,25 @@ def own(tmp_path):
             PATH=f'{uv.parent}:{os.environ["PATH"]}',
             PIP_NO_INDEX='1',
             PIP_FIND_LINKS='',
+            **env,
         )
 
     return own
 
 
-def test_an_environment_that_is_not_whole_is_made_anew(own):
+def test_an_environment_that_is_not_whole_is_made_anew(own, tmp_path):
     done = own(works=True)
     assert done.returncode == 0, done.stderr
     python = Path(done.stdout.splitlines()[-1])
     stamp = python.parents[1] / '.ready'
     assert stamp.is_file()
 
-    python.unlink()
+    foreign = tmp_path / 'foreign'  # what is no part of the environment
+    (foreign / 'numpy-1.0.dist-info').mkdir(parents=True)
+    again = own(works=False, PYTHONPATH=str(foreign))
+    assert (again.stdout, again.stderr) == (done.stdout, '')
+
+    next(python.parents[1].glob('lib/python*/site-packages/mmmpq-*.pth')).unlink()
     failed = own(works=False)
     assert failed.returncode == 1 and not failed.stdout
     first, *_, last = failed.stderr.splitlines()

@@ -6,33 +6,34 @@
 #   MMMPQ_MMCV=compiled  build mmcv with operators of its own (default: lite, no compiler)
 #   MMMPQ_ENV=active     use the environment that is active now, installing what it lacks
 #   MMMPQ_CACHE=DIR      where environments and wheels are kept (default: ~/.cache/mmmpq)
-#   MMMPQ_PYTHON=PATH    the interpreter to start from (default: python3.11, 3.10, 3.12)
+#   MMMPQ_PYTHON=PATH    the interpreter to start from (default: python3.11, 3.12, 3.13)
 #
 # Third-party packages alone are installed. The project is put on the path by whoever
 # runs it (PYTHONPATH), so that two clones never share an install.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-cache=${MMMPQ_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mmmpq}
+cache=${MMMPQ_CACHE:-${XDG_CACHE_HOME:-${HOME:-$(cd ~ && pwd)}/.cache}/mmmpq}
+case $cache in /*) ;; *) cache=$PWD/$cache ;; esac
 finder=$root/mmmpq/mmcv_ext/mmmpq-mmcv-ext.pth
 kind=${MMMPQ_MMCV:-lite}
 say() { printf '[mmmpq] %s\n' "$*" >&2; }
 die() { say "error: $*"; exit 1; }
 
 usable() {  # an interpreter that starts, is of the right age and can make environments
-  "$1" -c 'import ensurepip, sys, venv
-sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, int(sys.argv[1])))' "$newest" \
-    >/dev/null 2>&1
+  [ "$("$1" -c 'import ensurepip, sys, venv
+print((3, 11) <= sys.version_info[:2] <= (3, int(sys.argv[1])))' "$newest" \
+    2>/dev/null)" = True ]
 }
 
 find_python() {
-  local accepted="Python 3.10 to 3.$newest with venv (Debian: python3-venv)" name found
+  local accepted="Python 3.11 to 3.$newest with venv (Debian: python3-venv)" name found
   if [ -n "${MMMPQ_PYTHON:-}" ]; then
     usable "$MMMPQ_PYTHON" && echo "$MMMPQ_PYTHON" && return
     found=$("$MMMPQ_PYTHON" -V 2>/dev/null) || found='no interpreter'
     die "MMMPQ_PYTHON=$MMMPQ_PYTHON: found $found, accepted is $accepted;" \
       'leave it out to have one looked for'
   fi
-  for name in python3.11 python3.10 python3.12 python3.13 python3; do
+  for name in python3.11 python3.12 python3.13 python3; do
     if usable "$name"; then command -v "$name" && return; fi
   done
   die "found no $accepted; install one or type MMMPQ_PYTHON=/path/to/python make test"
@@ -58,7 +59,8 @@ def found(name):
     module = modules.get(name, name.removeprefix("onedl-"))
     if (name, sys.argv[1]) == ("setuptools", "openmmlab"):
         module = "pkg_resources"  # what mmengine wants of it, gone in setuptools 82
-    return util.find_spec(module) is not None
+    spec = util.find_spec(module)
+    return spec is not None and spec.origin is not None  # a folder alone is none
 def other(name, version):
     try:
         return metadata.version(name) != version
@@ -143,7 +145,7 @@ failed() {
 # mirrors that uv was not told of.
 install() {
   if [ -n "$uv" ]; then
-    "$uv" pip install --compile-bytecode --python "$python" "$@" >&2 && return
+    "$uv" pip install --python "$python" --compile-bytecode "$@" >&2 && return
     reachable || failed
     say 'uv could not install them (the reason is above): pip tries'
   fi
@@ -241,14 +243,20 @@ fill() {  # PACKAGE...: installs them, then what mmcv needs for its operators
 # What mmcv lacks is then found in mmmpq/mmcv_ext by every program of the environment,
 # also by those that import mmdet before us.
 finish() {
-  local reason
-  has_operators ||
-    cp "$finder" "$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')"
+  local reason packages
+  has_operators || {
+    packages=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')
+    cmp -s "$finder" "$packages/${finder##*/}" || cp "$finder" "$packages" 2>/dev/null ||
+      die "$packages cannot be written: $finder belongs there, so that mmcv has its" \
+        'operators; copy it as a user who may'
+  }
   reason=$(check 2>&1) || die "$python: $(tail -n 1 <<<"$reason")"
 }
 
 lock() {  # another clone may be setting up the same environment
-  mkdir -p "$cache"
+  mkdir -p "$cache" 2>/dev/null && [ -w "$cache" ] ||
+    die "MMMPQ_CACHE: the folder $cache cannot be made or written; type" \
+      'MMMPQ_CACHE=/another/folder make test'
   exec 9>"$cache/lock"
   flock 9 2>/dev/null || true
 }
@@ -266,6 +274,7 @@ use_active() {
       "laid; activate another environment or type MMMPQ_FAMILY=$other make test"
   fi
   if [ ${#missing[@]} -gt 0 ]; then
+    lock
     say 'installing what the active environment lacks:' "${missing[@]}"
     "$python" -m pip --version >/dev/null 2>&1 || uv=$(command -v uv) ||
       die "MMMPQ_ENV=active: $python has no pip; type $python -m ensurepip"
@@ -278,12 +287,15 @@ use_active() {
 }
 
 ready() {  # a stamp alone does not tell that nothing was removed since
-  local lacks
-  [ -f "$env/.ready" ] && lacks=$(lacking exact 2>&1) && [ -z "$lacks" ]
+  local lacks packages="$env/lib/python*/site-packages"
+  [ -f "$env/.ready" ] && lacks=$(lacking exact 2>&1) && [ -z "$lacks" ] &&
+    { compgen -G "$packages/${finder##*/}" || compgen -G "$packages/mmcv/_ext*.so"; } \
+      >/dev/null
 }
 
 use_own() {
   local base key
+  unset PYTHONPATH PYTHONHOME  # nothing there belongs to this environment
   base=$(find_python)
   key=$({ echo "$family $kind"; cat "$root"/requirements/{common,build,"$family"}.txt \
     "$finder"; "$base" -V; } | sha256sum | cut -c1-12)
@@ -317,10 +329,10 @@ case $kind in
   *) die "MMMPQ_MMCV=$kind: accepted are lite and compiled; type" \
     'MMMPQ_MMCV=lite make test' ;;
 esac
-if [ "${MMMPQ_ENV:-}" = active ]; then
-  lock
-  use_active
-else
-  use_own
-fi
+case ${MMMPQ_ENV:-} in
+  active) use_active ;;
+  '') use_own ;;
+  *) die "MMMPQ_ENV=$MMMPQ_ENV: accepted is active; type MMMPQ_ENV=active make test, or" \
+    'leave it out to have an environment made' ;;
+esac
 echo "$python"

@@ -18,8 +18,8 @@ try:
     import torchvision
 except (ImportError, RuntimeError) as error:
     raise ImportError(
-        f'torch {torch.__version__} and the installed torchvision do not match '
-        f'({error}): install them as a pair from the same index'
+        f'torchvision cannot be imported beside torch {torch.__version__} ({error}): '
+        'install them as a pair from the same index'
     ) from error
 
 from .attention import ms_deform_attn_backward, ms_deform_attn_forward

@@ -37,7 +37,7 @@ def ms_deform_attn_forward(
                 plane.unflatten(2, (h, w)), grids[:, :, level], align_corners=False
             )
         )  # (N · heads, D, Q, points)
-    weights = attn_weight.transpose(1, 2).reshape(n * heads, 1, queries, -1)
+    weights = attn_weight.transpose(1, 2).flatten(3).flatten(0, 1).unsqueeze(1)
     output = (torch.cat(samples, -1) * weights).sum(-1)
     return output.view(n, heads * dims, queries).transpose(1, 2).contiguous()
 

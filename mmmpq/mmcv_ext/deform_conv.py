@@ -121,6 +121,7 @@ def modulated_deform_conv_forward(
     geometry = stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w
     geometry += group, deformable_group
     bias = bias if with_bias else None
+    offset, mask = (_leading(t, output.shape[2:]) for t in (offset, mask))
     output.copy_(_forward(input, weight, offset, mask, bias, geometry))
 
 
@@ -153,11 +154,16 @@ def modulated_deform_conv_backward(
     """Writes the gradients of input, weight, bias, offset and mask."""
     geometry = stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w
     geometry += group, deformable_group
+    offset, mask = (_leading(t, grad_output.shape[2:]) for t in (offset, mask))
     grads = _backward(grad_output, input, weight, offset, mask, geometry)
     written = [grad_input, grad_weight, grad_offset, grad_mask]
     if with_bias:
         written.append(grad_bias)
     for target, grad in zip(written, grads, strict=False):
+        if target.shape != grad.shape:
+            whole = grad.new_zeros(target.shape)
+            _leading(whole, grad.shape[2:]).copy_(grad)
+            grad = whole
         target.copy_(grad)
 
 
@@ -192,9 +198,17 @@ def _filled(
     input: Tensor, weight: Tensor, mask: Tensor | None, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, bool]:
     """torchvision wants a mask and a bias; and whether the mask counts."""
-    bias = input.new_zeros(weight.shape[0]) if bias is None else bias
-    return (
-        input.new_zeros(input.shape[0], 1) if mask is None else mask,
-        bias,
-        mask is not None,
-    )
+    masked = mask is not None
+    mask = mask if masked else input.new_zeros(input.shape[0], 1)
+    return mask, input.new_zeros(weight.shape[0]) if bias is None else bias, masked
+
+
+def _leading(x: Tensor, size: torch.Size) -> Tensor:
+    """The first numbers of every image of ``x`` (N, C, …), as (N, C, H', W').
+
+    mmcv reads offsets and masks by the size of the output, not by their own. DyHead
+    gives it those of a map four times as large, and learns with what is read so.
+    """
+    if x.shape[2:] == size:
+        return x
+    return x.flatten(1)[:, : x.shape[1] * size.numel()].unflatten(1, (-1, *size))

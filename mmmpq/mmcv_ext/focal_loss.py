@@ -91,11 +91,11 @@ def softmax_focal_loss_backward(
     slope = alpha * (slope - (1 - p) ** gamma) * _of(weight, target)
     slope = slope.masked_fill(target < 0, 0)
     buff.copy_(slope)
-    grad_input.copy_(slope[:, None] * (_one_hot(input, target).float() - input))
+    grad_input.copy_(slope[:, None] * (_one_hot(input, target).to(slope) - input))
 
 
 def _sigmoid(input: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    return input.float().sigmoid(), _one_hot(input, target)
+    return _wide(input).sigmoid(), _one_hot(input, target)
 
 
 def _one_hot(input: Tensor, target: Tensor) -> Tensor:
@@ -103,14 +103,18 @@ def _one_hot(input: Tensor, target: Tensor) -> Tensor:
     return target[:, None] == torch.arange(input.shape[1], device=input.device)
 
 
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: powers and logarithms of half precision are too coarse."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def _of_class(input: Tensor, target: Tensor) -> Tensor:
-    return input.float().gather(1, target.clamp(min=0)[:, None])[:, 0]
+    return _wide(input).gather(1, target.clamp(min=0)[:, None])[:, 0]
 
 
 def _of(weight: Tensor, target: Tensor) -> Tensor:
     """The factor of every row (N,); 1 without factors and for what is no class."""
-    ones = torch.ones(len(target), device=target.device)
     if not weight.numel():
-        return ones
+        return torch.ones(len(target), device=target.device)
     known = (target >= 0) & (target < len(weight))
-    return torch.where(known, weight.float()[target.clamp(0, len(weight) - 1)], ones)
+    return torch.where(known, _wide(weight)[target.clamp(0, len(weight) - 1)], 1)

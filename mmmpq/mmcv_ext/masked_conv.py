@@ -21,7 +21,8 @@ def masked_im2col_forward(
         mask_h_idx: Rows of the pixels (M,).
         mask_w_idx: Their columns (M,).
     """
-    padded = F.pad(im[0], (pad_w, kernel_w, pad_h, kernel_h))
+    right, below = max(pad_w, kernel_w), max(pad_h, kernel_h)
+    padded = F.pad(im[0], (pad_w, right, pad_h, below))
     target = col.view(im.shape[1], kernel_h, kernel_w, -1)
     for y in range(kernel_h):
         for x in range(kernel_w):

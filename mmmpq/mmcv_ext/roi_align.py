@@ -42,6 +42,8 @@ def roi_align_forward(
     """
     size = aligned_height, aligned_width
     features, boxes = widened(input, rois)
+    if aligned and not rois.is_cuda and (boxes[:, 3:] < boxes[:, 1:3]).any():
+        raise ValueError('RoIAlign: found RoIs with x2 < x1 or y2 < y1')
     if pool_mode != MAX:
         output.copy_(
             _mean(features, boxes, spatial_scale, size, sampling_ratio, aligned)

@@ -255,6 +255,21 @@ def test_deformable_convolution_learns_its_weight_alone():
         assert torch.equal(alone, together)
 
 
+def test_channels_last_with_offsets_of_a_larger_map():
+    """As DyHead gives them: gradients lie where the numbers were read."""
+    sizes = dict(x=(2, 4, 4, 5), offset=(2, 18, 8, 10), mask=(2, 9, 8, 10))
+    inputs = {k: torch.randn(v) for k, v in sizes.items()}
+    weight, bias = torch.randn(3, 4, 3, 3), torch.randn(3)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        leaves = [t.to(memory_format=layout).requires_grad_() for t in inputs.values()]
+        y = ops.modulated_deform_conv2d(*leaves, weight, bias, 1, 1, 1, 1, 1)
+        found.append((y, *torch.autograd.grad(y.square().sum(), leaves)))
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(one, two)
+        assert one.any()
+
+
 def test_offsets_of_zero_are_a_convolution():
     x, weight = torch.randn(2, 4, 5, 6), torch.randn(6, 2, 3, 3)
     y = ops.deform_conv2d(x, torch.zeros(2, 18, 5, 6), weight, 1, 1, 1, 2)

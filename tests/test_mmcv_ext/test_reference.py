@@ -108,6 +108,10 @@ def deform_cases():
         first = {k: tensors[k] for k in ('x', 'offset', 'weight')}
         yield 'deform_conv2d', first, numbers
         yield 'modulated_deform_conv2d', tensors, numbers
+        if kernel == 3 and stride == 1:  # what DyHead gives: twice the size
+            wide = {k: torch.cat([tensors[k]] * 4, 3) for k in ('offset', 'mask')}
+            wide = {k: v.unflatten(3, (2, -1)).flatten(2, 3) for k, v in wide.items()}
+            yield 'modulated_deform_conv2d', dict(tensors, **wide), numbers
         unbiased = {k: v for k, v in tensors.items() if k != 'bias'}
         yield 'modulated_deform_conv2d', unbiased, numbers
 
