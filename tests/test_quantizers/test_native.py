@@ -97,7 +97,8 @@ def test_nan_and_infinity(dtype):
     assert out[1:] == [1.5, -1.5, 1.0]
 
 
-def test_gradients_do_not_depend_on_threads():
+def test_gradients_do_not_depend_on_threads(plain):
+    """Of the compiled form; ``plain`` stays unused, and wants a compiler."""
     x = torch.randn(200_000)
     threads = torch.get_num_threads()
     found = []
