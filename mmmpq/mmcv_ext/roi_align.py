@@ -11,6 +11,7 @@ import torchvision  # noqa: F401  registers torch.ops.torchvision
 from torch import Tensor
 
 from .dtypes import widened
+from .planes import add_at
 
 MAX = 0  # mmcv's pool_mode; the mean is 1
 EMPTY = -10000.0  # what mmcv gives for the maximum of no sample
@@ -97,14 +98,11 @@ def roi_align_backward(
             )
         )
         return
-    n, c, height, width = grad_input.shape
-    planes = boxes[:, 0].long()[:, None] * c + torch.arange(c, device=grad.device)
-    total = grad.new_zeros(n * c * height * width)
-    corners = _corners(argmax_y.to(grad.dtype), argmax_x.to(grad.dtype), height, width)
-    for place, weight in corners:
-        place = planes[:, :, None, None] * (height * width) + place
-        total.index_add_(0, place.flatten(), (grad * weight).flatten())
-    grad_input.copy_(total.view_as(grad_input))
+    total = grad.new_zeros(grad_input.shape)
+    where = argmax_y.to(grad.dtype), argmax_x.to(grad.dtype)
+    for place, weight in _corners(*where, *grad_input.shape[2:]):
+        add_at(total, boxes, place, grad * weight)
+    grad_input.copy_(total)
 
 
 def _mean(

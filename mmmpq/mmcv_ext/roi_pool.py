@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .dtypes import widened
+from .planes import add_at
 
 
 def roi_pool_forward(
@@ -54,13 +55,10 @@ def roi_pool_backward(
     spatial_scale: float,
 ) -> None:
     """Writes the gradient of ``input`` to ``grad_input`` (N, C, H, W)."""
-    n, c, height, width = grad_input.shape
-    planes = rois[:, 0].long()[:, None] * c + torch.arange(c, device=rois.device)
-    place = planes[:, :, None, None] * (height * width) + argmax.long().clamp(min=0)
     grad = widened(grad_output)[0].masked_fill(argmax < 0, 0)
-    total = grad.new_zeros(n * c * height * width)
-    total.index_add_(0, place.flatten(), grad.flatten())
-    grad_input.copy_(total.view_as(grad_input))
+    total = grad.new_zeros(grad_input.shape)
+    add_at(total, rois, argmax.long().clamp(min=0), grad)
+    grad_input.copy_(total)
 
 
 def _spans(low: Tensor, extent: Tensor, bins: int, size: int) -> Tensor:
