@@ -293,6 +293,23 @@ ready() {  # a stamp alone does not tell that nothing was removed since
       >/dev/null
 }
 
+compiles() {  # whether our CPU kernels find a compiler
+  local name
+  for name in "${CXX:-c++}" c++ g++ clang++; do
+    command -v "$name" >/dev/null && return
+  done
+  compgen -G "$env/lib/python*/site-packages/ziglang" >/dev/null
+}
+
+# A search on a CPU takes two to three times as long without our kernels.
+add_compiler() {
+  compiles && return
+  say 'no C++ compiler is found: one comes as a package, for the fast CPU kernels'
+  "$python" -m pip install -q --disable-pip-version-check \
+    -r "$root/requirements/kernels.txt" >&2 ||
+    say 'warning: it could not be installed; a search on a CPU will be slow'
+}
+
 use_own() {
   local base key
   unset PYTHONPATH PYTHONHOME  # nothing there belongs to this environment
@@ -301,9 +318,12 @@ use_own() {
     "$finder"; "$base" -V; } | sha256sum | cut -c1-12)
   env=$cache/$family-$kind-$key
   python=$env/bin/python
-  if ready; then return; fi
+  if ready && compiles; then return; fi
   lock
-  if ready; then return; fi
+  if ready; then
+    add_compiler
+    return
+  fi
   if [ -d "$env" ]; then say "the environment in $env is not whole: making it anew"; fi
   say "making the environment in $env: up to 6 GB, half of it downloads, minutes"
   rm -rf "$env"
@@ -311,6 +331,7 @@ use_own() {
   find_uv
   mapfile -t packages < <(pins)
   fill "${packages[@]}"
+  add_compiler
   finish
   touch "$env/.ready"
   say 'the environment is ready'

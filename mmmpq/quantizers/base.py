@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.quantizers.functional import (
+    RANGE_MIN,
     Levels,
-    fake_quantize,
     mix_fake_quantize,
     uniform_levels,
 )
@@ -20,8 +20,9 @@ TARGETS = ('weight', 'activation')
 class Quantizer(nn.Module):
     """Quantizes one tensor of one layer at any of several bit-widths.
 
-    A subclass gives ``calibrate`` and either ``scales`` with ``scale_grad``, for evenly
-    spaced levels, or ``forward`` and ``mix`` of its own. It knows no layer.
+    A subclass gives ``calibrate`` and, for evenly spaced levels, ``ranges`` or
+    ``scales`` with ``scale_grad``; or ``forward`` and ``mix`` of its own. It knows no
+    layer.
 
     The class attribute ``gradient`` is as of :func:`.functional.fake_quantize`.
 
@@ -127,9 +128,20 @@ class Quantizer(nn.Module):
             return nonzero_rows(x, self.channels)
         return x.reshape(1, -1)
 
+    def ranges(self, bits: Sequence[int]) -> tuple[Tensor, tuple[float, ...]] | None:
+        """Trained r (m, channels) and n (m), for steps max(|r|, 1e-8) / n.
+
+        None: the steps are of another form, and :meth:`scales` has it.
+        """
+        return None
+
     def scales(self, x: Tensor, bits: Sequence[int]) -> Tensor:
         """Steps of the widths ``bits``: (m, ...), each broadcastable against ``x``."""
-        raise NotImplementedError
+        ranges, divisors = self.ranges(bits)
+        steps = ranges.abs().clamp_min(RANGE_MIN) / constant(divisors, x)[:, None]
+        if self.channels == 1:
+            return steps[:, 0]
+        return steps.reshape(len(bits), -1, *[1] * (x.dim() - 1))
 
     def scale_grad(self, x: Tensor, bits: int) -> float:
         """Factor on the gradient of the step of ``bits``."""
@@ -149,21 +161,22 @@ class Quantizer(nn.Module):
             return x
         if not self.calibrated:
             self.calibrate(x)
-        scale, offset = self.grids(x, (bits,))
-        return fake_quantize(
-            x,
-            scale[0],
-            self.levels(bits),
-            self.scale_grad(x, bits),
-            None if offset is None else offset[0],
-            self.gradient,
-        )
+        return self._fake_quantize(x, (bits,), None)
 
     def mix(self, x: Tensor, bits: Sequence[int], probs: Tensor) -> Tensor:
         """Σ_j p_j Q_j(x) over the widths ``bits`` with coefficients ``probs`` (m,)."""
         if not self.calibrated:
             self.calibrate(x)
-        scale, offset = self.grids(x, bits)
+        return self._fake_quantize(x, bits, probs)
+
+    def _fake_quantize(
+        self, x: Tensor, bits: Sequence[int], probs: Tensor | None
+    ) -> Tensor:
+        ranges = self.ranges(bits)
+        if ranges is None:
+            (scale, offset), divisors = self.grids(x, bits), None
+        else:  # from ranges to steps within the operation: half of the small ones less
+            (scale, divisors), offset = ranges, self.offsets(x, bits)
         return mix_fake_quantize(
             x,
             scale,
@@ -172,6 +185,7 @@ class Quantizer(nn.Module):
             [self.scale_grad(x, b) for b in bits],
             offset,
             self.gradient,
+            divisors,
         )
 
     def top(self, bits: int) -> int:

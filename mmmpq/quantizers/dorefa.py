@@ -158,7 +158,6 @@ class PACTQuantizer(Quantizer):
             for i, bits in enumerate(self.bits):
                 self.range[i] = least_squares_range(x, self.levels(bits))
 
-    def scales(self, x: Tensor, bits: Sequence[int]) -> Tensor:
-        """a / n of the widths ``bits`` (m,)."""
-        tops = constant([self.top(b) for b in bits], x)
-        return self.rows(self.range, bits)[:, 0].abs().clamp_min(1e-8) / tops
+    def ranges(self, bits: Sequence[int]) -> tuple[Tensor, tuple[float, ...]]:
+        """a and n of the widths ``bits``."""
+        return self.rows(self.range, bits), tuple(self.top(b) for b in bits)

@@ -19,6 +19,8 @@ from mmmpq.quantizers import native
 # (qmin, qmax): the integer levels of one candidate; None is float, the identity.
 Levels = tuple[int, int] | None
 
+RANGE_MIN = 1e-8  # of a trained range; native.cpp and triton_kernels have it, too
+
 
 def uniform_levels(bits: int, signed: bool) -> Levels:
     """Integer levels of a linear quantizer, zero among them.
@@ -63,18 +65,19 @@ def fake_quantize(
         return x
     offset = None if offset is None else offset[None]
     return _MixFakeQuantize.apply(
-        x, scale[None], offset, None, (levels,), (scale_grad,), gradient
+        x, scale[None], offset, None, (levels,), (scale_grad,), gradient, None
     )
 
 
 def mix_fake_quantize(
     x: Tensor,
     scale: Tensor,
-    probs: Tensor,
+    probs: Tensor | None,
     levels: Sequence[Levels],
     scale_grad: Sequence[float],
     offset: Tensor | None = None,
     gradient: str = 'lsq',
+    divisors: Sequence[float] | None = None,
 ) -> Tensor:
     """Σ_j p_j · Q_j(x): the composite of all candidate widths in one tensor.
 
@@ -83,14 +86,18 @@ def mix_fake_quantize(
     Args:
         x: Any shape.
         scale: Steps (m, ...), each ``scale[j]`` broadcastable against ``x``.
-        probs: Coefficients (m,).
+        probs: Coefficients (m,); None, of one candidate, stands for 1.
         levels: m pairs (qmin, qmax); None stands for float.
         scale_grad: m factors on the gradient of ``scale``.
         offset: z (m, ...), of the shape of ``scale``; None stands for 0.
         gradient: As of :func:`fake_quantize`.
+        divisors: n (m), for ranges in place of steps: ``scale`` is then r (m, 1), or
+            (m, x.shape[0]) with a range for every output channel, and the steps are
+            max(|r|, 1e-8) / n.
     """
+    divisors = None if divisors is None else tuple(divisors)
     return _MixFakeQuantize.apply(
-        x, scale, offset, probs, tuple(levels), tuple(scale_grad), gradient
+        x, scale, offset, probs, tuple(levels), tuple(scale_grad), gradient, divisors
     )
 
 
@@ -121,7 +128,7 @@ def recomputing(*quantized: Tensor) -> Iterator[None]:
             return packed
         node, shape, stride = packed
         x, *small = node.saved_tensors
-        return _forward(x, *small, node.levels).as_strided(shape, stride)
+        return _forward(x, *small, node.levels, node.divisors).as_strided(shape, stride)
 
     with saved_tensors_hooks(pack, unpack):
         yield
@@ -135,10 +142,11 @@ def saving_is_hooked() -> bool:
 
 class _MixFakeQuantize(Function):
     @staticmethod
-    def forward(ctx, x, scale, offset, probs, levels, scale_grad, gradient):
+    def forward(ctx, x, scale, offset, probs, levels, scale_grad, gradient, divisors):
         ctx.save_for_backward(x, scale, offset, probs)
-        ctx.levels, ctx.scale_grad, ctx.gradient = levels, scale_grad, gradient
-        return _forward(x, scale, offset, probs, levels)
+        ctx.levels, ctx.divisors = levels, divisors
+        ctx.scale_grad, ctx.gradient = scale_grad, gradient
+        return _forward(x, scale, offset, probs, levels, divisors)
 
     @staticmethod
     @once_differentiable
@@ -151,12 +159,13 @@ class _MixFakeQuantize(Function):
             dense,
             *small,
             ctx.levels,
+            ctx.divisors,
             ctx.scale_grad,
             ctx.gradient,
             ctx.needs_input_grad[0],
         )
         needed = zip(grads, (x, *small), ctx.needs_input_grad, strict=False)
-        return *(g.to(t.dtype) if need else None for g, t, need in needed), *[None] * 3
+        return *(g.to(t.dtype) if need else None for g, t, need in needed), *[None] * 4
 
 
 def _kernels(x: Tensor, scale: Tensor) -> ModuleType | None:
@@ -175,29 +184,31 @@ def _triton() -> ModuleType | None:
     return importlib.import_module('mmmpq.quantizers.triton_kernels')
 
 
-def _forward(x, scale, offset, probs, levels):
+def _forward(x, scale, offset, probs, levels, divisors):
     x = _dense(x)
     kernels = _kernels(x, scale)
     if kernels:
-        return kernels.forward(x, scale, offset, probs, levels)
+        return kernels.forward(x, scale, offset, probs, levels, divisors)
     wide, scale, offset, probs = _working(x, x, scale, offset, probs)
+    steps = _steps(scale, divisors, x)
     total = torch.zeros_like(wide)
     for j, level in enumerate(levels):
         q = wide
         if level is not None:
-            s, z = _of(j, scale, offset, wide)
+            s, z = _of(j, steps, offset, wide)
             q = wide.mul(s.reciprocal()).add_(z).clamp_(*level).round_().sub_(z).mul_(s)
         total = q if probs is None else total.addcmul_(q, probs[j])
     return total.to(x.dtype)
 
 
 def _backward(
-    grad, x, scale, offset, probs, levels, scale_grad, gradient, need_x
+    grad, x, scale, offset, probs, levels, divisors, scale_grad, gradient, need_x
 ) -> tuple[Tensor | None, ...]:
     """As :func:`mmmpq.quantizers.native.backward`, one candidate after the other."""
     x, grad, scale, offset, probs = _working(x, x, grad, scale, offset, probs)
+    steps = _steps(scale, divisors, x)
     grad_x = torch.zeros_like(x) if need_x else None
-    grad_scale = torch.zeros_like(scale)
+    grad_steps = torch.zeros_like(steps)
     grad_offset = None if offset is None else torch.zeros_like(offset)
     grad_probs = None if probs is None else torch.zeros_like(probs)
     for j, level in enumerate(levels):
@@ -205,13 +216,13 @@ def _backward(
         if level is None:
             q, passed = x, grad
         else:
-            s, z = _of(j, scale, offset, x)
+            s, z = _of(j, steps, offset, x)
             u = x * s.reciprocal()
             v = u + z
             q = v.clamp(*level).round_().sub_(z)
             inside = torch.where((v >= level[0]) & (v <= level[1]), grad, 0)
             slope = grad * q - inside * (q if gradient == 'clip' else u)
-            grad_scale[j] = slope.sum_to_size(s.shape) * p * scale_grad[j]
+            grad_steps[j] = slope.sum_to_size(s.shape) * p * scale_grad[j]
             if offset is not None:
                 missed = (inside - grad).sum_to_size(s.shape)
                 grad_offset[j] = missed * s * p
@@ -221,7 +232,21 @@ def _backward(
             grad_x += passed * p
         if probs is not None:
             grad_probs[j] = (grad * q).sum()
-    return grad_x, grad_scale, grad_offset, grad_probs
+    if divisors is not None:
+        slope = torch.where(scale.abs() >= RANGE_MIN, scale.sign(), 0)
+        slope = slope / scale.new_tensor(divisors)[:, None]
+        grad_steps = grad_steps.view_as(scale) * slope
+    return grad_x, grad_steps, grad_offset, grad_probs
+
+
+def _steps(scale: Tensor, divisors: tuple | None, x: Tensor) -> Tensor:
+    """Steps (m, ...), each broadcastable against ``x``."""
+    if divisors is None:
+        return scale
+    steps = scale.abs().clamp_min(RANGE_MIN) / scale.new_tensor(divisors)[:, None]
+    if steps.shape[1] == 1:
+        return steps[:, 0]
+    return steps.reshape(len(divisors), -1, *[1] * (x.dim() - 1))
 
 
 def _of(j: int, scale: Tensor, offset: Tensor | None, x: Tensor):

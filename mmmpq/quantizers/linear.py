@@ -90,15 +90,18 @@ class LinearQuantizer(Quantizer):
             elif self.target == 'activation':
                 self.range.fill_(scale_clip_range(x, self.clip_ratio))
 
+    def ranges(self, bits: Sequence[int]) -> tuple[Tensor, tuple[float, ...]] | None:
+        """a and n of the widths ``bits``, if a is learned."""
+        if not self.learned:
+            return None
+        return self.rows(self.range, bits), tuple(self.top(b) for b in bits)
+
     def scales(self, x: Tensor, bits: Sequence[int]) -> Tensor:
         """a / n of the widths ``bits``: (m, ...), broadcastable against ``x``."""
+        if self.learned:
+            return super().scales(x, bits)
         tops = constant([self.top(b) for b in bits], x)
-        if not self.learned:
-            return self._clip_range(x).clamp_min(1e-8) / tops
-        scale = self.rows(self.range, bits).abs().clamp_min(1e-8) / tops[:, None]
-        if self.channels == 1:
-            return scale[:, 0]
-        return scale.reshape(len(bits), -1, *[1] * (x.dim() - 1))
+        return self._clip_range(x).clamp_min(1e-8) / tops
 
     def scale_grad(self, x: Tensor, bits: int) -> float:
         # LSQ balances its step s by 1 / sqrt(N n); a = n · s takes n² of that. Above

@@ -51,12 +51,9 @@ class LSQQuantizer(Quantizer):
             for i, bits in enumerate(self.bits):
                 self.step[i] = 2 * mean / self.top(bits) ** 0.5
 
-    def scales(self, x: Tensor, bits: Sequence[int]) -> Tensor:
-        """|s| of the widths ``bits``: (m, ...), broadcastable against ``x``."""
-        step = self.rows(self.step, bits).abs().clamp_min(1e-8)
-        if self.channels == 1:
-            return step[:, 0]
-        return step.reshape(len(bits), -1, *[1] * (x.dim() - 1))
+    def ranges(self, bits: Sequence[int]) -> tuple[Tensor, tuple[float, ...]]:
+        """s of the widths ``bits``, and ones."""
+        return self.rows(self.step, bits), (1.0,) * len(bits)
 
     def scale_grad(self, x: Tensor, bits: int) -> float:
         return 1 / max(1.0, self.top(bits) * x.numel() / self.channels) ** 0.5

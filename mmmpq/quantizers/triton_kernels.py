@@ -10,9 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmmpq.quantizers.native import GRADIENTS, bounds, floats, rows
+from mmmpq.quantizers.native import GRADIENTS, bounds, floats, plain, rows
 
 BLOCK = 2048
+RANGE_MIN = tl.constexpr(1e-8)
 ALL_NAN = tl.constexpr(tl.PropagateNan.ALL)
 
 
@@ -31,17 +32,16 @@ def forward(
     offset: Tensor | None,
     probs: Tensor | None,
     levels: tuple,
+    divisors: tuple | None,
 ) -> Tensor:
     """Σ_j p_j · Q_j(x), as the plain form gives it; ``x`` is dense."""
     out = torch.empty_like(x)
     count, cols, blocks = _sizes(x, scale)
     if x.numel():
-        small = _contiguous(scale, offset, probs)
+        small, flags = _small(scale, offset, probs, levels, divisors)
         _forward[count * blocks,](
-            x, out, count, cols, blocks, *small, *bounds(levels, x.device),
-            M=len(levels), BLOCK=BLOCK, HAS_OFFSET=offset is not None,
-            HAS_PROBS=probs is not None,
-        )  # fmt: skip
+            x, out, count, cols, blocks, *small, M=len(levels), BLOCK=BLOCK, **flags
+        )
     return out
 
 
@@ -52,6 +52,7 @@ def backward(
     offset: Tensor | None,
     probs: Tensor | None,
     levels: tuple,
+    divisors: tuple | None,
     scale_grad: tuple,
     gradient: str,
     need_x: bool,
@@ -62,18 +63,15 @@ def backward(
     grad_x = torch.empty_like(x) if need_x else None
     sums = torch.zeros(3, m, count, blocks, device=x.device)
     found = torch.empty(3, m, count, device=x.device)  # to scale, offset, probs
-    small = _contiguous(scale, offset, probs)
-    low, high = bounds(levels, x.device)
-    flags = dict(HAS_OFFSET=offset is not None, HAS_PROBS=probs is not None)
+    small, flags = _small(scale, offset, probs, levels, divisors)
     if x.numel():
         _backward[count * blocks,](
-            x, grad, grad_x if need_x else x, sums, count, cols, blocks, *small, low,
-            high, M=m, BLOCK=BLOCK, GRADIENT=GRADIENTS.index(gradient), NEED_X=need_x,
-            **flags,
+            x, grad, grad_x if need_x else x, sums, count, cols, blocks, *small, M=m,
+            BLOCK=BLOCK, GRADIENT=GRADIENTS.index(gradient), NEED_X=need_x, **flags,
         )  # fmt: skip
     _finish[m * count,](
-        sums, found, count, blocks, m, small[0], small[2], low, high,
-        floats(tuple(scale_grad), x.device), BLOCK=1024, HAS_PROBS=flags['HAS_PROBS'],
+        sums, found, count, blocks, m, *small, floats(scale_grad, x.device),
+        BLOCK=1024, **flags,
     )  # fmt: skip
     return (
         grad_x,
@@ -90,10 +88,18 @@ def _sizes(x: Tensor, scale: Tensor) -> tuple[int, int, int]:
     return count, cols, max(1, triton.cdiv(cols, BLOCK))
 
 
-def _contiguous(*tensors: Tensor | None) -> list[Tensor]:
-    """float32; the first one stands in for those that are None and never read."""
-    first = tensors[0]
-    return [(first if t is None else t).detach().float().contiguous() for t in tensors]
+def _small(scale, offset, probs, levels, divisors) -> tuple[list[Tensor], dict]:
+    """The small tensors in float32, and which there are; the first one stands in for
+    those that are None and never read."""
+    divisor = None if divisors is None else floats(divisors, scale.device)
+    given = [None if t is None else plain(t) for t in (scale, divisor, offset, probs)]
+    flags = dict(
+        HAS_DIVISOR=divisor is not None,
+        HAS_OFFSET=offset is not None,
+        HAS_PROBS=probs is not None,
+    )
+    low, high = bounds(levels, scale.device)
+    return [*(given[0] if t is None else t for t in given), low, high], flags
 
 
 @triton.jit
@@ -103,24 +109,34 @@ def _round(v):
 
 
 @triton.jit
-def _candidate(j, row, rows, scale, offset, low, high, probs, HAS_OFFSET, HAS_PROBS):
+def _candidate(
+    j, row, rows, scale, divisor, offset, probs, low, high,
+    HAS_DIVISOR, HAS_OFFSET, HAS_PROBS,
+):  # fmt: skip
+    """Bounds, step and its slope to the scale given, offset and coefficient."""
     lo = tl.load(low + j)
     hi = tl.load(high + j)
-    s = tl.where(lo > hi, 1.0, tl.load(scale + j * rows + row))
+    s = tl.load(scale + j * rows + row)
+    slope = 1.0
+    if HAS_DIVISOR:
+        n = tl.load(divisor + j)
+        slope = tl.where(tl.abs(s) < RANGE_MIN, 0.0, tl.where(s < 0, -1.0, 1.0)) / n
+        s = tl.maximum(tl.abs(s), RANGE_MIN, propagate_nan=ALL_NAN) / n
+    s = tl.where(lo > hi, 1.0, s)
     z = 0.0
     p = 1.0
     if HAS_OFFSET:
         z = tl.load(offset + j * rows + row)
     if HAS_PROBS:
         p = tl.load(probs + j)
-    return lo, hi, s, z, p
+    return lo, hi, s, slope, z, p
 
 
 @triton.jit
 def _forward(
-    x, out, rows, cols, blocks, scale, offset, probs, low, high,
-    M: tl.constexpr, BLOCK: tl.constexpr, HAS_OFFSET: tl.constexpr,
-    HAS_PROBS: tl.constexpr,
+    x, out, rows, cols, blocks, scale, divisor, offset, probs, low, high,
+    M: tl.constexpr, BLOCK: tl.constexpr, HAS_DIVISOR: tl.constexpr,
+    HAS_OFFSET: tl.constexpr, HAS_PROBS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     row = program // blocks
@@ -130,9 +146,10 @@ def _forward(
     xs = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
     total = tl.zeros([BLOCK], tl.float32)
     for j in tl.static_range(M):
-        lo, hi, s, z, p = _candidate(
-            j, row, rows, scale, offset, low, high, probs, HAS_OFFSET, HAS_PROBS
-        )
+        lo, hi, s, _slope, z, p = _candidate(
+            j, row, rows, scale, divisor, offset, probs, low, high,
+            HAS_DIVISOR, HAS_OFFSET, HAS_PROBS,
+        )  # fmt: skip
         v = tl.maximum(xs * (1.0 / s) + z, lo, propagate_nan=ALL_NAN)
         q = (_round(tl.minimum(v, hi, propagate_nan=ALL_NAN)) - z) * s
         total += tl.where(lo > hi, xs, q) * p
@@ -141,9 +158,10 @@ def _forward(
 
 @triton.jit
 def _backward(
-    x, grad, grad_x, sums, rows, cols, blocks, scale, offset, probs, low, high,
+    x, grad, grad_x, sums, rows, cols, blocks, scale, divisor, offset, probs, low, high,
     M: tl.constexpr, BLOCK: tl.constexpr, GRADIENT: tl.constexpr,
-    NEED_X: tl.constexpr, HAS_OFFSET: tl.constexpr, HAS_PROBS: tl.constexpr,
+    NEED_X: tl.constexpr, HAS_DIVISOR: tl.constexpr, HAS_OFFSET: tl.constexpr,
+    HAS_PROBS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
     row = program // blocks
@@ -155,9 +173,10 @@ def _backward(
     total = tl.zeros([BLOCK], tl.float32)
     part = M * rows * blocks
     for j in tl.static_range(M):
-        lo, hi, s, z, p = _candidate(
-            j, row, rows, scale, offset, low, high, probs, HAS_OFFSET, HAS_PROBS
-        )
+        lo, hi, s, _slope, z, p = _candidate(
+            j, row, rows, scale, divisor, offset, probs, low, high,
+            HAS_DIVISOR, HAS_OFFSET, HAS_PROBS,
+        )  # fmt: skip
         is_float = lo > hi
         u = xs * (1.0 / s)
         v = u + z
@@ -183,8 +202,9 @@ def _backward(
 
 @triton.jit
 def _finish(
-    sums, found, rows, blocks, m, scale, probs, low, high, factor,
-    BLOCK: tl.constexpr, HAS_PROBS: tl.constexpr,
+    sums, found, rows, blocks, m, scale, divisor, offset, probs, low, high, factor,
+    BLOCK: tl.constexpr, HAS_DIVISOR: tl.constexpr, HAS_OFFSET: tl.constexpr,
+    HAS_PROBS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0)
     j = program // rows
@@ -201,13 +221,11 @@ def _finish(
         inside += tl.load(of + part, mask=mask, other=0.0)
         missed += tl.load(of + 2 * part, mask=mask, other=0.0)
         start += BLOCK
-    is_float = tl.load(low + j) > tl.load(high + j)
-    s = tl.where(is_float, 1.0, tl.load(scale + program))
-    p = 1.0
-    if HAS_PROBS:
-        p = tl.load(probs + j)
-    slope = tl.sum(level) - tl.sum(inside)
-    slope = tl.where(is_float, 0.0, slope * p * tl.load(factor + j))
-    tl.store(found + program, slope)
+    lo, hi, s, slope, _z, p = _candidate(
+        j, program % rows, rows, scale, divisor, offset, probs, low, high,
+        HAS_DIVISOR, HAS_OFFSET, HAS_PROBS,
+    )  # fmt: skip
+    g = (tl.sum(level) - tl.sum(inside)) * p * tl.load(factor + j) * slope
+    tl.store(found + program, tl.where(lo > hi, 0.0, g))
     tl.store(found + m * rows + program, tl.sum(missed) * p * s)
     tl.store(found + 2 * m * rows + program, tl.sum(level) * s)

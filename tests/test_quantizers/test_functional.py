@@ -185,3 +185,24 @@ def test_autocast_changes_nothing_in_float32(channels):
         results.append((out, *grads))
     assert results[1][0].dtype == torch.float32
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_ranges_are_steps_with_autograd_in_front(channels):
+    """max(|r|, 1e-8) / n within the operation, against torch's own operations."""
+    x = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    ranges = torch.randn(2, channels, dtype=torch.float64, requires_grad=True)
+    probs = torch.tensor([0.3, 0.7], dtype=torch.float64)
+    levels, divisors = [(-3, 3), (-7, 7)], (3.0, 7.0)
+    steps = ranges.abs().clamp_min(1e-8) / torch.tensor([[3.0], [7.0]])
+    steps = steps[:, 0] if channels == 1 else steps[..., None, None]
+    wanted = mix_fake_quantize(x, steps, probs, levels, [0.5, 2.0])
+    found = mix_fake_quantize(x, ranges, probs, levels, [0.5, 2.0], divisors=divisors)
+    torch.testing.assert_close(found, wanted)
+    grad = torch.randn(x.shape, dtype=torch.float64)
+    for one, two in zip(
+        torch.autograd.grad(found, (x, ranges), grad),
+        torch.autograd.grad(wanted, (x, ranges), grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, two)

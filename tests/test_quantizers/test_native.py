@@ -1,5 +1,8 @@
 """The compiled form against the plain one, and what it does without a compiler."""
 
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -20,19 +23,30 @@ LEVELS = {
 }
 
 
-def results(x, channels, levels, gradient, offset, dtype=torch.float32):
+def results(x, channels, levels, gradient, offset, dtype=torch.float32, divisors=None):
     """Output and all gradients of a mix with numbers from a seed."""
     torch.manual_seed(1)
     m = len(levels)
     shape = (m,) if channels == 1 else (m, channels, *[1] * (x.dim() - 1))
     small = [torch.rand(shape) * 0.3 + 0.05, torch.softmax(torch.randn(m), 0)]
+    if divisors:  # ranges, one of them negative and one too small
+        small[0] = torch.rand(m, channels) + 0.05
+        small[0][0, 0] *= -1
+        small[0][-1, -1] = 1e-9
     if offset:
         small.append(torch.rand(shape) - 0.5)
     leaves = [t.detach().requires_grad_() for t in (x.to(dtype), *small)]
     x, scale, probs, *offset = leaves
     factors = [0.5 + j for j in range(m)]
     out = mix_fake_quantize(
-        x, scale, probs, levels, factors, *offset, gradient=gradient
+        x,
+        scale,
+        probs,
+        levels,
+        factors,
+        *offset,
+        gradient=gradient,
+        divisors=divisors,
     )
     grad = torch.randn(out.shape).to(dtype)
     return out, *torch.autograd.grad(out, leaves, grad)
@@ -56,6 +70,19 @@ def test_is_the_plain_form(levels, channels, gradient, offset, plain):
     found = results(x, channels, LEVELS[levels], gradient, offset)
     plain()
     wanted = results(x, channels, LEVELS[levels], gradient, offset)
+    torch.testing.assert_close(found[:2], wanted[:2])
+    for one, two in zip(found[2:], wanted[2:], strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4 * two.abs().max())
+
+
+@pytest.mark.parametrize('channels', [1, 6])
+@pytest.mark.parametrize('gradient', native.GRADIENTS)
+def test_ranges_in_place_of_steps(channels, gradient, plain):
+    x = torch.randn(6, 7, 13, 31)
+    ranges = dict(divisors=(1.0, 3.0, 7.0, 127.0))
+    found = results(x, channels, LEVELS['signed'], gradient, False, **ranges)
+    plain()
+    wanted = results(x, channels, LEVELS['signed'], gradient, False, **ranges)
     torch.testing.assert_close(found[:2], wanted[:2])
     for one, two in zip(found[2:], wanted[2:], strict=True):
         torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-4 * two.abs().max())
@@ -160,6 +187,7 @@ def test_switch_and_missing_compiler(env, expected, monkeypatch, tmp_path):
     said = ['None']
     monkeypatch.setattr(native, 'print_log', lambda text, **_: said.append(text))
     monkeypatch.setenv('MMMPQ_CACHE', str(tmp_path))
+    monkeypatch.setitem(sys.modules, 'ziglang', None)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     try:
@@ -167,3 +195,39 @@ def test_switch_and_missing_compiler(env, expected, monkeypatch, tmp_path):
     except ValueError as error:
         said.append(str(error))
     assert expected in ' '.join(said)
+
+
+def test_a_package_compiles_where_the_machine_cannot(monkeypatch):
+    monkeypatch.setenv('PATH', '')
+    monkeypatch.delenv('CXX', raising=False)
+    package = ModuleType('ziglang')
+    package.__spec__ = object()
+    monkeypatch.setitem(sys.modules, 'ziglang', package)
+    assert native.find_compiler() == [sys.executable, '-m', 'ziglang', 'cc']
+
+
+CLASSES = ['DEFAULT', 'AVX2', 'AVX512']  # each can do what those before it can
+
+
+@pytest.mark.parametrize('processor', CLASSES)
+def test_every_class_of_processors(processor, plain, monkeypatch):
+    capability = torch.backends.cpu.get_cpu_capability
+    here = capability()
+    if here not in CLASSES or CLASSES.index(processor) > CLASSES.index(here):
+        pytest.skip(f'this processor is {here}')
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: processor)
+    built = native.library.__wrapped__()
+    monkeypatch.setattr(native, 'library', lambda: built)
+    x = torch.randn(6, 7, 13, 31)
+    for levels in ('signed', 'twelve'):
+        found = results(x, 6, LEVELS[levels], 'lsq', True)
+        with monkeypatch.context() as without:
+            without.setattr(native, 'takes', lambda *_: False)
+            wanted = results(x, 6, LEVELS[levels], 'lsq', True)
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=2e-3)
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='torch on Linux has GNU OpenMP')
+def test_threads_are_torchs_own(plain):
+    """Of the compiled form; ``plain`` stays unused, and wants a compiler."""
+    assert native.library().parallel

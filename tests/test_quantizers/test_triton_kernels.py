@@ -15,12 +15,15 @@ LEVELS = {
 }
 
 
-def problem(levels, channels, offset, probs, dtype=torch.float32):
+def problem(levels, channels, offset, probs, dtype=torch.float32, ranges=False):
     torch.manual_seed(0)
     m = len(levels)
     x = torch.randn(3, 5, 17, 19).to(dtype)
     shape = (m,) if channels == 1 else (m, 3, 1, 1, 1)
     scale = torch.rand(shape) * 0.3 + 0.05
+    if ranges:  # one negative, one too small
+        scale = torch.randn(m, channels)
+        scale[-1, -1] = 1e-9
     tensors = (
         torch.randn(x.shape).to(dtype),
         x,
@@ -31,6 +34,7 @@ def problem(levels, channels, offset, probs, dtype=torch.float32):
     return (
         *(None if t is None else t.to(DEVICE) for t in tensors),
         tuple(levels),
+        tuple(2.0 + j for j in range(m)) if ranges else None,
         tuple(0.5 + j for j in range(m)),
     )
 
@@ -38,13 +42,14 @@ def problem(levels, channels, offset, probs, dtype=torch.float32):
 @pytest.mark.parametrize('levels', LEVELS)
 @pytest.mark.parametrize('channels', [1, 3])
 @pytest.mark.parametrize('gradient', native.GRADIENTS)
-@pytest.mark.parametrize('offset', [False, True])
+@pytest.mark.parametrize('offset', [False, True, 'ranges'])
 def test_is_the_plain_form(levels, channels, gradient, offset, monkeypatch):
     probs = len(LEVELS[levels]) > 1
-    args = problem(LEVELS[levels], channels, offset, probs)
+    ranges, offset = offset == 'ranges', offset is True
+    args = problem(LEVELS[levels], channels, offset, probs, ranges=ranges)
     monkeypatch.setattr(functional, '_kernels', lambda *_: None)
-    wanted = functional._forward(*args[1:6])
-    torch.testing.assert_close(kernels.forward(*args[1:6]), wanted)
+    wanted = functional._forward(*args[1:7])
+    torch.testing.assert_close(kernels.forward(*args[1:7]), wanted)
     wanted = functional._backward(*args, gradient, True)
     found = kernels.backward(*args, gradient, True)
     for one, two in zip(found, wanted, strict=True):
@@ -59,9 +64,9 @@ def test_is_the_plain_form(levels, channels, gradient, offset, monkeypatch):
 def test_half_precision(dtype, monkeypatch):
     args = problem(LEVELS['signed'], 1, False, True, dtype)
     monkeypatch.setattr(functional, '_kernels', lambda *_: None)
-    found = kernels.forward(*args[1:6])
+    found = kernels.forward(*args[1:7])
     assert found.dtype == dtype
-    torch.testing.assert_close(found, functional._forward(*args[1:6]))
+    torch.testing.assert_close(found, functional._forward(*args[1:7]))
     found = kernels.backward(*args, 'lsq', True)
     wanted = functional._backward(*args, 'lsq', True)
     assert found[0].dtype == dtype
