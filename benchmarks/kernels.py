@@ -14,6 +14,8 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -42,6 +44,7 @@ FAMILIES = {
     'PACT': (PACTQuantizer, 'activation'),
     'BatchQuant': (BatchQuantizer, 'activation'),
     'DoReFa': (DoReFaQuantizer, 'weight'),
+    'linear, weights': (LinearQuantizer, 'weight'),
 }
 
 
@@ -53,50 +56,86 @@ def keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
-def seconds(function, device: str) -> float:
+def seconds(function: Callable, device: str) -> float:
+    """Time of a call; on a GPU its own, with nothing in its cache.
+
+    The GPU sleeps while the host queues the call, so that no wait for the host counts.
+    """
     if device == 'cuda':
+        _flush().zero_()
+        torch.cuda._sleep(2_000_000)  # about a millisecond
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        function()
+        end.record()
         torch.cuda.synchronize()
+        return start.elapsed_time(end) / 1e3
     start = time.perf_counter()
     function()
-    if device == 'cuda':
-        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
-def measure(family: str, candidates: int, args: argparse.Namespace) -> dict:
+@cache
+def _flush() -> torch.Tensor:
+    """Larger than any cache."""
+    return torch.empty(1 << 28, dtype=torch.int8, device='cuda')
+
+
+class Mix:
+    """A mix of several candidates of one family, forward and backward.
+
+    Args:
+        family: A name in ``FAMILIES``.
+        candidates: How many.
+        shape: Of the tensor.
+        dtype: Of the tensor.
+        device: 'cpu' or 'cuda'.
+    """
+
+    def __init__(
+        self,
+        family: str,
+        candidates: int,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        device: str,
+    ) -> None:
+        kind, target = FAMILIES[family]
+        x = torch.randn(*shape, device=device)
+        self.x = (x if target == 'weight' else x.relu()).to(dtype).requires_grad_()
+        self.grad = torch.randn_like(self.x)
+        self.bits = WIDTHS[:candidates]
+        self.quantizer = kind(sorted(set(self.bits)), target).to(device)
+        self.quantizer.calibrate(self.x.detach().flatten()[: 1 << 20].view(1, 1, -1))
+        self.probs = torch.full((candidates,), 1 / candidates, device=device)
+        self.leaves = [self.x, self.probs.requires_grad_()]
+        self.leaves += self.quantizer.parameters()
+        self.out: torch.Tensor | None = None
+
+    def forward(self) -> None:
+        self.out = self.quantizer.mix(self.x, self.bits, self.probs)
+
+    def backward(self) -> None:
+        torch.autograd.grad(self.out, self.leaves, self.grad)
+
+
+def measure(
+    family: str, candidates: int, elements: int, dtype: str, device: str, repeats: int
+) -> dict:
     """One record: a mix of so many candidates of one family."""
-    kind, target = FAMILIES[family]
-    dtype = getattr(torch, args.dtype)
-    x = torch.randn(1, 64, args.elements // 64, device=args.device)
-    x = (x if target == 'weight' else x.relu()).to(dtype).requires_grad_()
-    copy, grad = torch.empty_like(x.detach()), torch.randn_like(x)
-    bits = WIDTHS[:candidates]
-    quantizer = kind(sorted(set(bits)), target).to(args.device)
-    quantizer.calibrate(x.detach())
-    probs = torch.full((candidates,), 1 / candidates, device=args.device)
-    probs.requires_grad_()
-    leaves = [x, probs, *quantizer.parameters()]
-    rounds = []
-    out = None
-
-    def forward():
-        nonlocal out
-        out = quantizer.mix(x, bits, probs)
-
-    def backward():
-        torch.autograd.grad(out, leaves, grad)
-
-    for _ in range(args.repeats + 2):
-        steps = (lambda: copy.copy_(x.detach()), forward, backward)
-        rounds.append([seconds(step, args.device) for step in steps])
+    shape = (1, 64, elements // 64)
+    mix = Mix(family, candidates, shape, getattr(torch, dtype), device)
+    x = mix.x.detach()
+    copy = torch.empty_like(x)
+    steps = (lambda: copy.copy_(x), mix.forward, mix.backward)
+    rounds = [[seconds(step, device) for step in steps] for _ in range(repeats + 2)]
     floor, forwards, backwards = (median(r) for r in zip(*rounds[2:], strict=True))
     return dict(
         family=family,
-        device=args.device_name,
-        dtype=args.dtype,
+        dtype=dtype,
         candidates=candidates,
-        elements=args.elements,
-        copy_gb_s=round(2 * x.element_size() * args.elements / floor / 1e9, 1),
+        elements=elements,
+        copy_gb_s=round(2 * x.element_size() * elements / floor / 1e9, 1),
         forward_ms=round(forwards * 1e3, 3),
         backward_ms=round(backwards * 1e3, 3),
         forward_floor=round(floor / forwards, 3),
@@ -121,9 +160,11 @@ def main() -> None:
     keep_freed_memory()
     on_gpu = args.device == 'cuda'
     name = torch.cuda.get_device_name() if on_gpu else f'{os.cpu_count()} cores, CPU'
-    args.device_name = name
     todo = [(f, m) for f in args.families for m in args.candidates]
-    records = [measure(f, m, args) for f, m in track(todo, 'kernels')]
+    common = (args.elements, args.dtype, args.device, args.repeats)
+    records = [
+        dict(device=name) | measure(f, m, *common) for f, m in track(todo, 'kernels')
+    ]
     table = Table(title=f'{name}, {args.dtype}: share of the bandwidth floor')
     for column in ('family', 'candidates', 'copy GB/s', 'forward', 'backward'):
         table.add_column(column)

@@ -28,6 +28,10 @@ INPUTS = {
     ),
     'retinanet_shapes': ('configs/float/retinanet_shapes_float.py', (8, 128, 128)),
     'retinanet_r50': ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', (1, 320, 320)),
+    'faster_rcnn_r50': (
+        'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
+        (1, 320, 320),
+    ),
 }
 # Number of candidates -> widths of weights, of activations.
 GRIDS = {
@@ -37,6 +41,7 @@ GRIDS = {
     8: ((2, 3, 4, 8), (2, 4)),
     12: ((2, 3, 4, 8), (2, 3, 4)),
 }
+JOINT = 11  # candidates of configs/_base_/bpnas.py: no grid, one choice a layer
 MIXED = ('composite', 'outputs', 'sampled', 'own weights')
 STEPS = ('weight', 'architecture', 'iteration')
 # torch's own quantization-aware training, of the backbone, at 8 bits.
@@ -45,15 +50,19 @@ QAT = 'torch QAT'
 
 def supernet(variant: str, candidates: int) -> dict:
     """``quant`` of a supernet with so many candidates."""
-    w_bits, a_bits = GRIDS[candidates]
-    quant = dict(candidates=[(w, a) for w in w_bits for a in a_bits], mixing=variant)
+    if candidates == JOINT:
+        pairs = Config.fromfile(ROOT / 'configs/_base_/bpnas.py').candidates
+    else:
+        w_bits, a_bits = GRIDS[candidates]
+        pairs = [(w, a) for w in w_bits for a in a_bits]
+    quant = dict(candidates=pairs, mixing=variant)
     if variant == 'own weights':
         quant.update(mixing='outputs', own_weights=True)
         quant['relaxation'] = dict(type='GumbelSoftmax')
         quant['w_quantizer'] = dict(type='DoReFaQuantizer')
         quant['a_quantizer'] = dict(type='PACTQuantizer')
     elif variant == 'composite':
-        quant['relaxation'] = dict(type='Softmax', factorised=True)
+        quant['relaxation'] = dict(type='Softmax', factorised=candidates != JOINT)
     return quant
 
 
@@ -65,12 +74,16 @@ def quant_of(variant: str, candidates: int) -> dict | None:
     return dict(policy=variant)
 
 
+def is_detector(model: str) -> bool:
+    return model.startswith(('retinanet', 'faster_rcnn'))
+
+
 def build(model: str, quant: dict | None) -> torch.nn.Module:
     """The toolbox's model with random weights; quantized if ``quant`` is given."""
     config = INPUTS[model][0]
     cfg = get_config(config) if '::' in config else Config.fromfile(ROOT / config)
     cfg = cfg.model
-    init_default_scope('mmdet' if model.startswith('retinanet') else 'mmpretrain')
+    init_default_scope('mmdet' if is_detector(model) else 'mmpretrain')
     if 'backbone' in cfg:
         cfg.backbone.init_cfg = None  # no download
     if 'data_preprocessor' not in cfg:
@@ -88,10 +101,10 @@ def make_batch(model: str, size: tuple) -> dict:
     images = [torch.tensor(rng.integers(0, 256, (3, h, w), np.uint8)) for _ in range(n)]
     samples = []
     for i in range(n):
-        if not model.startswith('retinanet'):
+        if not is_detector(model):
             from mmpretrain.structures import DataSample
 
-            samples.append(DataSample().set_gt_label(i))
+            samples.append(DataSample().set_gt_label(i % 10))
             continue
         from mmdet.structures import DetDataSample
 
@@ -144,34 +157,60 @@ class Step:
 
     def __call__(self) -> dict[str, float]:
         """Seconds of 'forward', 'backward' and in 'total', without making the batch."""
-        data = self.model.data_preprocessor(self.batch, True)
-        times = dict(forward=0.0, backward=0.0, total=0.0)
-        kinds = ('architecture', 'weight') if self.step == 'iteration' else (self.step,)
-        for kind in kinds:
-            start = self._now()
-            for logits in self.logits:
-                logits.requires_grad_(kind == 'architecture')
-            with torch.autocast(self.device, self.dtype, enabled=bool(self.dtype)):
-                losses = self.model._run_forward(data, mode='loss')
-            loss, _ = self.model.parse_losses(losses)
-            forward = self._now()
-            if kind == 'architecture':
-                torch.autograd.grad(loss, self.logits, allow_unused=True)
-                backward = self._now()
-            else:
-                self.optimizer.zero_grad()
-                loss.backward()
-                backward = self._now()
-                self.optimizer.step()
-            times['forward'] += forward - start
-            times['backward'] += backward - forward
-            times['total'] += self._now() - start
-        return times
-
-    def _now(self) -> float:
+        data = self.data()
+        marks = []
+        for kind in self.kinds:
+            marks.append(self._now())
+            loss = self.forward(kind, data)
+            marks.append(self._now())
+            self.backward(kind, loss)
+            marks.append(self._now())
+            self.update(kind)
+            marks.append(self._now())
         if self.device == 'cuda':
             torch.cuda.synchronize()
-        return time.perf_counter()
+            marks = [marks[0].elapsed_time(mark) / 1e3 for mark in marks]
+        parts = [marks[i : i + 4] for i in range(0, len(marks), 4)]
+        return dict(
+            forward=sum(p[1] - p[0] for p in parts),
+            backward=sum(p[2] - p[1] for p in parts),
+            total=sum(p[3] - p[0] for p in parts),
+        )
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Of the passes that the step consists of."""
+        return STEPS[1::-1] if self.step == 'iteration' else (self.step,)
+
+    def data(self) -> dict:
+        """The batch on the device, as the model takes it."""
+        return self.model.data_preprocessor(self.batch, True)
+
+    def forward(self, kind: str, data: dict) -> torch.Tensor:
+        for logits in self.logits:
+            logits.requires_grad_(kind == 'architecture')
+        with torch.autocast(self.device, self.dtype, enabled=bool(self.dtype)):
+            losses = self.model._run_forward(data, mode='loss')
+        return self.model.parse_losses(losses)[0]
+
+    def backward(self, kind: str, loss: torch.Tensor) -> None:
+        if kind == 'architecture':
+            torch.autograd.grad(loss, self.logits, allow_unused=True)
+        else:
+            self.optimizer.zero_grad()
+            loss.backward()
+
+    def update(self, kind: str) -> None:
+        if kind == 'weight':
+            self.optimizer.step()
+
+    def _now(self) -> float | torch.cuda.Event:
+        """The time; on a GPU its own, which the host is not kept waiting for."""
+        if self.device != 'cuda':
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
 
 
 class QATBackbone(torch.nn.Module):

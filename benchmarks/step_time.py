@@ -29,7 +29,18 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from step_models import GRIDS, INPUTS, MIXED, QAT, STEPS, Step, build, supernet
+from step_models import (
+    GRIDS,
+    INPUTS,
+    JOINT,
+    MIXED,
+    QAT,
+    STEPS,
+    Step,
+    build,
+    is_detector,
+    supernet,
+)
 
 import mmmpq  # noqa: F401
 from mmmpq.costs import Budget
@@ -60,7 +71,7 @@ def variants(model: str, args: argparse.Namespace) -> list[Variant]:
     for name in args.variants:
         if name in MIXED:
             found += [Variant(name, s, m) for m in args.candidates for s in args.steps]
-        elif name != QAT or not model.startswith('retinanet'):
+        elif name != QAT or not is_detector(model):
             found.append(Variant(name, 'weight', 1))
     return found
 
@@ -88,11 +99,13 @@ def measure_memory(model: str, variant: Variant, args: argparse.Namespace) -> fl
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    step = make_step(model, variant, args)
-    for _ in range(3):
-        step()
-    done.set()
-    watcher.join()
+    try:
+        step = make_step(model, variant, args)
+        for _ in range(3):
+            step()
+    finally:  # or the process would wait for the watcher, and its parent for it
+        done.set()
+        watcher.join()
     if args.device == 'cuda':
         return torch.cuda.max_memory_allocated() / 2**20
     return peak - before
@@ -246,7 +259,7 @@ def parse_args() -> argparse.Namespace:
         '(default: W4A4 composite)',
     )
     parser.add_argument(
-        '--candidates', nargs='+', type=int, choices=list(GRIDS), default=[12]
+        '--candidates', nargs='+', type=int, choices=[*GRIDS, JOINT], default=[12]
     )
     parser.add_argument(
         '--steps', nargs='+', choices=STEPS, default=['weight', 'architecture']

@@ -10,6 +10,7 @@ import torch
 # What takes longest, in this order, so that no worker is left with it at the end.
 FIRST = (
     'test_demo',
+    'test_gpu_script',
     'test_wheel',
     'test_distributed',
     'test_qfa_demo',
