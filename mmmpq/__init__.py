@@ -1,12 +1,13 @@
 """Mixed-precision quantization search for MMDetection and MMPretrain."""
 
-from mmmpq import compat, mmcv_finder
+from mmmpq import compat, mmcv_finder, moved
 from mmmpq.version import __version__
 
 compat.require()
 compat.warn_mixed()
 compat.warn_untested()
 mmcv_finder.install()
+moved.install()
 compat.register_safe_globals()
 compat.warn_pkg_resources()
 

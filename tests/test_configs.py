@@ -26,7 +26,7 @@ from mmpretrain.datasets import CIFAR10
 
 from mmmpq.hooks import search_result
 from mmmpq.layers import MixedLayer, QuantLayer, quantized_layers
-from mmmpq.search import SubnetSpace
+from mmmpq.subnets import SubnetSpace
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs'

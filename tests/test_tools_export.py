@@ -15,7 +15,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 import mmmpq
-from mmmpq.export.packed_file import read_packed
+from mmmpq.export.packed.file import read_packed
 from mmmpq.hooks import CalibrationHook
 from mmmpq.layers import quantized_layers
 from mmmpq.layers.base import calibrating
@@ -161,7 +161,7 @@ def test_onnx_is_called_with_its_flags(tool, folder, tmp_path, monkeypatch):
             path.write_bytes(b'x' * 77)
             return dict(bytes=77, layers={'backbone.conv1': dict(weight_bytes=50)})
 
-    monkeypatch.setitem(sys.modules, 'mmmpq.export.onnx_graph', Exporter)
+    monkeypatch.setitem(sys.modules, 'mmmpq.export.onnx.graph', Exporter)
     out = tmp_path / 'x.onnx'
     export(
         tool, folder, '--format', 'onnx', 'packed', '--opset', '22', '--out', str(out)

@@ -23,10 +23,10 @@ onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')
 
 from mmmpq.export import latency_bench, latency_graphs  # noqa: E402
-from mmmpq.export.latency_bench import INTEGER, Session, Timed, race  # noqa: E402
-from mmmpq.export.latency_fused import float_layers  # noqa: E402
-from mmmpq.export.latency_graphs import Work, works_of  # noqa: E402
-from mmmpq.export.latency_table import entries, save_table  # noqa: E402
+from mmmpq.export.latency.bench import INTEGER, Session, Timed, race  # noqa: E402
+from mmmpq.export.latency.fused import float_layers  # noqa: E402
+from mmmpq.export.latency.graphs import Work, works_of  # noqa: E402
+from mmmpq.export.latency.table import entries, save_table  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 SQUARE = dict(kernel_size=(3, 3), stride=(1, 1), groups=1, input_size=(9, 9))

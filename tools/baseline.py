@@ -14,6 +14,9 @@ from mmengine.runner import CheckpointLoader, Runner
 from rich.console import Console
 from rich.table import Table
 
+from mmmpq.baselines.choices import largest_uniform, least_harm, random_choice
+from mmmpq.baselines.hutchinson import relative_error
+from mmmpq.baselines.measurements import Measurements, fingerprint
 from mmmpq.hooks import SearchHook
 from mmmpq.hooks.held_out import Batches, hold_out, train_batches, unwrapped
 from mmmpq.hooks.search_result import described
@@ -23,9 +26,6 @@ from mmmpq.models import calibrate
 from mmmpq.policy import Policy
 from mmmpq.registry import HOOKS
 from mmmpq.search import SearchSpace, cost_tables, hessian, sensitivity
-from mmmpq.search.baselines import largest_uniform, least_harm, random_choice
-from mmmpq.search.hutchinson import relative_error
-from mmmpq.search.measurements import Measurements, fingerprint
 from mmmpq.visualization.progress import progress_bar
 from mmmpq.visualization.units import statement
 

@@ -300,7 +300,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     onnx = None
     with beside(paths) as new:
         if 'onnx' in new:
-            from mmmpq.export.onnx_graph import export_onnx
+            from mmmpq.export.onnx.graph import export_onnx
 
             with console.status('tracing'):
                 options = args.opset, args.containers, args.vnni

@@ -15,7 +15,7 @@ from mmengine.config import Config
 from rich.console import Console
 
 from mmmpq.costs import Latency, LayerProfile, profile
-from mmmpq.export.onnx_graph import deploy_extra
+from mmmpq.export.onnx.graph import deploy_extra
 from mmmpq.fileio import atomic_write
 from mmmpq.launch import add_cfg_options, add_reference_arguments, check_file, run
 from mmmpq.policy import FLOAT, Precision
@@ -94,9 +94,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> None:
     """Measures each distinct layer once; writes and shows the table."""
-    from mmmpq.export.latency_bench import time_layer
-    from mmmpq.export.latency_graphs import works_of
-    from mmmpq.export.latency_table import save_table
+    from mmmpq.export.latency.bench import time_layer
+    from mmmpq.export.latency.graphs import works_of
+    from mmmpq.export.latency.table import save_table
 
     budget = search_budget(cfg)
     model = build_model(cfg)
@@ -146,7 +146,7 @@ def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> N
 
 def left_in_float(cfg: Config, shape: tuple[int, ...], console: Console) -> set[str]:
     """Layers that ONNX Runtime leaves in float in the exported net at 8 bits."""
-    from mmmpq.export.latency_fused import float_layers
+    from mmmpq.export.latency.fused import float_layers
 
     try:
         return float_layers(build_model(cfg, 'W8A8'), shape)
@@ -162,8 +162,8 @@ def show_sums(
     latency: Latency, profiles: Sequence[LayerProfile], console: Console
 ) -> None:
     """Of the whole net, as a budget adds it up."""
-    from mmmpq.export.latency_bench import INTEGER
-    from mmmpq.export.latency_graphs import QUANTIZABLE
+    from mmmpq.export.latency.bench import INTEGER
+    from mmmpq.export.latency.graphs import QUANTIZABLE
 
     def total(precision: Precision) -> float:
         return sum(
@@ -180,8 +180,8 @@ def show_sums(
 
 def profile_files(args: argparse.Namespace, console: Console) -> None:
     """Lets whole files take turns; shows, and writes if asked, their times."""
-    from mmmpq.export.latency_bench import Session, race
-    from mmmpq.export.latency_table import machine
+    from mmmpq.export.latency.bench import Session, race
+    from mmmpq.export.latency.table import machine
 
     for path in args.end_to_end:
         check_file(path, '--end-to-end')

@@ -13,7 +13,7 @@ from demo import ROOT, Demo, add_arguments, environment
 
 from mmmpq.fileio import atomic_write
 from mmmpq.launch import run
-from mmmpq.search.evolution import import_pymoo
+from mmmpq.subnets.evolution import import_pymoo
 
 FLOAT = 'configs/float/mobilenetv3_digits_float.py'
 SUPERNET = 'configs/qfa/mobilenetv3_digits.py'

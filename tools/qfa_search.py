@@ -12,27 +12,27 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from rich.console import Console
 
+from mmmpq.baselines.measurements import digest
 from mmmpq.costs import Budget, Reference
 from mmmpq.costs.budget_text import HELP, budget_cfgs
 from mmmpq.costs.dry_run import is_detector
 from mmmpq.hooks.held_out import unwrapped
 from mmmpq.hooks.subnet_evaluation import LOSS, Measure, SubnetMeter
-from mmmpq.hooks.subnet_results import SubnetResults
 from mmmpq.hooks.supernet import supernet_runner
 from mmmpq.launch import add_cfg_options, load_config, positive, run
-from mmmpq.search.evolution import (
+from mmmpq.subnets.budgets import SubnetBudgets
+from mmmpq.subnets.code import Codes
+from mmmpq.subnets.evolution import (
     distinct,
     import_pymoo,
     nondominated,
     spread,
 )
-from mmmpq.search.genes import Genes
-from mmmpq.search.measurements import digest
-from mmmpq.search.predictor import PREDICTORS, held_out_tau
-from mmmpq.search.samples import Samples
-from mmmpq.search.subnet_budgets import SubnetBudgets
-from mmmpq.search.subnet_search import Candidate, SubnetSearch
-from mmmpq.search.subnets import SubnetSpace
+from mmmpq.subnets.measured import Samples
+from mmmpq.subnets.predictor import PREDICTORS, held_out_tau
+from mmmpq.subnets.results import SubnetResults
+from mmmpq.subnets.search import Candidate, SubnetSearch
+from mmmpq.subnets.space import SubnetSpace
 from mmmpq.version import __version__
 from mmmpq.visualization.progress import progress_bar
 
@@ -278,7 +278,7 @@ class Search:
     # --- the search -------------------------------------------------------------------
 
     def sample(self) -> tuple[np.ndarray, np.ndarray]:
-        """Genes (n, G) of random subnets and what they were measured to score (n,)."""
+        """Codes (n, G) of random subnets and what they were measured to score (n,)."""
         args, code = self.args, self.budgets.code
         drawn = code.canonical(spread(code.sizes, 4 * args.samples, self.seed))
         genes = distinct(drawn)[: args.samples]
@@ -319,8 +319,8 @@ class Search:
         ]
 
     def refine(
-        self, proposed: list[Candidate], genes: Genes, scores: np.ndarray, number: int
-    ) -> tuple[Genes, np.ndarray]:
+        self, proposed: list[Candidate], genes: Codes, scores: np.ndarray, number: int
+    ) -> tuple[Codes, np.ndarray]:
         """Measures what was proposed like the samples, and adds it to them."""
         subnets = [c.subnet for c in proposed]
         metrics = self.measure(f'round {number}', subnets, self.sampled, 'refined')

@@ -30,9 +30,9 @@ from torch import nn
 from torch.backends import cudnn, mkldnn
 
 from mmmpq.export.integers import check_calibrated
-from mmmpq.export.onnx_agreement import Predictions, agreement, recording
-from mmmpq.export.onnx_levels import needs_vnni
-from mmmpq.export.onnx_model import OnnxNetwork, sums_are_cut, use_onnx
+from mmmpq.export.onnx.agreement import Predictions, agreement, recording
+from mmmpq.export.onnx.levels import needs_vnni
+from mmmpq.export.onnx.model import OnnxNetwork, sums_are_cut, use_onnx
 from mmmpq.fileio import atomic_write
 from mmmpq.hooks.held_out import unwrapped
 from mmmpq.launch import add_cfg_options, build_runner, check_file, load_config, run
@@ -143,7 +143,7 @@ def check_model(model: nn.Module, network: OnnxNetwork, checkpoint: str | None) 
 
 def cut_layers(path: str, network: OnnxNetwork) -> list[str]:
     """Layers whose integer sums ONNX Runtime may cut on this machine."""
-    from mmmpq.export.latency_fused import integer_layers
+    from mmmpq.export.latency.fused import integer_layers
 
     if not sums_are_cut():
         return []

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from mmmpq.export.packed_file import read_packed
+from mmmpq.export.packed.file import read_packed
 from mmmpq.layers import quantized_layers
 
 KINDS = ('float', 'theory', 'packed', 'onnx')
@@ -32,7 +32,7 @@ def sizes(
     Args:
         model: Of fixed precision.
         packed: Its packed checkpoint.
-        onnx: What :func:`mmmpq.export.onnx_graph.export_onnx` returned.
+        onnx: What :func:`mmmpq.export.onnx.graph.export_onnx` returned.
         rest: :func:`rest_bytes` of the net before its BatchNorms were folded.
 
     Returns:

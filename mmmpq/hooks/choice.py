@@ -9,8 +9,9 @@ from mmengine import dist
 from mmengine.runner import Runner
 
 from mmmpq.hooks.held_out import train_batches, unwrapped
+from mmmpq.models.task_loss import mean_loss
 from mmmpq.search import measure_gains, most_probable, sample_choices, spend
-from mmmpq.search.sensitivity import chosen, mean_loss
+from mmmpq.search.chosen import chosen
 
 SPENDING_ROUNDS = 3  # each measures every upgrade that fits on its own
 ENOUGH = 0.99  # share of a budget from which upgrades are not worth measuring

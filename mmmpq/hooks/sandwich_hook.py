@@ -18,7 +18,7 @@ from mmmpq.hooks.subnet_metrics import SubnetMetrics
 from mmmpq.layers.idle import with_idle
 from mmmpq.models import calibrate
 from mmmpq.registry import HOOKS
-from mmmpq.search import Subnet, SubnetSpace
+from mmmpq.subnets import Subnet, SubnetSpace
 
 
 @HOOKS.register_module()

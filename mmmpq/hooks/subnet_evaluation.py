@@ -21,8 +21,8 @@ from mmmpq.hooks.evaluation import count_only
 from mmmpq.hooks.held_out import train_batches, unwrapped
 from mmmpq.hooks.supernet import supernet_runner
 from mmmpq.models import calibrate_subnet
-from mmmpq.search.sensitivity import mean_loss
-from mmmpq.search.subnets import Subnet, SubnetSpace
+from mmmpq.models.task_loss import mean_loss
+from mmmpq.subnets.space import Subnet, SubnetSpace
 
 LOSS = 'loss'
 

@@ -7,7 +7,7 @@ from mmengine.runner import Runner, TestLoop, ValLoop
 from mmmpq.hooks.held_out import train_batches, unwrapped
 from mmmpq.models import calibrate_subnet
 from mmmpq.randomness import isolated_randomness
-from mmmpq.search import Subnet, SubnetSpace
+from mmmpq.subnets import Subnet, SubnetSpace
 
 
 class SubnetMetrics:

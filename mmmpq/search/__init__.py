@@ -1,11 +1,11 @@
 """Search spaces, and the discrete choice under budgets."""
 
+from mmmpq import moved
 from mmmpq.search.discretise import measure_gains, most_probable, spend
 from mmmpq.search.sample import sample_choices
 from mmmpq.search.solver import solve
 from mmmpq.search.space import CostTable, Group, Prices, SearchSpace, cost_tables
 from mmmpq.search.start import STARTS, bias_logits, bounds, project
-from mmmpq.search.subnets import Subnet, SubnetSpace
 
 __all__ = [
     'STARTS',
@@ -13,8 +13,6 @@ __all__ = [
     'Group',
     'Prices',
     'SearchSpace',
-    'Subnet',
-    'SubnetSpace',
     'bias_logits',
     'bounds',
     'cost_tables',
@@ -25,3 +23,5 @@ __all__ = [
     'solve',
     'spend',
 ]
+
+__getattr__ = moved.names(__name__, Subnet='mmmpq.subnets', SubnetSpace='mmmpq.subnets')

@@ -15,7 +15,7 @@ def layer_table(rows):
     """A line per distinct layer, in float and in 8 bits.
 
     Args:
-        rows: Of each its :class:`mmmpq.export.latency_graphs.Work`, the names of those
+        rows: Of each its :class:`mmmpq.export.latency.graphs.Work`, the names of those
             that do it, and its times as ``latency_bench.time_layer`` gives them.
     """
     table = Table('layer', 'type', 'shape', 'input', 'float', '8 bits', '', '8 bits as')
@@ -45,7 +45,7 @@ def file_table(sessions, times):
     """A line per file: size, time, speed against the first, and what it runs as.
 
     Args:
-        sessions: Of :class:`mmmpq.export.latency_bench.Session`.
+        sessions: Of :class:`mmmpq.export.latency.bench.Session`.
         times: (lower quartile, median, upper quartile) of each, in microseconds.
     """
     table = Table('file', 'size', 'median', 'quartiles', '', 'layers run as')

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmmpq.export.bits import pack, packed_bytes, unpack
+from mmmpq.export.packed.bits import pack, packed_bytes, unpack
 
 SHAPES = st.lists(st.integers(0, 7), min_size=0, max_size=4)
 

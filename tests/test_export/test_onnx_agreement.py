@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmmpq.export.onnx_agreement import Predictions, agreement, recording
+from mmmpq.export.onnx.agreement import Predictions, agreement, recording
 
 BOXES = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 60, 60]])
 SCORES = torch.tensor([0.9, 0.5, 0.2])

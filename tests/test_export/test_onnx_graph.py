@@ -12,8 +12,8 @@ from torch import nn
 
 from mmmpq.export import onnx_cut
 from mmmpq.export.integers import activation_levels, weight_integers
-from mmmpq.export.onnx_graph import export_onnx
-from mmmpq.export.onnx_model import OnnxNetwork, sums_are_cut
+from mmmpq.export.onnx.graph import export_onnx
+from mmmpq.export.onnx.model import OnnxNetwork, sums_are_cut
 from mmmpq.layers import QuantConv2d, QuantLinear, quantized_layers
 from mmmpq.layers.base import calibrating
 from mmmpq.models import quantize
@@ -22,7 +22,7 @@ from mmmpq.policy import SKIP, Policy, Precision
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
-from mmmpq.export.latency_fused import integer_layers  # noqa: E402
+from mmmpq.export.latency.fused import integer_layers  # noqa: E402
 
 RESNET = {'depth': 18, 'base_channels': 16, 'stem_channels': 16, 'init_cfg': None}
 FPN = {'in_channels': [16, 32, 64, 128], 'out_channels': 32}

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmmpq.export.onnx_levels import finer, limits, packed, stored
+from mmmpq.export.onnx.levels import finer, limits, packed, stored
 
 onnx = pytest.importorskip('onnx')
 

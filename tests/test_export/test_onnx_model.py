@@ -9,8 +9,8 @@ from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmmpq.export import onnx_cut
-from mmmpq.export.onnx_graph import FORMAT, export_onnx
-from mmmpq.export.onnx_model import OnnxNetwork, use_onnx
+from mmmpq.export.onnx.graph import FORMAT, export_onnx
+from mmmpq.export.onnx.model import OnnxNetwork, use_onnx
 from mmmpq.layers.base import calibrating
 from mmmpq.models import quantize
 

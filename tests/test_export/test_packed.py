@@ -18,10 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 import mmmpq
 from mmmpq.export.integers import weight_integers
-from mmmpq.export.model_config import from_json, rebuildable, to_json
 from mmmpq.export.packed import load_packed, save_packed
-from mmmpq.export.packed_file import read_packed
-from mmmpq.export.untrusted import check_types
+from mmmpq.export.packed.config import from_json, rebuildable, to_json
+from mmmpq.export.packed.file import read_packed
+from mmmpq.export.packed.untrusted import check_types
 from mmmpq.layers import QuantConv2d, QuantLayer, quantized_layers
 from mmmpq.policy import SKIP, Policy, Precision
 
@@ -443,7 +443,7 @@ def test_a_deep_header(file):
 
 
 def test_an_index_that_grows(file, monkeypatch):
-    monkeypatch.setattr('mmmpq.export.packed_file.LARGEST_INDEX', 100)
+    monkeypatch.setattr('mmmpq.export.packed.file.LARGEST_INDEX', 100)
     with pytest.raises(ValueError, match=r'x\.safetensors.*more than 100 bytes'):
         load_packed(file)
 

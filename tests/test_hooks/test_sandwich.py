@@ -21,7 +21,7 @@ from mmmpq.hooks import SandwichHook
 from mmmpq.hooks.distillation import LOSSES
 from mmmpq.hooks.held_out import train_batches, unwrapped
 from mmmpq.models import ElasticMobileNetV3, apply_policy, calibrate_subnet
-from mmmpq.search import SubnetSpace
+from mmmpq.subnets import SubnetSpace
 
 ROOT = Path(__file__).resolve().parents[2]
 QFA = dict(

@@ -12,7 +12,7 @@ from mmmpq.hooks.logits import set_gradients
 from mmmpq.models import QuantModel
 from mmmpq.policy import Policy
 from mmmpq.search import most_probable
-from mmmpq.search.sensitivity import chosen
+from mmmpq.search.chosen import chosen
 
 BOTH = [
     dict(type='BOPs', limit='W3A3', input_shape=(3, 8, 8)),

@@ -7,12 +7,12 @@ import pytest
 from torch import nn
 
 from mmmpq.costs import Budget
-from mmmpq.hooks.subnet_results import SubnetResults
 from mmmpq.models import quantize
 from mmmpq.policy import Policy, Precision
-from mmmpq.search.subnet_budgets import SubnetBudgets
-from mmmpq.search.subnet_search import Candidate
-from mmmpq.search.subnets import SubnetSpace
+from mmmpq.subnets.budgets import SubnetBudgets
+from mmmpq.subnets.results import SubnetResults
+from mmmpq.subnets.search import Candidate
+from mmmpq.subnets.space import SubnetSpace
 
 
 def test_nothing_inside_the_target_is_an_error_after_the_rest(tmp_path):

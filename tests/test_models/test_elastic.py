@@ -22,7 +22,7 @@ from mmmpq.models import (
 )
 from mmmpq.models.elastic.batchnorm import ElasticBatchNorm2d
 from mmmpq.models.elastic.conv import ElasticConv2d
-from mmmpq.search import SubnetSpace
+from mmmpq.subnets import SubnetSpace
 
 STAGES = ((16, 2, False, 'ReLU'), (24, 2, True, 'HSwish'))
 SMALL = dict(

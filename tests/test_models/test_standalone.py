@@ -22,7 +22,7 @@ from mmmpq.models import (
     standalone,
 )
 from mmmpq.policy import Policy, Precision
-from mmmpq.search import SubnetSpace
+from mmmpq.subnets import SubnetSpace
 
 QUANTIZERS = dict(
     w_quantizer=dict(type='LSQQuantizer'), a_quantizer=dict(type='BatchQuantizer')

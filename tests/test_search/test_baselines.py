@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from mmmpq.search.baselines import largest_uniform, least_harm, random_choice
+from mmmpq.baselines.choices import largest_uniform, least_harm, random_choice
 
 
 def every_choice(space, tables):

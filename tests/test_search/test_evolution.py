@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from mmmpq.search.evolution import (
+from mmmpq.subnets.evolution import (
     best_inside,
     distinct,
     evolve,

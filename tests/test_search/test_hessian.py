@@ -8,22 +8,22 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from mmmpq.layers import float_mode
-from mmmpq.models import calibrate, quantize
-from mmmpq.search import SearchSpace, hessian, hutchinson
-from mmmpq.search.hessian import (
+from mmmpq.baselines.hessian import (
     DIFFERENCES,
     EXACT,
     measure,
     quantization_errors,
     traces,
 )
-from mmmpq.search.hutchinson import (
+from mmmpq.baselines.hutchinson import (
     NotTwiceDifferentiable,
     relative_error,
     trace_sample,
 )
-from mmmpq.search.measurements import Measurements
+from mmmpq.baselines.measurements import Measurements
+from mmmpq.layers import float_mode
+from mmmpq.models import calibrate, quantize
+from mmmpq.search import SearchSpace, hessian, hutchinson
 
 
 class Net(BaseModel):

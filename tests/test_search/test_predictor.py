@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import kendalltau
 
-from mmmpq.search.predictor import (
+from mmmpq.subnets.predictor import (
     PREDICTORS,
     LinearPredictor,
     MLPPredictor,

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mmmpq.policy import Precision
-from mmmpq.search.samples import Samples
+from mmmpq.subnets.measured import Samples
 
 SETTINGS = dict(weights='abc', batches=30, genes=dict(conv=['W2A2', 'W4A4']))
 ONE = dict(conv=Precision(2, 2), depth=3)

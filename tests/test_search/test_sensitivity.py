@@ -10,11 +10,13 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.nn import functional as F
 
+from mmmpq.baselines.measurements import Measurements, fingerprint
+from mmmpq.baselines.sensitivity import measure, output_distance
 from mmmpq.layers import float_mode
 from mmmpq.models import calibrate, quantize
+from mmmpq.models.task_loss import mean_loss
 from mmmpq.search import SearchSpace
-from mmmpq.search.measurements import Measurements, fingerprint
-from mmmpq.search.sensitivity import chosen, mean_loss, measure, output_distance
+from mmmpq.search.chosen import chosen
 
 CANDIDATES = [(2, 2), (4, 4), (8, 8), (32, 32)]
 

@@ -16,11 +16,11 @@ from mmmpq.models import ElasticMobileNetV3, quantize
 from mmmpq.models.standalone import standalone
 from mmmpq.policy import Precision
 from mmmpq.search import SearchSpace
-from mmmpq.search.evolution import spread
-from mmmpq.search.genes import GeneCode
-from mmmpq.search.subnet_budgets import SubnetBudgets
-from mmmpq.search.subnet_costs import SubnetCosts
-from mmmpq.search.subnets import SubnetSpace
+from mmmpq.subnets.budgets import SubnetBudgets
+from mmmpq.subnets.code import GeneCode
+from mmmpq.subnets.costs import SubnetCosts
+from mmmpq.subnets.evolution import spread
+from mmmpq.subnets.space import SubnetSpace
 
 SHAPE = (3, 16, 16)
 GRID = [(w, a) for w in (2, 3, 4) for a in (2, 3, 4)]

@@ -5,9 +5,9 @@ from torch import nn
 
 from mmmpq.costs import Budget
 from mmmpq.models import quantize
-from mmmpq.search.subnet_budgets import SubnetBudgets
-from mmmpq.search.subnet_search import SubnetSearch
-from mmmpq.search.subnets import SubnetSpace
+from mmmpq.subnets.budgets import SubnetBudgets
+from mmmpq.subnets.search import SubnetSearch
+from mmmpq.subnets.space import SubnetSpace
 
 
 class Elastic(nn.Module):

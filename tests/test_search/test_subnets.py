@@ -11,8 +11,8 @@ from torch import nn
 from mmmpq.models import quantize
 from mmmpq.policy import Policy, Precision
 from mmmpq.quantizers import BatchQuantizer
-from mmmpq.search import SubnetSpace
-from mmmpq.search.genes import GeneCode
+from mmmpq.subnets import SubnetSpace
+from mmmpq.subnets.code import GeneCode
 
 GRID = [(w, a) for w in (4, 3, 2) for a in (2, 3, 4)]
 SUPERNET = dict(

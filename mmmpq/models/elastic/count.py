@@ -1,15 +1,10 @@
 """How many different subnets a supernet holds, exactly."""
 
-from collections.abc import Mapping
 from math import prod
-from typing import TYPE_CHECKING
 
 from torch import nn
 
 from mmmpq.layers import MixedLayer
-
-if TYPE_CHECKING:
-    from mmmpq.models.elastic.supernet import ElasticMobileNetV3
 
 
 def count_subnets(model: nn.Module) -> int:
@@ -37,28 +32,6 @@ def count_subnets(model: nn.Module) -> int:
         inside = [n for n in choices if n.startswith(prefix)]
         total *= module.count({n[len(prefix) :]: choices.pop(n) for n in inside})
     return total * prod(choices.values())
-
-
-def count_architectures(
-    backbone: 'ElasticMobileNetV3', choices: Mapping[str, int]
-) -> int:
-    """Π over stages of Σ_d Π_{blocks < d} kernels · expansions · precisions.
-
-    Args:
-        backbone: The supernet.
-        choices: Precisions of each layer, by its name in the backbone; 1 if missing.
-    """
-    rest = dict(choices)
-    total = 1
-    for name, stage in backbone.stages.items():
-        nets, subnets = 1, 0
-        for i in range(len(stage)):
-            inside = [n for n in rest if n.startswith(f'{name}.{i}.')]
-            nets *= len(backbone.kernels) * len(backbone.expands)
-            nets *= prod(rest.pop(n) for n in inside)
-            subnets += nets if i + 1 in backbone.depths else 0
-        total *= subnets
-    return total * prod(rest.values())
 
 
 def _choices(model: nn.Module) -> dict[str, int]:

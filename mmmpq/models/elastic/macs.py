@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmmpq.models.elastic.block import middle_channels, squeeze_channels
-
-if TYPE_CHECKING:
-    from mmmpq.models.elastic.supernet import ElasticMobileNetV3
+from mmmpq.models.elastic.stages import MobileNetV3Stages
 
 Sizes = dict[str, tuple[int, int]]
 
 
 def layer_sizes(
-    backbone: 'ElasticMobileNetV3', values: Mapping[str, Any], resolution: int = 1
+    backbone: MobileNetV3Stages, values: Mapping[str, Any], resolution: int = 1
 ) -> Sizes:
     """Weights and output pixels of every layer in use, by its name in the backbone.
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from itertools import islice
+from math import prod
 from typing import Any
 
 import torch
@@ -9,10 +10,10 @@ from torch import Tensor, nn
 
 from mmmpq.layers.idle import with_idle
 from mmmpq.models.elastic.block import ElasticInvertedResidual
-from mmmpq.models.elastic.count import count_architectures
 from mmmpq.models.elastic.genes import Genes, checked
 from mmmpq.models.elastic.macs import layer_sizes
-from mmmpq.models.elastic.mobilenetv3 import MobileNetV3Stages, SubnetMobileNetV3
+from mmmpq.models.elastic.mobilenetv3 import SubnetMobileNetV3
+from mmmpq.models.elastic.stages import MobileNetV3Stages
 from mmmpq.models.elastic.weights import fill_from_fixed
 from mmmpq.registry import MODELS
 
@@ -126,12 +127,25 @@ class ElasticMobileNetV3(MobileNetV3Stages):
         }
 
     def count(self, choices: dict[str, int]) -> int:
-        """Number of different subnets, layers in use alone counted.
+        """Number of different subnets, layers in use alone counted:
+
+        Π over stages of Σ_d Π_{blocks < d} kernels · expansions · precisions.
 
         Args:
-            choices: Precisions of each layer, by its name in this backbone.
+            choices: Precisions of each layer, by its name in this backbone; 1 if
+                missing.
         """
-        return count_architectures(self, choices)
+        rest = dict(choices)
+        total = 1
+        for name, stage in self.stages.items():
+            nets, subnets = 1, 0
+            for i in range(len(stage)):
+                inside = [n for n in rest if n.startswith(f'{name}.{i}.')]
+                nets *= len(self.kernels) * len(self.expands)
+                nets *= prod(rest.pop(n) for n in inside)
+                subnets += nets if i + 1 in self.depths else 0
+            total *= subnets
+        return total * prod(rest.values())
 
     def settle(self) -> None:
         """Becomes the fixed net of the subnet in use, once its blocks are plain."""

@@ -1,7 +1,6 @@
 """Weights of fixed nets for the once-for-all MobileNetV3, and the other way round."""
 
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.logging import print_log
@@ -9,12 +8,8 @@ from torch import Tensor, nn
 
 from mmmpq.models.elastic.block import middle_channels
 from mmmpq.models.elastic.conv import smaller_kernel
-
-if TYPE_CHECKING:
-    from mmmpq.models.elastic.mobilenetv3 import SubnetMobileNetV3
-    from mmmpq.models.elastic.supernet import ElasticMobileNetV3
-
-State = dict[str, Any]
+from mmmpq.models.elastic.names import State
+from mmmpq.models.elastic.stages import MobileNetV3Stages
 
 # Which dimension of a block's tensors counts the middle channels
 MIDDLE = {
@@ -36,7 +31,7 @@ SQUEEZE = {
 }
 
 
-def sort_channels(backbone: 'ElasticMobileNetV3') -> None:
+def sort_channels(backbone: MobileNetV3Stages) -> None:
     """Sorts the middle channels of every block, the most important ones first.
 
     What the largest net computes stays the same; smaller ones, of the first channels,
@@ -72,29 +67,7 @@ def _reorder(state: State, prefix: str, by: str, dims: dict[str, int]) -> None:
             state[prefix + key] = state[prefix + key].index_select(dim, order)
 
 
-def rename_flat(state: State, prefix: str) -> None:
-    """mmpretrain's names ``layer0`` ... of a MobileNetV3 to those of stages, in place.
-
-    Neighbouring blocks of one width are a stage.
-    """
-    widths = {}
-    while (key := f'{prefix}layer{len(widths) + 1}.linear_conv.conv.weight') in state:
-        widths[len(widths) + 1] = state[key].shape[0]
-    if len(widths) < 2:
-        return
-    names = {0: 'stem', 1: 'first', len(widths) + 1: 'last'}
-    stage, index = 0, 0
-    for i in range(2, len(widths) + 1):
-        new = i == 2 or widths[i] != widths[i - 1]
-        stage, index = (stage + 1, 0) if new else (stage, index + 1)
-        names[i] = f'stage{stage}.{index}'
-    for key in [k for k in state if k.startswith(f'{prefix}layer')]:
-        layer, _, rest = key[len(prefix) :].partition('.')
-        name = names[int(layer.removeprefix('layer'))]
-        state[f'{prefix}{name}.{rest}'] = state.pop(key)
-
-
-def fill_from_fixed(backbone: 'ElasticMobileNetV3', state: State, prefix: str) -> None:
+def fill_from_fixed(backbone: MobileNetV3Stages, state: State, prefix: str) -> None:
     """Completes the weights of a fixed net to those of the supernet, in place.
 
     Every block is sorted (see :func:`sort_channels`) and put into the first channels
@@ -130,7 +103,7 @@ def fill_from_fixed(backbone: 'ElasticMobileNetV3', state: State, prefix: str) -
     )
 
 
-def take_subnet(backbone: 'SubnetMobileNetV3', state: State, prefix: str) -> None:
+def take_subnet(backbone: MobileNetV3Stages, state: State, prefix: str) -> None:
     """Reduces the checkpoint of a supernet to what a fixed net uses of it, in place.
 
     Args:
@@ -162,7 +135,7 @@ def take_subnet(backbone: 'SubnetMobileNetV3', state: State, prefix: str) -> Non
             state[signed] = torch.full_like(state[signed], -1)  # not this net's
 
 
-def _is_largest(backbone: 'SubnetMobileNetV3', state: State, prefix: str) -> bool:
+def _is_largest(backbone: MobileNetV3Stages, state: State, prefix: str) -> bool:
     """Whether all blocks of the supernet are there with all their channels."""
     for name, stage in backbone.stages.items():
         channels = stage[0].expand_conv.conv.in_channels

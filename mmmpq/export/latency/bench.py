@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from mmmpq.export.latency_graphs import Work, float_graph, integer_graph
-from mmmpq.export.onnx_graph import FORMAT
+from mmmpq.export.latency.graphs import Work, float_graph, integer_graph
+from mmmpq.export.onnx.graph import FORMAT
 from mmmpq.policy import FLOAT, Precision
 
 INTEGER = Precision(8, 8)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from mmmpq.export.untrusted import type_name
+from mmmpq.export.packed.untrusted import type_name
 from mmmpq.models.elastic.genes import read_architecture
 
 TUPLE = '()'

@@ -18,8 +18,8 @@ from mmmpq.costs import (
     total_cost,
 )
 from mmmpq.policy import FLOAT, Precision
-from mmmpq.search.genes import GeneCode, Genes
-from mmmpq.search.subnets import Subnet, SubnetSpace
+from mmmpq.subnets.code import Codes, GeneCode
+from mmmpq.subnets.space import Subnet, SubnetSpace
 
 RESOLUTION = 'resolution'  # the gene of the input's size
 
@@ -69,7 +69,7 @@ class SubnetCosts:
         self._rows: dict[tuple, np.ndarray] = {}
         self._table = lru_cache(maxsize=4096)(self._table_of)
 
-    def __call__(self, genes: Genes) -> np.ndarray:
+    def __call__(self, genes: Codes) -> np.ndarray:
         distinct: dict[tuple, int] = {}
         at = [
             distinct.setdefault(tuple(row), len(distinct))

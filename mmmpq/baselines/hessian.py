@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmmpq.layers import MixedLayer, float_mode
-from mmmpq.policy import SKIP
-from mmmpq.randomness import isolated_randomness
-from mmmpq.search.hutchinson import (
+from mmmpq.baselines.hutchinson import (
     Forward,
     NotTwiceDifferentiable,
     relative_error,
     trace_sample,
 )
-from mmmpq.search.measurements import Measurements
+from mmmpq.baselines.measurements import Measurements
+from mmmpq.layers import MixedLayer, float_mode
+from mmmpq.policy import SKIP
+from mmmpq.randomness import isolated_randomness
 from mmmpq.search.space import SearchSpace
 
 EXACT, DIFFERENCES = 'double backward', 'finite differences'

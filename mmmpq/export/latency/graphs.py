@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from mmmpq.costs import LayerProfile
-from mmmpq.export.onnx_model import sums_are_cut
+from mmmpq.export.onnx.model import sums_are_cut
 
 OPSET, IR_VERSION = 21, 10
 # Layers of these types can be quantized.

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mmmpq.export import onnx_cut, onnx_trace
-from mmmpq.export.onnx_levels import CONTAINERS, containers_of
+from mmmpq.export.onnx.levels import CONTAINERS, containers_of
 from mmmpq.fileio import atomic_write
 from mmmpq.layers import QuantizedLayer, QuantLayer, quantized_layers
 from mmmpq.policy import SKIP
@@ -86,7 +86,7 @@ def export_onnx(
             translate. Layers and modules are named.
     """
     onnx = deploy_extra('onnx')
-    from mmmpq.export.onnx_qdq import to_qdq
+    from mmmpq.export.onnx.qdq import to_qdq
 
     layers = _fixed_layers(model)
     shape = _checked_shape(input_shape)

@@ -16,10 +16,10 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmmpq.export.bits import pack
 from mmmpq.export.integers import check_calibrated, weight_integers, weight_levels
-from mmmpq.export.model_config import rebuildable, to_json
-from mmmpq.export.packed_file import (
+from mmmpq.export.packed.bits import pack
+from mmmpq.export.packed.config import rebuildable, to_json
+from mmmpq.export.packed.file import (
     FORMAT,
     INDEX,
     VERSION,

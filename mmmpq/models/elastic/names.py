@@ -1,7 +1,9 @@
-"""The published once-for-all checkpoints, in mmpretrain's names."""
+"""Names in the checkpoints of fixed and of published nets, made those of ours."""
 
 import re
 from typing import Any
+
+State = dict[str, Any]
 
 BLOCK = re.compile(r'blocks\.(\d+)\.(?:mobile_inverted_)?conv\.(\w+)\.(.*)')
 PARTS = dict(
@@ -48,3 +50,25 @@ def _in_block(part: str, rest: str) -> str:
         return f'se.{dict(reduce="conv1", expand="conv2")[layer]}.conv.{rest}'
     rest = re.sub(r'(\d+to\d+)_matrix', r'matrix_\1', rest)
     return f'{PARTS[part]}.{rest}'
+
+
+def rename_flat(state: State, prefix: str) -> None:
+    """mmpretrain's names ``layer0`` ... of a MobileNetV3 to those of stages, in place.
+
+    Neighbouring blocks of one width are a stage.
+    """
+    widths = {}
+    while (key := f'{prefix}layer{len(widths) + 1}.linear_conv.conv.weight') in state:
+        widths[len(widths) + 1] = state[key].shape[0]
+    if len(widths) < 2:
+        return
+    names = {0: 'stem', 1: 'first', len(widths) + 1: 'last'}
+    stage, index = 0, 0
+    for i in range(2, len(widths) + 1):
+        new = i == 2 or widths[i] != widths[i - 1]
+        stage, index = (stage + 1, 0) if new else (stage, index + 1)
+        names[i] = f'stage{stage}.{index}'
+    for key in [k for k in state if k.startswith(f'{prefix}layer')]:
+        layer, _, rest = key[len(prefix) :].partition('.')
+        name = names[int(layer.removeprefix('layer'))]
+        state[f'{prefix}{name}.{rest}'] = state.pop(key)

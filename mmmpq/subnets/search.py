@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mmmpq.search.evolution import NoneInsideError, distinct, evolve, excess, pick
-from mmmpq.search.genes import Genes
-from mmmpq.search.predictor import LinearPredictor, Predictor
 from mmmpq.search.solver import solve
-from mmmpq.search.subnet_budgets import SubnetBudgets
-from mmmpq.search.subnets import Subnet
+from mmmpq.subnets.budgets import SubnetBudgets
+from mmmpq.subnets.code import Codes
+from mmmpq.subnets.evolution import NoneInsideError, distinct, evolve, excess, pick
+from mmmpq.subnets.predictor import LinearPredictor, Predictor
+from mmmpq.subnets.space import Subnet
 
 
 @dataclass
@@ -36,7 +36,7 @@ class SubnetSearch:
     Args:
         budgets: The budgets.
         predictor: Learned from measured subnets.
-        population, generations, seed: Of :func:`mmmpq.search.evolution.evolve`.
+        population, generations, seed: Of :func:`mmmpq.subnets.evolution.evolve`.
         step: Called with the number of each generation of :meth:`front`.
     """
 
@@ -55,7 +55,7 @@ class SubnetSearch:
         self.seed, self.step = seed, step
         self.limits = list(budgets.limits.values())
 
-    def front(self, count: int, start: Genes) -> list[Candidate]:
+    def front(self, count: int, start: Codes) -> list[Candidate]:
         """The best inside each budget and an even spread over the predicted front.
 
         Args:
@@ -115,7 +115,7 @@ class SubnetSearch:
             found.append(candidate)
         return found
 
-    def _evolve(self, sizes, widened=lambda genes: genes, **options) -> Genes:
+    def _evolve(self, sizes, widened=lambda genes: genes, **options) -> Codes:
         """Evolves genes of ``sizes``, of which ``widened`` makes those of the space."""
         return evolve(
             sizes,
@@ -127,25 +127,25 @@ class SubnetSearch:
             **options,
         )
 
-    def _predict(self, genes: Genes) -> np.ndarray:
+    def _predict(self, genes: Codes) -> np.ndarray:
         return self.predictor.predict(self.code.one_hot(genes))
 
-    def _uniform(self) -> Genes:
+    def _uniform(self) -> Codes:
         """The largest nets at one precision (p, G)."""
         space = self.budgets.space
         return self.code.of([space.largest(p) for p in space.precisions])
 
-    def _widened(self, narrow: Genes) -> Genes:
+    def _widened(self, narrow: Codes) -> Codes:
         """From genes of the architecture and an index of a precision to all genes."""
         genes = self._uniform()[narrow[:, -1]]
         genes[:, self.code.architecture] = narrow[:, :-1]
         return self.code.canonical(genes)
 
-    def _picked(self, kind: str, genes: Genes, count: int) -> list[Candidate]:
+    def _picked(self, kind: str, genes: Codes, count: int) -> list[Candidate]:
         taken = pick(self._predict(genes), self.costs(genes), self.limits, count)
         return self._candidates(kind, genes[taken])
 
-    def _candidates(self, kind: str, genes: Genes) -> list[Candidate]:
+    def _candidates(self, kind: str, genes: Codes) -> list[Candidate]:
         scores, subnets = self._predict(genes), self.code.subnets(genes)
         group = next(iter(self.budgets.space.groups), None)
         found = []

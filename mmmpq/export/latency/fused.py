@@ -9,8 +9,8 @@ from torch import nn
 
 from mmmpq.export import onnx_cut
 from mmmpq.export.fold import fold_batchnorm
-from mmmpq.export.latency_bench import Session
-from mmmpq.export.onnx_graph import export_onnx
+from mmmpq.export.latency.bench import Session
+from mmmpq.export.onnx.graph import export_onnx
 from mmmpq.layers import calibrating
 
 

@@ -18,11 +18,11 @@ from mmengine.fileio import get
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
-from mmmpq.export.bits import unpack
 from mmmpq.export.integers import from_integers
-from mmmpq.export.model_config import from_json
-from mmmpq.export.safetensors_file import check_tensors, parse
-from mmmpq.export.untrusted import check_types, without_files
+from mmmpq.export.packed.bits import unpack
+from mmmpq.export.packed.config import from_json
+from mmmpq.export.packed.safetensors import check_tensors, parse
+from mmmpq.export.packed.untrusted import check_types, without_files
 from mmmpq.models.loading import prepare
 from mmmpq.policy import Policy, Precision
 from mmmpq.version import __version__

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from mmmpq.search.genes import Genes
+from mmmpq.subnets.code import Codes
 
 
 class NoneInsideError(ValueError):
@@ -13,17 +13,17 @@ class NoneInsideError(ValueError):
 
 def evolve(
     sizes: Sequence[int],
-    predict: Callable[[Genes], np.ndarray],
-    costs: Callable[[Genes], np.ndarray],
+    predict: Callable[[Codes], np.ndarray],
+    costs: Callable[[Codes], np.ndarray],
     limits: Sequence[Sequence[float]] = (),
     minimise: Sequence[int] = (0,),
     population: int = 500,
     generations: int = 1000,
     seed: int = 0,
-    start: Genes | None = None,
-    repair: Callable[[Genes], Genes] | None = None,
+    start: Codes | None = None,
+    repair: Callable[[Codes], Codes] | None = None,
     step: Callable[[int], None] | None = None,
-) -> Genes:
+) -> Codes:
     """Subnets of which no other is both better and cheaper, inside the budgets.
 
     NSGA-II (A fast and elitist multiobjective genetic algorithm: NSGA-II, 2002), as in
@@ -47,7 +47,7 @@ def evolve(
         step: Called with the number of each generation.
 
     Returns:
-        Genes (n, G) in ascending order of the first objective cost.
+        Codes (n, G) in ascending order of the first objective cost.
 
     Raises:
         NoneInsideError: No subnet inside the budgets was found.
@@ -117,7 +117,7 @@ def excess(costs: np.ndarray, limits: Sequence[Sequence[float]]) -> np.ndarray:
     return np.min(over, axis=0)
 
 
-def spread(sizes: Sequence[int], count: int, seed: int = 0) -> Genes:
+def spread(sizes: Sequence[int], count: int, seed: int = 0) -> Codes:
     """Random genes (count, G) whose costs reach from the smallest net to the largest.
 
     Genes drawn uniformly have costs close to the mean of the space when there are many.
@@ -131,7 +131,7 @@ def spread(sizes: Sequence[int], count: int, seed: int = 0) -> Genes:
     return np.minimum((u[:, 1:] ** t * sizes).astype(np.int64), sizes - 1)
 
 
-def distinct(genes: Genes) -> Genes:
+def distinct(genes: Codes) -> Codes:
     """Each row once, in the order in which they first appear."""
     first = np.unique(genes, axis=0, return_index=True)[1]
     return genes[np.sort(first)]
@@ -188,7 +188,7 @@ def pick(
     return sorted({*taken, *(others[int(i)] for i in even.round())})
 
 
-def _first(sizes, population, seed, start) -> Genes:
+def _first(sizes, population, seed, start) -> Codes:
     given = np.empty((0, len(sizes)), np.int64) if start is None else start
     given = given[:population]
     return np.concatenate([given, spread(sizes, population - len(given), seed)])

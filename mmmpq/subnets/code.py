@@ -5,9 +5,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from mmmpq.search.subnets import Subnet, SubnetSpace
+from mmmpq.subnets.space import Subnet, SubnetSpace
 
-Genes = np.ndarray  # (n, G) int64: which of its values each gene takes
+Codes = np.ndarray  # (n, G) int64: which of its values each gene takes
 
 
 class GeneCode:
@@ -27,7 +27,7 @@ class GeneCode:
         self.architecture = [self.names.index(g) for g in space.architecture]
         self._idle = lru_cache(2**16)(self._idle_in)
 
-    def of(self, subnets: Sequence[Subnet]) -> Genes:
+    def of(self, subnets: Sequence[Subnet]) -> Codes:
         """The genes of subnets; JSON's pairs in place of precisions are all right."""
         rows = np.empty((len(subnets), len(self.names)), np.int64)
         for row, subnet in zip(rows, subnets, strict=True):
@@ -39,14 +39,14 @@ class GeneCode:
                 )
         return rows
 
-    def subnets(self, genes: Genes) -> list[Subnet]:
+    def subnets(self, genes: Codes) -> list[Subnet]:
         every = self.space.genes.items()
         return [
             {name: values[j] for (name, values), j in zip(every, row, strict=True)}
             for row in genes.tolist()
         ]
 
-    def idle(self, genes: Genes) -> np.ndarray:
+    def idle(self, genes: Codes) -> np.ndarray:
         """Which genes (n, G) have no effect; only the architecture decides that."""
         mask = np.zeros(genes.shape, bool)
         if self.architecture:
@@ -60,11 +60,11 @@ class GeneCode:
         idle = self.space.idle(self.subnets(genes)[0])
         return np.array([n in idle for n in self.names])
 
-    def canonical(self, genes: Genes) -> Genes:
+    def canonical(self, genes: Codes) -> Codes:
         """Genes without effect at their first value: a net has one code."""
         return np.where(self.idle(genes), 0, genes)
 
-    def one_hot(self, genes: Genes) -> np.ndarray:
+    def one_hot(self, genes: Codes) -> np.ndarray:
         """One-hot genes, float32 (n, Σ sizes), in the order of ``names``.
 
         A gene that has no effect, such as one of a layer that is left out, is all

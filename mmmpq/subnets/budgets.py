@@ -6,9 +6,9 @@ import numpy as np
 from torch import nn
 
 from mmmpq.costs import BOPs, Budget, Reference, WeightBytes
-from mmmpq.search.genes import GeneCode
-from mmmpq.search.subnet_costs import SubnetCosts
-from mmmpq.search.subnets import Subnet, SubnetSpace
+from mmmpq.subnets.code import GeneCode
+from mmmpq.subnets.costs import SubnetCosts
+from mmmpq.subnets.space import Subnet, SubnetSpace
 
 
 class SubnetBudgets:

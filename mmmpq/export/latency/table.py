@@ -9,8 +9,8 @@ from typing import Any
 
 import onnxruntime
 
-from mmmpq.export.latency_bench import INTEGER, Timed
-from mmmpq.export.latency_graphs import Work
+from mmmpq.export.latency.bench import INTEGER, Timed
+from mmmpq.export.latency.graphs import Work
 from mmmpq.fileio import atomic_write
 from mmmpq.policy import BITS, FLOAT, Precision
 from mmmpq.visualization.units import digits

@@ -14,11 +14,11 @@ from rich.table import Table
 from mmmpq.costs.budget_text import file_name
 from mmmpq.fileio import atomic_write
 from mmmpq.policy import Policy
-from mmmpq.search.evolution import best_inside, nondominated
-from mmmpq.search.genes import Genes
-from mmmpq.search.subnet_budgets import SubnetBudgets
-from mmmpq.search.subnet_search import Candidate
-from mmmpq.search.subnets import SubnetSpace
+from mmmpq.subnets.budgets import SubnetBudgets
+from mmmpq.subnets.code import Codes
+from mmmpq.subnets.evolution import best_inside, nondominated
+from mmmpq.subnets.search import Candidate
+from mmmpq.subnets.space import SubnetSpace
 from mmmpq.visualization.pareto import measured_front
 from mmmpq.visualization.theme import LIGHT, draw
 from mmmpq.visualization.units import human
@@ -86,14 +86,14 @@ class SubnetResults:
         self,
         folder: Path,
         target: str | None = None,
-        samples: tuple[Genes, np.ndarray] | None = None,
+        samples: tuple[Codes, np.ndarray] | None = None,
     ) -> None:
         """Writes policies, and the front as JSON, CSV and picture.
 
         Args:
             folder: Where to.
             target: The budget of which the best net is also ``policy.json``.
-            samples: Genes and scores of other nets, for the picture's background.
+            samples: Codes and scores of other nets, for the picture's background.
 
         Raises:
             ValueError: No net is inside ``target``; all other files are written.

@@ -1,6 +1,5 @@
 """How much a net suffers when one group alone is quantized, by measuring it."""
 
-import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -8,12 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.model import BaseModel
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmmpq.layers import MixedLayer, quantized_layers
+from mmmpq.baselines.measurements import Measurements
+from mmmpq.models.task_loss import mean_loss
 from mmmpq.policy import FLOAT
 from mmmpq.randomness import isolated_randomness
-from mmmpq.search.measurements import Measurements
+from mmmpq.search.chosen import chosen
 from mmmpq.search.space import SearchSpace
 
 METRICS = ('loss', 'output')
@@ -90,58 +90,6 @@ def measure(
 
 def _key(group, candidate) -> str:
     return f'{group.name} {candidate}'
-
-
-@torch.no_grad()
-def mean_loss(model: BaseModel, batches: Sequence[Any]) -> float:
-    """Task loss, a mean over ``batches``; random numbers are the same in every call."""
-    total = 0.0
-    with isolated_randomness(0):
-        for batch in batches:
-            data = model.data_preprocessor(batch, True)
-            loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
-            total = total + loss.double()
-    return float(total) / len(batches)
-
-
-@contextlib.contextmanager
-def chosen(
-    model: nn.Module, space: SearchSpace, choice: Sequence[int | None]
-) -> Iterator[None]:
-    """Within it each group computes at its candidate of ``choice``, or in float if that
-    is None, and so do the fixed layers if any group is; the model is in train mode.
-    Afterwards modes and buffers (BatchNorm's, slow averages) are as before."""
-    layers = quantized_layers(model)
-    modes = [layer._mode for layer in layers.values()]
-    mixed = [layer for layer in layers.values() if isinstance(layer, MixedLayer)]
-    mixings = [layer.mixing for layer in mixed]
-    drawn = [g.relaxation.choice for g in space.groups]
-    buffers = [(b, b.clone()) for b in model.buffers()]
-    was_training = model.training
-    model.train()
-    if None in choice:
-        for layer in layers.values():
-            layer._mode = 'float'
-    for layer in mixed:
-        layer.mixing = 'sampled'
-    for group, j in zip(space.groups, choice, strict=True):
-        if j is not None:
-            group.relaxation.choice = j
-            for name in group.layers:
-                layers[name]._mode = None
-    try:
-        yield
-    finally:
-        for layer, mode in zip(layers.values(), modes, strict=True):
-            layer._mode = mode
-        for layer, mixing in zip(mixed, mixings, strict=True):
-            layer.mixing = mixing
-        for group, j in zip(space.groups, drawn, strict=True):
-            group.relaxation.choice = j
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        model.train(was_training)
 
 
 class _LossIncrease:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.export import onnx_cut
-from mmmpq.export.onnx_graph import FORMAT, VERSION, deploy_extra
+from mmmpq.export.onnx.graph import FORMAT, VERSION, deploy_extra
 from mmmpq.launch import check_file
 
 

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from mmmpq.baselines.measurements import check_settings
 from mmmpq.fileio import atomic_write
-from mmmpq.search.measurements import check_settings
-from mmmpq.search.subnets import Subnet
+from mmmpq.subnets.space import Subnet
 
 
 class Samples:

@@ -6,14 +6,14 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from mmmpq.export.integers import activation_levels, weight_integers, weight_levels
-from mmmpq.export.onnx_levels import (
+from mmmpq.export.onnx.levels import (
     containers_of,
     finer,
     needs_vnni,
     packed,
     stored,
 )
-from mmmpq.export.onnx_trace import MARKER
+from mmmpq.export.onnx.trace import MARKER
 from mmmpq.layers.base import QuantLayer
 
 

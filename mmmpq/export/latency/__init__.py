@@ -1,0 +1,1 @@
+"""How long a layer takes in a runtime, and the table of a net's layers."""

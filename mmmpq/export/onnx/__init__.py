@@ -1,0 +1,1 @@
+"""ONNX files with quantized layers, and how far a runtime agrees with them."""

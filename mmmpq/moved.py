@@ -1,0 +1,92 @@
+"""Names of version 0.1 that have moved; each works for one release, with a warning."""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+MODULES = {
+    'mmmpq.export.bits': 'mmmpq.export.packed.bits',
+    'mmmpq.export.latency_bench': 'mmmpq.export.latency.bench',
+    'mmmpq.export.latency_fused': 'mmmpq.export.latency.fused',
+    'mmmpq.export.latency_graphs': 'mmmpq.export.latency.graphs',
+    'mmmpq.export.latency_table': 'mmmpq.export.latency.table',
+    'mmmpq.export.model_config': 'mmmpq.export.packed.config',
+    'mmmpq.export.onnx_agreement': 'mmmpq.export.onnx.agreement',
+    'mmmpq.export.onnx_cut': 'mmmpq.export.onnx.cut',
+    'mmmpq.export.onnx_graph': 'mmmpq.export.onnx.graph',
+    'mmmpq.export.onnx_levels': 'mmmpq.export.onnx.levels',
+    'mmmpq.export.onnx_model': 'mmmpq.export.onnx.model',
+    'mmmpq.export.onnx_qdq': 'mmmpq.export.onnx.qdq',
+    'mmmpq.export.onnx_trace': 'mmmpq.export.onnx.trace',
+    'mmmpq.export.packed_file': 'mmmpq.export.packed.file',
+    'mmmpq.export.safetensors_file': 'mmmpq.export.packed.safetensors',
+    'mmmpq.export.untrusted': 'mmmpq.export.packed.untrusted',
+    'mmmpq.hooks.subnet_results': 'mmmpq.subnets.results',
+    'mmmpq.models.elastic.ofa_names': 'mmmpq.models.elastic.names',
+    'mmmpq.search.baselines': 'mmmpq.baselines.choices',
+    'mmmpq.search.evolution': 'mmmpq.subnets.evolution',
+    'mmmpq.search.genes': 'mmmpq.subnets.code',
+    'mmmpq.search.hessian': 'mmmpq.baselines.hessian',
+    'mmmpq.search.hutchinson': 'mmmpq.baselines.hutchinson',
+    'mmmpq.search.measurements': 'mmmpq.baselines.measurements',
+    'mmmpq.search.predictor': 'mmmpq.subnets.predictor',
+    'mmmpq.search.samples': 'mmmpq.subnets.measured',
+    'mmmpq.search.sensitivity': 'mmmpq.baselines.sensitivity',
+    'mmmpq.search.subnet_budgets': 'mmmpq.subnets.budgets',
+    'mmmpq.search.subnet_costs': 'mmmpq.subnets.costs',
+    'mmmpq.search.subnet_search': 'mmmpq.subnets.search',
+    'mmmpq.search.subnets': 'mmmpq.subnets.space',
+}
+
+
+class _Moved(MetaPathFinder, Loader):
+    """Gives the module of the new name to whoever imports that of the old one."""
+
+    def find_spec(self, name: str, *_: Any) -> ModuleSpec | None:
+        return ModuleSpec(name, self) if name in MODULES else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        new = MODULES[spec.name]
+        _warn(spec.name, new)
+        module = importlib.import_module(new)
+        self.own = module.__spec__  # the import system is about to set another
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self.own
+
+
+def install() -> None:
+    """Lets the old names be imported; after all other finders, so at no cost."""
+    if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
+        sys.meta_path.append(_Moved())
+
+
+def names(module: str, **moved: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a module out of which names have moved.
+
+    Args:
+        module: Its name.
+        **moved: Name -> the module that has it now.
+    """
+
+    def get(name: str) -> Any:
+        if name not in moved:
+            raise AttributeError(f'module {module!r} has no attribute {name!r}')
+        _warn(f'{module}.{name}', f'{moved[name]}.{name}')
+        return getattr(importlib.import_module(moved[name]), name)
+
+    return get
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(
+        f'{old} is now {new}; the old name goes with the next release',
+        DeprecationWarning,
+        stacklevel=3,
+    )

@@ -1,0 +1,28 @@
+"""Names of version 0.1 go on working, and say what they are called now."""
+
+import importlib
+import sys
+
+import pytest
+
+import mmmpq.search
+import mmmpq.subnets
+from mmmpq import moved
+
+
+@pytest.mark.parametrize('old', sorted(moved.MODULES))
+def test_old_modules_are_the_new_ones(old):
+    sys.modules.pop(old, None)
+    new = moved.MODULES[old]
+    with pytest.warns(DeprecationWarning, match=f'{old} is now {new}'):
+        module = importlib.import_module(old)
+    assert module is importlib.import_module(new)
+    assert module.__name__ == module.__spec__.name == new
+
+
+def test_names_that_have_moved():
+    with pytest.warns(DeprecationWarning, match=r'mmmpq\.subnets\.SubnetSpace'):
+        found = mmmpq.search.SubnetSpace
+    assert found is mmmpq.subnets.SubnetSpace
+    with pytest.raises(AttributeError, match='nothing_such'):
+        mmmpq.search.nothing_such  # noqa: B018
