@@ -94,7 +94,8 @@ class Policy:
     Args:
         layers: Precision of each quantized layer, by its name in the model.
         meta: What the policy was found for: model, input_shape, budgets (with the
-            cost that the policy has), seed, version of mmmpq.
+            cost that the policy has), seed, version of mmmpq; and in ``quant`` how its
+            net is quantized: ``w_quantizer``, ``a_quantizer``, ``float_layers``.
     """
 
     layers: dict[str, Precision]

@@ -1,18 +1,9 @@
 # The net that resnet18_imagenet.py found.
 # Schedule (our default): 30 epochs from a tenth of the learning rate.
-_base_ = ['mmpretrain::resnet/resnet18_8xb32_in1k.py', '../_base_/bpnas.py']
-custom_imports = dict(imports=['mmmpq'], allow_failed_imports=False)
+_base_ = 'resnet18_imagenet.py'
 
-model = dict(
-    type='mmmpq.QuantModel',
-    base_type='ImageClassifier',
-    quant=dict(
-        policy='work_dirs/resnet18_imagenet/policy.json',
-        quantizer=_base_.quantizer,
-    ),
-)
+model = dict(quant=dict(policy='work_dirs/resnet18_imagenet/policy.json'))
 load_from = 'work_dirs/resnet18_imagenet/searched.pth'
-train_cfg = dict(max_epochs=30)
+train_cfg = dict(max_epochs=30, val_interval=1)
 param_scheduler = dict(milestones=[10, 20])
-optim_wrapper = dict(optimizer=dict(lr=0.01))
 custom_hooks = [dict(type='mmmpq.CalibrationHook')]

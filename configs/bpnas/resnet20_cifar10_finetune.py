@@ -1,17 +1,9 @@
 # The net that resnet20_cifar10.py found.
 # Schedule (our default): 120 epochs from a tenth of the learning rate.
-_base_ = ['../float/resnet20_cifar10_float.py', '../_base_/bpnas.py']
+_base_ = 'resnet20_cifar10.py'
 
-model = dict(
-    type='mmmpq.QuantModel',
-    base_type='ImageClassifier',
-    quant=dict(
-        policy='work_dirs/resnet20_cifar10/policy.json',
-        quantizer=_base_.quantizer,
-    ),
-)
+model = dict(quant=dict(policy='work_dirs/resnet20_cifar10/policy.json'))
 load_from = 'work_dirs/resnet20_cifar10/searched.pth'
-train_cfg = dict(max_epochs=120)
+train_cfg = dict(max_epochs=120, val_interval=1)
 param_scheduler = dict(milestones=[60, 90])
-optim_wrapper = dict(optimizer=dict(lr=0.01))
 custom_hooks = [dict(type='mmmpq.CalibrationHook')]

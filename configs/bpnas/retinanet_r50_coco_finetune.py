@@ -1,17 +1,9 @@
 # The net that retinanet_r50_coco.py found.
 # Schedule (our default): 1x at half its learning rate.
-_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/bpnas.py']
-custom_imports = dict(imports=['mmmpq'], allow_failed_imports=False)
+_base_ = 'retinanet_r50_coco.py'
 
-model = dict(
-    type='mmmpq.QuantModel',
-    base_type='RetinaNet',
-    backbone=dict(frozen_stages=-1, init_cfg=None),
-    quant=dict(
-        policy='work_dirs/retinanet_r50_coco/policy.json',
-        quantizer=_base_.quantizer,
-    ),
-)
+model = dict(quant=dict(policy='work_dirs/retinanet_r50_coco/policy.json'))
 load_from = 'work_dirs/retinanet_r50_coco/searched.pth'
+train_cfg = dict(max_epochs=12, val_interval=1)
 optim_wrapper = dict(optimizer=dict(lr=0.005))
 custom_hooks = [dict(type='mmmpq.CalibrationHook')]

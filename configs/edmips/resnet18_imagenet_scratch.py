@@ -1,15 +1,8 @@
 # The net that resnet18_imagenet.py found, from scratch.
-_base_ = ['mmpretrain::resnet/resnet18_8xb32_in1k.py', '../_base_/edmips.py']
-custom_imports = dict(imports=['mmmpq'], allow_failed_imports=False)
+_base_ = 'resnet18_imagenet.py'
 work_dir = 'work_dirs/edmips/resnet18_imagenet_scratch'
 
-model = dict(
-    type='mmmpq.QuantModel',
-    base_type='ImageClassifier',
-    quant=dict(
-        policy='work_dirs/edmips/resnet18_imagenet/policy.json',
-        quantizer=_base_.quantizer,
-        exclude=['backbone.conv1', 'head.fc'],
-    ),
-)
-train_cfg = dict(max_epochs=95)
+model = dict(quant=dict(policy='work_dirs/edmips/resnet18_imagenet/policy.json'))
+train_cfg = dict(max_epochs=95, val_interval=1)
+param_scheduler = dict(milestones=[30, 60, 90])
+custom_hooks = []

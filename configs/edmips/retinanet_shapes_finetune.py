@@ -1,18 +1,9 @@
-_base_ = ['../float/retinanet_shapes_float.py', '../_base_/edmips.py']
+_base_ = 'retinanet_shapes.py'
 work_dir = 'work_dirs/edmips/retinanet_shapes_finetune'
 
-model = dict(
-    type='mmmpq.QuantModel',
-    base_type='RetinaNet',
-    quant=dict(
-        policy='work_dirs/edmips/retinanet_shapes/policy.json',
-        quantizer=_base_.measured,
-        exclude=_base_.ends_of_retinanet,
-    ),
-)
+model = dict(quant=dict(policy='work_dirs/edmips/retinanet_shapes/policy.json'))
 load_from = 'work_dirs/edmips/retinanet_shapes/searched.pth'
 train_cfg = dict(max_epochs=5, val_interval=5)
-optim_wrapper = dict(optimizer=dict(lr=5e-4))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),
     dict(type='CosineAnnealingLR', T_max=5, by_epoch=True, convert_to_iter_based=True),

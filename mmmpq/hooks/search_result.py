@@ -86,7 +86,7 @@ def described(runner: Runner, hook: 'SearchHook', choice: Sequence[int]) -> Poli
     policy = hook.space.policy(choice)
     model = unwrapped(runner)
     reference = hook.prices[0].reference
-    policy.meta = dict(
+    policy.meta.update(
         model=type(model).__name__,
         input_shape=_shape(reference.input_shape),
         proposals=reference.proposals,

@@ -1,6 +1,7 @@
 """Quantized layers: of one precision, and with all candidates of a search."""
 
 from mmmpq.layers.base import (
+    LINEAR,
     QuantizedLayer,
     QuantLayer,
     calibrating,
@@ -16,6 +17,7 @@ from mmmpq.layers.skip import Skip
 from mmmpq.layers.uniform import UniformSampling
 
 __all__ = [
+    'LINEAR',
     'GumbelSoftmax',
     'MixedConv2d',
     'MixedLayer',

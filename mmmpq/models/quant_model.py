@@ -1,8 +1,10 @@
 """The toolbox's model with quantized layers in place of its float ones."""
 
+import json
+import logging
 from collections.abc import Iterable
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -10,6 +12,7 @@ from torch import nn
 
 from mmmpq.costs import Hardware, layer_type
 from mmmpq.layers import (
+    LINEAR,
     MixedLayer,
     QuantizedLayer,
     Skip,
@@ -103,8 +106,9 @@ def quantize(
 ) -> nn.Module:
     """Quantizes the layers of ``model`` in place and returns it.
 
-    Exactly one of ``candidates`` (for a search) and ``policy`` (fixed precisions) is
-    given. Layers that cannot be quantized stay float and are listed once.
+    ``candidates`` are for a search, ``policy`` is for fixed precisions and wins where
+    both are given, so that a config may inherit from that of its search. Layers that
+    cannot be quantized stay float and are listed once.
 
     Args:
         model: Any model of ``nn.Conv2d`` and ``nn.Linear``.
@@ -112,7 +116,10 @@ def quantize(
             residual block: it is left out, and this is said once, where a group is no
             block whose shortcut is the identity.
         policy: A ``policy.json``, a :class:`Policy`, or a uniform precision such as
-            'W4A4' for the layers that would be searched.
+            'W4A4' for the layers that would be searched. A policy says which layers
+            are quantized and with which quantizers: ``exclude`` and ``fixed`` are then
+            not read, and quantizers that differ from those of the policy are used, but
+            reported.
         quantizer: Config of both quantizers; default ``dict(type='LinearQuantizer')``.
         w_quantizer: Config of the quantizer of weights alone.
         a_quantizer: Config of the quantizer of activations alone.
@@ -136,34 +143,79 @@ def quantize(
     if unknown:
         name = next(iter(unknown))
         raise KeyError(f'quant: unknown key {name!r}; {near(name, QUANT_KEYS)}')
-    if (candidates is None) == (policy is None):
+    if candidates is None and policy is None:
         raise ValueError(
-            'quant: accepted is exactly one of `candidates` (to search) and `policy` '
-            f'(fixed precisions); found {"none" if policy is None else "both"}'
+            'quant: found neither `candidates` nor `policy`; accepted are candidates, '
+            'to search, or a policy of fixed precisions'
         )
-    quantizers = dict(
-        quantizer=quantizer, w_quantizer=w_quantizer, a_quantizer=a_quantizer
+    given = w_quantizer or quantizer, a_quantizer or quantizer
+    policy = None if policy is None else _read_policy(policy)
+    carried = policy.meta.get('quant') if isinstance(policy, Policy) else None
+    if carried:
+        given = _quantizers_of(carried, given)
+        exclude, fixed = _still_there(carried['float_layers'], model), {}
+    quantizers = dict(w_quantizer=given[0] or LINEAR, a_quantizer=given[1] or LINEAR)
+    layers = _select(model, exclude, fixed or {})
+    if policy is not None:
+        _fix(
+            layers.modules,
+            _precisions(policy, layers),
+            quantizers,
+            'quant.policy',
+        )
+    else:
+        search = dict(mixing=mixing, own_weights=own_weights, relaxation=relaxation)
+        _make_search(model, layers, candidates, groups, hardware, search, quantizers)
+    _keep_input_range(layers.modules[stem_of(model)])
+    model.quantized_with = dict(
+        {key: _recorded(config) for key, config in quantizers.items()},
+        float_layers=layers.excluded,
     )
+    watch_passes(model)
+    watch_loading(model)
+    return model
+
+
+class _Layers(NamedTuple):
+    """What of a model is quantized, and how far that is settled."""
+
+    modules: dict[str, nn.Module]
+    names: list[str]  # to be quantized
+    excluded: list[str]
+    pinned: dict[str, Precision]
+    searchable: list[str]
+
+
+def _select(
+    model: nn.Module, exclude: str | Iterable[str], fixed: dict[str, Any]
+) -> _Layers:
+    """Looks through the layers of a float model."""
     modules = dict(model.named_modules())
     names = [n for n, m in modules.items() if float_twin(m)]
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
-    excluded = set(expand(exclude, names, 'quant.exclude'))
+    excluded = expand(exclude, names, 'quant.exclude')
     _report_float(modules, names)
-    safe = [n for n in default_fixed(model, names) if n not in excluded]
-    names = [n for n in names if n not in excluded]
+    safe = [n for n in default_fixed(model, names) if n not in set(excluded)]
+    names = [n for n in names if n not in set(excluded)]
     pinned: dict[str, Precision | None] = dict.fromkeys(safe, SAFE)
-    pinned.update(parse_fixed(fixed or {}, names))
+    pinned.update(parse_fixed(fixed, names))
     pinned = {n: p for n, p in pinned.items() if p is not None}
-    searchable = [n for n in names if n not in pinned]
+    return _Layers(
+        modules, names, excluded, pinned, [n for n in names if n not in pinned]
+    )
 
-    if policy is not None:
-        precisions = _precisions(policy, names, searchable, pinned)
-        _fix(modules, precisions, quantizers, 'quant.policy')
-        _keep_input_range(modules[stem_of(model)])
-        watch_passes(model)
-        watch_loading(model)
-        return model
 
+def _make_search(
+    model: nn.Module,
+    layers: _Layers,
+    candidates: Any,
+    groups: Any,
+    hardware: str | None,
+    search: dict[str, Any],
+    quantizers: dict[str, Any],
+) -> None:
+    """Gives the searchable layers their candidates, group by group."""
+    modules = layers.modules
     candidates = parse_candidates(candidates, 'quant.candidates')
     if set(candidates) == {SKIP}:
         raise ValueError(
@@ -171,34 +223,27 @@ def quantize(
             'other precision is needed'
         )
     profile = Hardware.load(hardware) if hardware else None
-    grouped = group_layers(model, searchable, groups)
+    grouped = group_layers(model, layers.searchable, groups)
     skips = skippable(modules, grouped) if SKIP in candidates else {}
-    _fix(modules, pinned, quantizers, 'quant.fixed')
+    _fix(modules, layers.pinned, quantizers, 'quant.fixed')
+    relaxation = search['relaxation'] or dict(type='Softmax')
     for group, members in grouped.items():
         allowed = [c for c in candidates if c != SKIP or group in skips]
         allowed = _allowed(allowed, [modules[n] for n in members], profile, group)
-        cfg = relaxation or dict(type='Softmax')
-        shared = build(RELAXATIONS, cfg, candidates=allowed, group=group)
+        shared = build(RELAXATIONS, relaxation, candidates=allowed, group=group)
         for name in members:
             float_twin(modules[name])[0].from_float(
                 modules[name],
                 candidates=allowed,
-                relaxation=shared,
-                mixing=mixing,
-                own_weights=own_weights,
-                **quantizers,
+                **(search | quantizers | dict(relaxation=shared)),
             )
         if group in skips:
             Skip(modules[skips[group]], modules[members[0]])
-    if not searchable:
+    if not layers.searchable:
         raise ValueError(
             'quant: no layer is left to search: '
-            f'{len(excluded)} are excluded, {len(pinned)} fixed'
+            f'{len(layers.excluded)} are excluded, {len(layers.pinned)} fixed'
         )
-    _keep_input_range(modules[stem_of(model)])
-    watch_passes(model)
-    watch_loading(model)
-    return model
 
 
 def _keep_input_range(stem: nn.Module) -> None:
@@ -264,23 +309,58 @@ def _fix(
         Skip(modules[block], modules[layer])
 
 
-def _precisions(
-    policy: Any,
-    names: list[str],
-    searchable: list[str],
-    pinned: dict[str, Precision],
-) -> dict[str, Precision]:
-    if not isinstance(policy, Policy):
-        try:
-            uniform = Precision.parse(policy, 'quant.policy')
-        except ValueError:
-            if not isinstance(policy, (str, PathLike)) or _looks_uniform(policy):
-                raise
-            policy = Policy.load(policy)
-        else:
-            return {n: pinned.get(n, uniform) for n in names}
-    policy.check_layers(names)
-    return {n: policy.layers[n] for n in names}
+def _read_policy(policy: Any) -> Policy | Precision:
+    """A policy, or the one precision of all layers."""
+    if isinstance(policy, Policy):
+        return policy
+    try:
+        return Precision.parse(policy, 'quant.policy')
+    except ValueError:
+        if not isinstance(policy, (str, PathLike)) or _looks_uniform(policy):
+            raise
+        return Policy.load(policy)
+
+
+def _precisions(policy: Policy | Precision, layers: _Layers) -> dict[str, Precision]:
+    if isinstance(policy, Precision):
+        return {n: layers.pinned.get(n, policy) for n in layers.names}
+    policy.check_layers(layers.names)
+    return {n: policy.layers[n] for n in layers.names}
+
+
+def _quantizers_of(
+    carried: dict[str, Any], given: tuple[dict | None, dict | None]
+) -> tuple[dict, dict]:
+    """The quantizers of weights and activations: those given, else the policy's.
+
+    The fine-tuning of a net with other quantizers than it was searched with starts
+    from ranges that mean something else.
+    """
+    result = []
+    for key, config in zip(('w_quantizer', 'a_quantizer'), given, strict=True):
+        searched = carried[key]
+        if config is not None and _recorded(config) != searched:
+            print_log(
+                f'quant.{key}: found {dict(config)}, but the policy was found with '
+                f'{searched}; the former is used, and to be calibrated or trained anew',
+                logger='current',
+                level=logging.WARNING,
+            )
+        result.append(searched if config is None else config)
+    return tuple(result)
+
+
+def _recorded(config: dict[str, Any]) -> dict[str, Any]:
+    """A quantizer's config as JSON holds it, with the name of its type alone."""
+    kind = config['type']
+    name = kind if isinstance(kind, str) else kind.__name__
+    return json.loads(json.dumps(dict(config, type=name.rpartition('.')[2])))
+
+
+def _still_there(names: Iterable[str], model: nn.Module) -> list[str]:
+    """Those of the layers that ``model`` has: a subnet leaves some out."""
+    known = dict(model.named_modules())
+    return [n for n in names if n in known]
 
 
 def _looks_uniform(policy: str | PathLike) -> bool:

@@ -50,6 +50,7 @@ class SearchSpace:
                 self._mixes_outputs |= layer.mixing == 'outputs'
         self.groups = list(by_relaxation.values())
         self.order = list(quantized_layers(model))
+        self.quantized_with = getattr(model, 'quantized_with', None)
         self._profiles: dict[tuple, list[LayerProfile]] = {}
         if not self.groups:
             raise ValueError(
@@ -113,7 +114,8 @@ class SearchSpace:
         layers = dict(self.fixed)
         for group, j in zip(self.groups, choice, strict=True):
             layers.update(dict.fromkeys(group.layers, group.candidates[j]))
-        return Policy({name: layers[name] for name in self.order})
+        meta = {} if self.quantized_with is None else dict(quant=self.quantized_with)
+        return Policy({name: layers[name] for name in self.order}, meta)
 
 
 class Prices:

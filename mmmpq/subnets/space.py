@@ -54,6 +54,7 @@ class SubnetSpace:
 
     def __init__(self, model: nn.Module) -> None:
         self._quantized = quantized_layers(model)
+        self._quantized_with = getattr(model, 'quantized_with', None)
         mixed = {n: m for n, m in self._quantized.items() if isinstance(m, MixedLayer)}
         for name, layer in mixed.items():
             if layer.mixing != 'sampled':
@@ -206,11 +207,10 @@ class SubnetSpace:
         for name, group in self.groups.items():
             value = Precision(*subnet[name])
             precisions.update(dict.fromkeys(group.layers, value))
-        genes = self.architecture
-        return Policy(
-            {name: precisions[name] for name in self.layers(subnet)},
-            dict(architecture={g: subnet[g] for g in genes}) if genes else {},
-        )
+        meta = {} if self._quantized_with is None else dict(quant=self._quantized_with)
+        if self.architecture:
+            meta['architecture'] = {g: subnet[g] for g in self.architecture}
+        return Policy({name: precisions[name] for name in self.layers(subnet)}, meta)
 
     def subnet(self, policy: Policy) -> Subnet:
         """The subnet of a policy; genes that have no effect take their smallest value.

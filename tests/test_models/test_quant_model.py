@@ -280,8 +280,7 @@ def test_unknown_part_of_the_base_is_reported_as_such(small, build):
             KeyError,
             "unknown key 'candidate'; near.*candidates",
         ),
-        (dict(exclude=['backbone.conv1']), ValueError, 'exactly one .*found none'),
-        (dict(candidates=CANDIDATES, policy='W4A4'), ValueError, 'found both'),
+        (dict(exclude=['backbone.conv1']), ValueError, 'found neither'),
         (dict(candidates=[]), ValueError, r'quant\.candidates: found an empty list'),
         (dict(candidates=['W4A4', (4, 4)]), ValueError, 'W4A4 is given more than once'),
         (dict(candidates=[(2, 9)]), ValueError, r'candidates\[0\]: found 9 bits'),
@@ -339,6 +338,68 @@ def test_policy_for_another_model_names_the_layers(small, build, tmp_path):
     assert 'only in the model: head.fc.' in str(error.value)
     with pytest.raises(ValueError, match='only in the model'):
         apply_policy(model, Policy({'backbone.conv1': Precision(8, 8)}))
+
+
+@pytest.fixture
+def searched(small, build, tmp_path):
+    """A policy file of a search with other quantizers than the default, and a layer
+    left float; and the config of that search."""
+    quant = dict(
+        candidates=CANDIDATES,
+        w_quantizer=dict(type='mmmpq.LSQQuantizer', per_channel=True),
+        a_quantizer=dict(type='LSQQuantizer'),
+        exclude=['backbone.conv1', 'head.*'],
+        groups='layer',
+    )
+    space = SearchSpace(build(small('resnet'), **quant))
+    policy = space.policy([g % 3 for g in range(len(space.groups))])
+    return policy.save(tmp_path / 'policy.json'), quant
+
+
+def kinds(model):
+    return {
+        name: (type(layer.w_quantizer).__name__, layer.w_quantizer.channels > 1)
+        for name, layer in quantized_layers(model).items()
+    }
+
+
+@pytest.mark.parametrize('inherited', [False, True])
+def test_a_policy_carries_how_its_net_is_quantized(
+    small, build, searched, inherited, caplog
+):
+    path, quant = searched
+    model = build(small('resnet'), policy=str(path), **(quant if inherited else {}))
+    layers = quantized_layers(model)
+    assert list(layers) == list(Policy.load(path).layers)
+    assert {'backbone.conv1', 'head.fc'}.isdisjoint(layers)
+    assert set(kinds(model).values()) == {('LSQQuantizer', True)}
+    assert not mixed(model)
+    assert 'the policy was found with' not in caplog.text
+
+
+def test_other_quantizers_than_the_searched_ones_are_reported(
+    small, build, searched, monkeypatch
+):
+    said = []
+    monkeypatch.setattr(
+        'mmmpq.models.quant_model.print_log', lambda text, **_: said.append(text)
+    )
+    path, _ = searched
+    given = dict(type='LinearQuantizer')
+    model = build(small('resnet'), policy=str(path), w_quantizer=given)
+    assert set(kinds(model).values()) == {('LinearQuantizer', False)}
+    (text,) = [t for t in said if 'policy was found with' in t]
+    assert text.startswith("quant.w_quantizer: found {'type': 'LinearQuantizer'}, but")
+
+
+def test_a_policy_of_before_needs_what_it_does_not_carry(small, build, searched):
+    path, quant = searched
+    policy = Policy.load(path)
+    del policy.meta['quant']
+    with pytest.raises(ValueError, match=r'only in the model: .*backbone\.conv1'):
+        build(small('resnet'), policy=policy)
+    model = build(small('resnet'), policy=policy, **quant)
+    assert set(kinds(model).values()) == {('LSQQuantizer', True)}
 
 
 @pytest.mark.parametrize('content', ['', '{"format": "mmmpq-policy", "lay', '{}'])

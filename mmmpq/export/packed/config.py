@@ -9,25 +9,29 @@ from mmmpq.export.packed.untrusted import type_name
 from mmmpq.models.elastic.genes import read_architecture
 
 TUPLE = '()'
-QUANT = ('quantizer', 'w_quantizer', 'a_quantizer', 'exclude')
 
 
-def rebuildable(config: Mapping[str, Any]) -> dict[str, Any]:
+def rebuildable(
+    config: Mapping[str, Any], quantized_with: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What of a config is needed to build its model: default scope and ``model``.
 
     ``data_preprocessor`` goes into the model, as the Runner puts it there, and the
-    architecture of a subnet in the place of its file. Pretrained weights, and of
-    ``quant`` all that the policy settles, are left out.
+    architecture of a subnet in the place of its file. Pretrained weights are left out,
+    and ``quant`` has what the model says that it is quantized with.
 
     Args:
         config: A whole config.
+        quantized_with: Of the model, as :func:`mmmpq.models.quantize` left it.
     """
     model = _plain(config['model'])
     outside = config.get('data_preprocessor')
     if outside is not None:
         model.setdefault('data_preprocessor', _plain(outside))
     if 'quant' in model:
-        model['quant'] = {k: model['quant'][k] for k in QUANT if k in model['quant']}
+        model['quant'] = quant = dict(quantized_with or {})
+        if excluded := quant.pop('float_layers', ()):
+            quant['exclude'] = excluded
     return dict(default_scope=config.get('default_scope', 'mmengine'), model=model)
 
 

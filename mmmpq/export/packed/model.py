@@ -73,8 +73,9 @@ def save_packed(
     compressed = torch.frombuffer(bytearray(zlib.compress(text, 9)), dtype=torch.uint8)
     meta = dict(meta or {})
     costs = meta.pop('costs', {})
+    meta.pop('quant', None)  # it is in the config
     policy = {n: list(layer.precision) for n, layer in layers.items()}
-    model_config = to_json(rebuildable(config))
+    model_config = to_json(rebuildable(config, getattr(model, 'quantized_with', None)))
     metadata = dict(
         format=FORMAT,
         version=str(VERSION),
