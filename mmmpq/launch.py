@@ -21,6 +21,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 
+from mmmpq.policy import Policy
+
 USER_ERRORS = (
     ValueError,
     KeyError,
@@ -96,6 +98,17 @@ def add_reference_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def embed_policy(cfg: Config) -> None:
+    """Puts the content of its policy file into a config, in place.
+
+    The config that is saved with a checkpoint then builds the net anywhere.
+    """
+    quant = (cfg.get('model') or {}).get('quant') or {}
+    policy = quant.get('policy')
+    if isinstance(policy, str) and Path(policy).is_file():
+        quant['policy'] = Policy.load(policy).to_dict()
+
+
 def positive(text: str) -> int:
     """An int of at least 1, as the type of a flag."""
     if not text.isdecimal() or int(text) < 1:
@@ -115,6 +128,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg = Config.fromfile(args.config)
     if args.cfg_options is not None:
         cfg.merge_from_dict(args.cfg_options)
+    embed_policy(cfg)
     cfg.launcher = getattr(args, 'launcher', 'none')
     if getattr(args, 'work_dir', None) is not None:
         cfg.work_dir = args.work_dir

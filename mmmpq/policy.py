@@ -3,7 +3,7 @@
 import difflib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,17 +138,39 @@ class Policy:
             ) from error
         if not isinstance(data, dict) or data.get('format') != cls.FORMAT:
             raise ValueError(f'policy: {path} is JSON, but no {cls.FORMAT} file')
-        if not isinstance(data.get('version'), int) or data['version'] > cls.VERSION:
+        return cls.from_dict(data, str(path))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], source: str = 'policy') -> 'Policy':
+        """The policy whose file holds ``data``.
+
+        Args:
+            data: As :meth:`to_dict` gives it.
+            source: Where it is from, for the message of an error.
+
+        Raises:
+            ValueError: It is of a newer version, or holds no layers.
+        """
+        version, layers = data.get('version'), data.get('layers')
+        if not isinstance(version, int) or version > cls.VERSION:
             raise ValueError(
-                f'policy: {path} has format version {data.get("version")!r}; this '
-                f'mmmpq reads up to {cls.VERSION}'
+                f'policy: {source} has format version {version!r}; this mmmpq reads '
+                f'up to {cls.VERSION}'
             )
-        layers = data.get('layers')
-        if not isinstance(layers, dict) or not layers:
-            raise ValueError(f'policy: {path} holds no layers')
+        if not isinstance(layers, Mapping) or not layers:
+            raise ValueError(f'policy: {source} holds no layers')
         return cls(
-            {n: Precision.parse(p, f'{path}: {n}') for n, p in layers.items()},
-            data.get('meta') or {},
+            {n: Precision.parse(p, f'{source}: {n}') for n, p in layers.items()},
+            dict(data.get('meta') or {}),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """What the policy's file holds: a config may have it in place of the path."""
+        return dict(
+            format=self.FORMAT,
+            version=self.VERSION,
+            layers={name: list(p) for name, p in self.layers.items()},
+            meta=self.meta,
         )
 
     def check_layers(self, names: Iterable[str]) -> None:

@@ -5,7 +5,9 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mmengine.config import Config
 
+from mmmpq.launch import embed_policy
 from mmmpq.policy import BITS, FLOAT, SKIP, Policy, Precision, near, parse_candidates
 
 
@@ -148,3 +150,19 @@ def test_near_names():
     )
     assert near('xyz', ['a', 'b']) == 'near names: a, b'
     assert near('xyz', []) == 'there are none at all'
+
+
+def test_a_saved_config_has_the_policy_in_it(tmp_path):
+    """What a checkpoint says of its net needs no file beside it."""
+    meta = dict(quant=dict(w_quantizer=dict(type='LSQQuantizer'), float_layers=[]))
+    policy = Policy({'backbone.conv1': Precision(8, 8), 'fc': Precision(2, 4)}, meta)
+    path = policy.save(tmp_path / 'policy.json')
+    cfg = Config(dict(model=dict(type='x', quant=dict(policy=str(path)))))
+    embed_policy(cfg)
+    saved = Config.fromstring(cfg.pretty_text, '.py')
+    path.unlink()
+    assert Policy.from_dict(saved.model.quant.policy) == policy
+    embed_policy(saved)  # nothing is left to do
+    assert Policy.from_dict(saved.model.quant.policy) == policy
+    with pytest.raises(ValueError, match=r'quant\.policy has format version 9'):
+        Policy.from_dict(dict(policy.to_dict(), version=9), 'quant.policy')

@@ -238,8 +238,10 @@ def build(cfg: Config) -> nn.Module:
 
 
 def policy_meta(cfg: Config) -> dict[str, Any]:
-    """What the config's policy file says of itself; {} for a uniform precision."""
+    """What the config's policy says of itself; {} for a uniform precision."""
     policy = (cfg.model.get('quant') or {}).get('policy')
+    if isinstance(policy, dict):
+        return Policy.from_dict(policy).meta
     if isinstance(policy, str) and Path(policy).is_file():
         return Policy.load(policy).meta
     return {}

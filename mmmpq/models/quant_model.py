@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -115,11 +115,11 @@ def quantize(
         candidates: Precisions that every searchable layer may take. (0, 0) skips a
             residual block: it is left out, and this is said once, where a group is no
             block whose shortcut is the identity.
-        policy: A ``policy.json``, a :class:`Policy`, or a uniform precision such as
-            'W4A4' for the layers that would be searched. A policy says which layers
-            are quantized and with which quantizers: ``exclude`` and ``fixed`` are then
-            not read, and quantizers that differ from those of the policy are used, but
-            reported.
+        policy: A ``policy.json``, its content as a dict, a :class:`Policy`, or a
+            uniform precision such as 'W4A4' for the layers that would be searched. A
+            policy says which layers are quantized and with which quantizers:
+            ``exclude`` and ``fixed`` are then not read, and quantizers that differ from
+            those of the policy are used, but reported.
         quantizer: Config of both quantizers; default ``dict(type='LinearQuantizer')``.
         w_quantizer: Config of the quantizer of weights alone.
         a_quantizer: Config of the quantizer of activations alone.
@@ -313,6 +313,8 @@ def _read_policy(policy: Any) -> Policy | Precision:
     """A policy, or the one precision of all layers."""
     if isinstance(policy, Policy):
         return policy
+    if isinstance(policy, Mapping):
+        return Policy.from_dict(policy, 'quant.policy')
     try:
         return Precision.parse(policy, 'quant.policy')
     except ValueError:
