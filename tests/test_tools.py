@@ -1,6 +1,6 @@
 """tools/train.py and tools/test.py, on a classifier that sees four tiny pictures."""
 
-import importlib.util
+import importlib
 import json
 import os
 import pickle
@@ -51,11 +51,7 @@ default_hooks = dict(logger=dict(type='LoggerHook', interval=1),
 
 
 def tool(name):
-    path = ROOT / 'tools' / f'{name}.py'
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(f'mmmpq.cli.{name}')
 
 
 def call(*command, **env):
@@ -258,7 +254,7 @@ def test_help_shows_an_example(name, capsys):
     with pytest.raises(SystemExit):
         tool(name).parse_args(['--help'])
     said = capsys.readouterr().out
-    assert f'tools/{name}.py' in said.split('example', 1)[1]
+    assert f'mmmpq {name}' in said.split('example', 1)[1]
     assert '--local' not in said
 
 

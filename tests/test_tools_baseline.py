@@ -1,6 +1,6 @@
 """tools/baseline.py on a classifier that sees eight tiny pictures."""
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -50,11 +50,7 @@ custom_hooks = [dict(
 
 @pytest.fixture(scope='module')
 def tool():
-    path = ROOT / 'tools' / 'baseline.py'
-    spec = importlib.util.spec_from_file_location('tool_baseline', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module('mmmpq.cli.baseline')
 
 
 @pytest.fixture(scope='module')
@@ -228,7 +224,7 @@ def test_arguments(tool, capsys):
             tool.parse_args(['x.py', '--method', 'random', *wrong])
     with pytest.raises(SystemExit):
         tool.parse_args(['--help'])
-    assert 'tools/baseline.py configs' in capsys.readouterr().out
+    assert 'mmmpq baseline configs' in capsys.readouterr().out
 
 
 def test_the_reference_input_of_a_penalty(tool, folder):

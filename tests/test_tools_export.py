@@ -1,6 +1,6 @@
 """tools/export.py on a classifier that sees eight tiny pictures."""
 
-import importlib.util
+import importlib
 import json
 import runpy
 import sys
@@ -58,11 +58,7 @@ def build(config, **quant):
 
 @pytest.fixture(scope='module')
 def tool():
-    path = ROOT / 'tools' / 'export.py'
-    spec = importlib.util.spec_from_file_location('tool_export', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module('mmmpq.cli.export')
 
 
 @pytest.fixture(scope='module')

@@ -1,6 +1,6 @@
 """tools/profile_latency.py: layers and files in ONNX Runtime."""
 
-import importlib.util
+import importlib
 import json
 import sys
 from dataclasses import replace
@@ -44,11 +44,7 @@ model = dict(
 @pytest.fixture
 def tool(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / 'tools'))
-    path = ROOT / 'tools' / 'profile_latency.py'
-    spec = importlib.util.spec_from_file_location('profile_latency', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module('mmmpq.cli.profile_latency')
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """tools/test_onnx.py, on a classifier that sees four tiny pictures."""
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -68,10 +68,7 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def tool(folder, monkeypatch):
     """Runs the tool with a work directory of its own."""
-    path = ROOT / 'tools' / 'test_onnx.py'
-    spec = importlib.util.spec_from_file_location('tool_test_onnx', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.import_module('mmmpq.cli.test_onnx')
 
     def call(*flags, model='net.onnx'):
         argv = ['test_onnx.py', folder / 'net.py', folder / model, *flags]

@@ -1,6 +1,6 @@
 """tools/pareto.py, on the search of a classifier that sees a few tiny pictures."""
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -54,10 +54,7 @@ PAIR = [
 
 
 def call(name, *argv):
-    path = ROOT / 'tools' / f'{name}.py'
-    spec = importlib.util.spec_from_file_location(f'tool_{name}', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.import_module(f'mmmpq.cli.{name}')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', [name, *map(str, argv)])
         patch.setattr('mmmpq.hooks.search_result.write_report', lambda folder: None)

@@ -1,7 +1,7 @@
 """tools/qfa_search.py, on a small supernet that sees a few digits."""
 
 import csv
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -72,10 +72,7 @@ FAST += ['--re-evaluate', 3]
 
 
 def call(*argv):
-    path = ROOT / 'tools' / 'qfa_search.py'
-    spec = importlib.util.spec_from_file_location('tool_qfa_search', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.import_module('mmmpq.cli.qfa_search')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', ['qfa_search', *map(str, argv)])
         module.main()

@@ -1,4 +1,4 @@
-import importlib.util
+import importlib
 import json
 from pathlib import Path
 
@@ -14,10 +14,7 @@ KEYS = {'name', 'type', 'macs', 'bops', 'weight_bytes', 'w_bits', 'a_bits'}
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('cost_tool', ROOT / 'tools/cost.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module('mmmpq.cli.cost')
 
 
 @pytest.fixture

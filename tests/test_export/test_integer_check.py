@@ -1,8 +1,7 @@
-import importlib.util
+import importlib
 import itertools
 import json
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -189,11 +188,7 @@ def test_models_that_cannot_be_checked():
 
 @pytest.fixture
 def tool():
-    path = Path(__file__).parents[2] / 'tools' / 'verify_integer.py'
-    spec = importlib.util.spec_from_file_location('verify_integer', path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module('mmmpq.cli.verify_integer')
 
 
 def test_faults_name_the_layer(tool):

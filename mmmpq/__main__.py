@@ -1,0 +1,5 @@
+"""``python -m mmmpq``, the same as ``mmmpq``."""
+
+from mmmpq.cli import main
+
+main()

@@ -1,0 +1,71 @@
+"""The command ``mmmpq``: a file for each of its verbs, imported when it is called."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+COMMANDS = {
+    'train': 'train, search or fine-tune',
+    'test': 'test a checkpoint with the evaluator of a config',
+    'cost': "what a config's model costs, layer by layer",
+    'baseline': 'a policy without a gradient search, to compare with',
+    'pareto': 'policies for many budgets from one finished search',
+    'qfa-search': 'the best subnets of a trained supernet inside budgets',
+    'export': 'a fine-tuned net as a packed or an ONNX file',
+    'test-onnx': 'test an ONNX file with the evaluator of a config',
+    'verify-integer': 'recompute every quantized layer with integers and compare',
+    'profile-latency': 'time layers, or whole ONNX files, in ONNX Runtime',
+    'report': 'the report of a search again, from its work_dir',
+    'data digits': 'make the digits set',
+    'data shapes': 'make the shapes set',
+    'demo': 'search, fine-tune, test and export a small RetinaNet',
+    'qfa-demo': 'train one elastic net, take three nets out of it',
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the verb that comes first; ``mmmpq VERB --help`` has its flags."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if not words or words[0] in ('-h', '--help'):
+        print(_usage())
+        return
+    if words[0] == '--version':
+        from mmmpq.version import __version__
+
+        print(__version__)
+        return
+    for count in (2, 1):
+        verb = ' '.join(words[:count])
+        if verb in COMMANDS:
+            command(verb, words[count:])
+            return
+    near = [v for v in COMMANDS if v.split()[0] == words[0]]
+    if not near:
+        from difflib import get_close_matches
+
+        near = get_close_matches(words[0], COMMANDS, cutoff=0.4)
+    print(
+        f'mmmpq: found {words[0]!r}; accepted are {", ".join(COMMANDS)}'
+        + (f'; near: {", ".join(near)}' if near else ''),
+        file=sys.stderr,
+    )
+    sys.exit(2)
+
+
+def command(verb: str, argv: Sequence[str] | None = None) -> None:
+    """Run one verb; what the user did wrong ends as one line and status 2."""
+    sys.argv = [f'mmmpq {verb}', *(sys.argv[1:] if argv is None else argv)]
+    from mmmpq.launch import run
+
+    module = verb.replace('-', '_').replace(' ', '.')
+    run(import_module(f'mmmpq.cli.{module}').main)
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    verbs = '\n'.join(f'  {verb:<{width}}  {text}' for verb, text in COMMANDS.items())
+    return (
+        'usage: mmmpq VERB [flags]\n\n'
+        'Mixed-precision quantization search for MMDetection and MMPretrain.\n\n'
+        f'{verbs}\n\nmmmpq VERB --help: its flags, with examples'
+    )

@@ -1,0 +1,303 @@
+"""Write a policy without a gradient search: uniform, by sensitivity, or at random."""
+
+import argparse
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.runner import CheckpointLoader, Runner
+from rich.console import Console
+from rich.table import Table
+
+from mmmpq.baselines.choices import largest_uniform, least_harm, random_choice
+from mmmpq.baselines.hutchinson import relative_error
+from mmmpq.baselines.measurements import Measurements, fingerprint
+from mmmpq.hooks import SearchHook
+from mmmpq.hooks.held_out import Batches, hold_out, train_batches, unwrapped
+from mmmpq.hooks.search_result import described
+from mmmpq.launch import add_cfg_options, build_runner, load_config, positive
+from mmmpq.layers import quantized_layers
+from mmmpq.models import calibrate
+from mmmpq.policy import Policy
+from mmmpq.registry import HOOKS
+from mmmpq.search import SearchSpace, cost_tables, hessian, sensitivity
+from mmmpq.visualization.progress import progress_bar
+from mmmpq.visualization.units import statement
+
+METHODS = ('uniform', 'sensitivity', 'hessian', 'random')
+EXAMPLE = """methods:
+  uniform      the largest precision that all groups can take at once
+  sensitivity  what one group alone at each candidate costs (--metric), the sum
+               minimised under the budgets
+  hessian      quantization errors times the Hessian's mean trace (HAWQ-V2),
+               the sum minimised under the budgets
+  random       random policies that spend the budget; the best of --samples
+
+examples:
+  mmmpq baseline configs/bpnas/resnet_digits.py --method sensitivity
+  mmmpq baseline configs/bpnas/retinanet_shapes.py --method hessian \\
+      --budget W4A4 WeightBytes:'1 MB'
+
+CONFIG is one of a search; its load_from names the float checkpoint. Measurements are
+kept in DIR: a run that was killed goes on, and other budgets cost seconds."""
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('config', metavar='CONFIG', help='config of a search')
+    parser.add_argument('--method', choices=METHODS, required=True, help='see below')
+    parser.add_argument(
+        '--budget',
+        nargs='+',
+        action='extend',
+        metavar='LIMIT',
+        help="W3A3, '30 GBOPs', or with a type: WeightBytes:'1 MB' (default: those of "
+        "the config's SearchHook)",
+    )
+    parser.add_argument(
+        '--work-dir',
+        metavar='DIR',
+        help='where policy.json and measurements go (default: '
+        'work_dirs/<name of the config>_<method>)',
+    )
+    parser.add_argument(
+        '--batches',
+        type=positive,
+        default=4,
+        metavar='N',
+        help='batches that are measured on (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--metric',
+        choices=sensitivity.METRICS,
+        default='loss',
+        help='of sensitivity: increase of the loss, or distance of the raw outputs '
+        '(default: %(default)s)',
+    )
+    parser.add_argument(
+        '--vectors',
+        type=positive,
+        default=200,
+        metavar='N',
+        help='of hessian: most random vectors (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--tolerance',
+        type=float,
+        default=0.1,
+        metavar='SHARE',
+        help='of hessian: relative standard error to stop at (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--samples',
+        type=positive,
+        default=1,
+        metavar='N',
+        help='of random: policies, of which the one with the least loss on '
+        'batches of held_out is kept (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--seed', type=int, help='(default: randomness.seed of the config, else 0)'
+    )
+    add_cfg_options(parser)
+    args = parser.parse_args(argv)
+    if args.work_dir is None:
+        args.work_dir = f'work_dirs/{Path(args.config).stem}_{args.method}'
+    return args
+
+
+def search_hook(cfg: Config, limits: Sequence[str] | None) -> SearchHook:
+    """The config's SearchHook, with the budgets of the command line if it has any.
+
+    They take the reference input and other keys from the config's budget of their type,
+    else the reference input of its first budget or penalty that has one.
+    """
+    hooks = [h for h in cfg.get('custom_hooks') or () if _is_search(h)]
+    options = dict(hooks[0]) if hooks else dict(type='mmmpq.SearchHook')
+    budgets = list(options.get('budgets') or ())
+    if not limits and not budgets:
+        raise ValueError(
+            '--budget: none is given, and the config has no SearchHook with budgets; '
+            'accepted is a limit such as W4A4'
+        )
+    if limits:
+        priced = [p.get('cost') or {} for p in options.get('penalties') or ()]
+        shared = {
+            key: reference[key]
+            for reference in reversed([*budgets, *priced])
+            for key in ('input_shape', 'proposals')
+            if key in reference
+        }
+        known = {str(b.get('type')): dict(b) for b in budgets}
+        given = []
+        for limit in limits:
+            kind, _, value = limit.rpartition(':')
+            kind = kind or 'BOPs'
+            given.append(dict(known.get(kind, shared), type=kind, limit=value))
+        options['budgets'] = given
+    return HOOKS.build(options)
+
+
+def _is_search(hook: Any) -> bool:
+    return isinstance(hook, dict) and str(hook.get('type')).endswith('SearchHook')
+
+
+def prepared_runner(cfg: Config, seed: int | None, trained: bool) -> Runner:
+    """A Runner with the supernet in it, its float weights loaded.
+
+    Raises:
+        ValueError: The checkpoint is of another model; or ``trained``, and the config
+            names none.
+    """
+    if trained and not cfg.get('load_from') and 'Pretrained' not in str(cfg.model):
+        raise ValueError(
+            'load_from: the config names no float checkpoint; give one with '
+            '--cfg-options load_from=FILE'
+        )
+    for key in ('custom_hooks', 'param_scheduler', 'auto_scale_lr'):
+        cfg.pop(key, None)  # nothing is trained
+    cfg.resume = False
+    cfg.log_level = 'ERROR'
+    if seed is not None:
+        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
+    elif (cfg.get('randomness') or {}).get('seed') is None:
+        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': 0}
+    runner = build_runner(cfg)
+    runner._init_model_weights()
+    if cfg.get('load_from'):
+        # Not by the runner, which would list every quantizer as missing.
+        model = unwrapped(runner)
+        checkpoint = CheckpointLoader.load_checkpoint(cfg.load_from, map_location='cpu')
+        weights = checkpoint.get('state_dict', checkpoint)
+        weights = {n.removeprefix('module.'): w for n, w in weights.items()}
+        model.load_state_dict(weights, strict=False)
+        layers = quantized_layers(model)
+        missing = [n for n in layers if f'{n}.weight' not in weights]
+        if missing:
+            raise ValueError(
+                f'load_from: {cfg.load_from} has no weights for {len(missing)} of '
+                f'{len(layers)} layers, such as {", ".join(missing[:3])}; is it of '
+                'another model?'
+            )
+    return runner
+
+
+def find(
+    method: str,
+    runner: Runner,
+    hook: SearchHook,
+    args: argparse.Namespace,
+    console: Console,
+) -> list[int]:
+    """The choice of a method. ``hook`` has its space and tables."""
+    model, space, tables = unwrapped(runner), hook.space, hook.tables
+    seed = runner.seed or 0
+    if method == 'uniform':
+        return largest_uniform(space, tables)
+    if method == 'random' and args.samples == 1:
+        return random_choice(tables, seed)
+    settings = {
+        **fingerprint(model, space),
+        'config of model and data': _digest(
+            runner.cfg.model, runner.cfg.train_dataloader, hook.held_out
+        ),
+        'batches': args.batches,
+        'calibration': hook.calibration,
+        'seed': seed,
+    }
+    if method == 'sensitivity':
+        settings['metric'] = args.metric
+    cache = None
+    if method != 'random':
+        cache = Measurements(Path(args.work_dir) / f'{method}.json', settings)
+    held_out = Batches(hold_out(runner, hook.held_out), seed=seed)
+    calibrate(model, train_batches(runner, hook.calibration))
+    if method == 'random':
+        return _best_random(model, hook, held_out.take(args.batches), args, seed)
+    batches = train_batches(runner, args.batches)
+    if method == 'sensitivity':
+        with progress_bar(
+            console, f'{args.metric} of one group', sum(space.sizes)
+        ) as bar:
+            harms = sensitivity.measure(
+                *(model, space, batches, args.metric, cache), step=bar
+            )
+    else:
+        with progress_bar(console, 'random vectors', args.vectors) as bar:
+            harms = hessian.measure(
+                *(model, space, batches, args.vectors, args.tolerance, seed, cache),
+                step=lambda done, error: bar(
+                    done, note=f'relative standard error {error:.3f}'
+                ),
+            )
+        console.print(
+            f'{len(cache["samples"])} vectors, relative standard error '
+            f'{relative_error(cache["samples"]):.3f}, by '
+            f'{cache.get("how", hessian.EXACT)}'
+        )
+    return least_harm(harms, tables)
+
+
+def _best_random(model, hook, batches, args, seed) -> list[int]:
+    losses = []
+    with progress_bar(Console(stderr=True), 'random policies', args.samples) as bar:
+        for i in range(args.samples):
+            choice = random_choice(hook.tables, seed + i)
+            with sensitivity.chosen(model, hook.space, choice):
+                losses.append((sensitivity.mean_loss(model, batches), i, choice))
+            bar(i + 1)
+    return min(losses)[-1]
+
+
+def _digest(*configs: Any) -> str:
+    text = '\n'.join(str(c.to_dict() if hasattr(c, 'to_dict') else c) for c in configs)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def show(policy: Policy, method: str, console: Console) -> None:
+    """What the net costs beside the float one, and what it spends of each budget."""
+    costs = policy.meta['costs']
+    base = costs['float']
+    table = Table('', 'GBOPs', '', 'MB', '')
+    for column in table.columns[1:]:
+        column.justify = 'right'
+    for kind, name in (('float', 'float'), ('uniform', 'budget'), ('searched', method)):
+        row = costs.get(kind)
+        if row is not None:
+            table.add_row(
+                f'{name} {row.get("name", "")}'.strip(),
+                f'{row["bops"] / 1e9:.4f}',
+                f'{base["bops"] / row["bops"]:.1f}x',
+                f'{row["weight_bytes"] / 1e6:.4f}',
+                f'{base["weight_bytes"] / row["weight_bytes"]:.1f}x',
+            )
+    console.print(table)
+    for b in policy.meta['budgets']:
+        console.print(f'{b["type"]} {statement(b["cost"], b["limit"], b["unit"])}')
+
+
+def main() -> None:
+    args = parse_args()
+    console = Console()
+    cfg = load_config(args)
+    hook = search_hook(cfg, args.budget)
+    measures = args.method in ('sensitivity', 'hessian')
+    trained = measures or (args.method == 'random' and args.samples > 1)
+    runner = prepared_runner(cfg, args.seed, trained)
+    model = unwrapped(runner)
+    hook.space = SearchSpace(model)
+    hook.tables = hook.prices = cost_tables(model, hook.space, hook.budgets)
+    for table in hook.tables:
+        table.check()
+    choice = find(args.method, runner, hook, args, console)
+    policy = described(runner, hook, choice)
+    policy.meta['method'] = args.method
+    path = policy.save(Path(args.work_dir) / 'policy.json')
+    show(policy, args.method, console)
+    console.print(f'wrote {path}', soft_wrap=True)

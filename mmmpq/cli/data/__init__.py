@@ -1,0 +1,1 @@
+"""Datasets that are made, or unpacked, on the user's machine."""

@@ -1,0 +1,320 @@
+"""Write a fine-tuned net as a file that is really smaller: packed, or ONNX."""
+
+import argparse
+import copy
+import json
+import pickle
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from rich.console import Console
+from torch import nn
+
+from mmmpq.costs import BOPs, WeightBytes, profile, total_cost
+from mmmpq.costs.profile import reference_input_shape
+from mmmpq.export.fold import fold_batchnorm
+from mmmpq.export.packed import load_from_packed, load_packed, save_packed
+from mmmpq.export.sizes import rest_bytes, sizes
+from mmmpq.fileio import atomic_write
+from mmmpq.launch import add_cfg_options, check_file, load_config
+from mmmpq.layers import quantized_layers
+from mmmpq.policy import Policy
+from mmmpq.visualization.sizes import size_table
+from mmmpq.visualization.units import human
+
+SUFFIX = dict(packed='.safetensors', onnx='.onnx')
+ENDINGS = (*SUFFIX.values(), '.pth', '.pt', '.ckpt', '.bin')
+AS_FLOAT = "model.quant.policy=W32A32 'model.quant.fixed.*=None'"
+EXAMPLE = f"""formats:
+  packed   safetensors with every weight at its own width; `mmmpq.load_packed(FILE)`
+           and `load_from='FILE'` restore the very same net
+  onnx     QuantizeLinear and DequantizeLinear with int4 and int8 weights, for ONNX
+           Runtime; needs pip install mmmpq[deploy]
+
+examples:
+  mmmpq export configs/bpnas/resnet_digits_finetune.py \\
+      work_dirs/resnet_digits_finetune/epoch_20.pth --format packed
+  mmmpq export configs/bpnas/retinanet_shapes_finetune.py CHECKPOINT \\
+      --format packed onnx --fold --out work_dirs/shapes/shapes.safetensors
+  mmmpq export configs/bpnas/retinanet_shapes_finetune.py \\
+      work_dirs/retinanet_shapes_float/epoch_12.pth --format onnx --fold \\
+      --cfg-options {AS_FLOAT}
+
+CONFIG is the one of the fine-tuning, whose quant.policy names the policy. The last
+example writes a float net to compare with. Beside FILE goes sizes.json, with the bytes
+of every layer."""
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('config', metavar='CONFIG', help='config of a fixed net')
+    parser.add_argument(
+        'checkpoint', metavar='CHECKPOINT', help='its .pth, or a packed .safetensors'
+    )
+    parser.add_argument(
+        '--format', nargs='+', choices=SUFFIX, required=True, help='see below'
+    )
+    parser.add_argument(
+        '--out',
+        metavar='FILE',
+        help='(default: CHECKPOINT with another ending; with two formats, each has its '
+        'own)',
+    )
+    parser.add_argument(
+        '--fold',
+        action='store_true',
+        help='fold every BatchNorm that can be into weights, scales and biases',
+    )
+    parser.add_argument(
+        '--opset', type=int, default=21, metavar='N', help='of onnx (default: 21)'
+    )
+    parser.add_argument(
+        '--containers',
+        choices=['auto', '8bit'],
+        default='auto',
+        help='types of onnx: of 4 bits where they suffice, for a small file, or of 8 '
+        'bits everywhere, which ONNX Runtime computes in integers (default: auto)',
+    )
+    parser.add_argument(
+        '--no-vnni',
+        dest='vnni',
+        action='store_false',
+        help='onnx for x86 processors without VNNI, which cut the integer sums of '
+        'layers at W8A8: their weights become unsigned, which is exact everywhere, but '
+        'makes no use of VNNI',
+    )
+    parser.add_argument(
+        '--input-shape',
+        type=int,
+        nargs=3,
+        metavar=('C', 'H', 'W'),
+        help="of an image, to trace with (default: the policy's reference input, else "
+        '3 224 224 for classifiers and 3 800 1333 for detectors)',
+    )
+    add_cfg_options(parser)
+    args = parser.parse_args(argv)
+    ending = SUFFIX[args.format[0]]
+    if args.out and len(args.format) == 1 and not args.out.endswith(ending):
+        parser.error(f'--out {args.out}: {args.format[0]} files end in {ending}')
+    return args
+
+
+def outputs(args: argparse.Namespace) -> dict[str, Path]:
+    """The file of each format.
+
+    Raises:
+        ValueError: One is CHECKPOINT itself.
+    """
+    out = Path(args.out or args.checkpoint)
+    if out.suffix in ENDINGS:
+        out = out.with_suffix('')
+    kinds = [kind for kind in SUFFIX if kind in args.format]
+    paths = {kind: out.with_name(out.name + SUFFIX[kind]) for kind in kinds}
+    for path in paths.values():
+        if path.resolve() == Path(args.checkpoint).resolve():
+            raise ValueError(
+                f'--out: {path} is CHECKPOINT itself; accepted is another file'
+            )
+    return paths
+
+
+@contextmanager
+def beside(paths: dict[str, Path]) -> Iterator[dict[str, Path]]:
+    """Places to write to; what is there moves to ``paths`` once all is well."""
+    parent = next(iter(paths.values())).parent
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=parent, prefix='.export.') as folder:
+        new = {kind: Path(folder) / path.name for kind, path in paths.items()}
+        yield new
+        for kind, path in paths.items():
+            new[kind].replace(path)
+
+
+def read_checkpoint(path: str) -> dict[str, Any]:
+    """A checkpoint as MMEngine gives it; of a .pth, tensors and plain values alone.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read.
+    """
+    check_file(path, 'checkpoint')
+    if path.endswith('.safetensors'):
+        return load_from_packed(path)
+    try:
+        found = torch.load(path, map_location='cpu', weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise ValueError(
+            f'checkpoint: {path} is damaged, or holds more than weights: {reason[0]}'
+        ) from error
+    return found if 'state_dict' in found else dict(state_dict=found)
+
+
+def unused_quantizers(layers: dict[str, nn.Module]) -> list[str]:
+    """Names of what the quantizers of 32-bit weights and inputs hold: nothing."""
+    return [
+        f'{name}.{kind}_quantizer.{key}'
+        for name, layer in layers.items()
+        for kind, bits in zip('wa', layer.precision, strict=True)
+        if bits == 32
+        for key in getattr(layer, f'{kind}_quantizer').state_dict()
+    ]
+
+
+def load(model: nn.Module, checkpoint: dict[str, Any], path: str) -> None:
+    """Loads all of a model's state.
+
+    Raises:
+        ValueError: It is of another model or policy, or a float one; names what lacks.
+    """
+    layers = quantized_layers(model)
+    found = (checkpoint.get('meta') or {}).get('policy')  # of a search or fine-tuning
+    others = [
+        n for n, layer in layers.items() if found and found.get(n) != [*layer.precision]
+    ]
+    if others:
+        raise ValueError(
+            f'checkpoint: {path} is of another policy than the config: '
+            f'{others[0]} is at {found.get(others[0])}, here '
+            f'{[*layers[others[0]].precision]}'
+        )
+    state = checkpoint['state_dict']
+    kept = getattr(state, '_metadata', None)
+    state = type(state)((k.removeprefix('module.'), v) for k, v in state.items())
+    if kept is not None:
+        state._metadata = kept
+    try:
+        missing = model.load_state_dict(state, strict=False).missing_keys
+    except RuntimeError as error:
+        raise ValueError(
+            f'checkpoint: {path} is of another model: '
+            f'{str(error).splitlines()[-1].strip()}'
+        ) from error
+    unused = 'num_batches_tracked', *unused_quantizers(layers)
+    missing = [n for n in missing if not n.endswith(unused)]
+    if missing:
+        kind, hint = 'another', ''
+        if any('quantizer' in n for n in missing):
+            kind, hint = 'a float net', f'; for a float file: --cfg-options {AS_FLOAT}'
+        raise ValueError(
+            f'checkpoint: {path} has nothing for {len(missing)} tensors, such as '
+            f'{", ".join(missing[:3])}; it is of {kind} and not of this model, '
+            f'fine-tuned{hint}'
+        )
+
+
+def build(cfg: Config) -> nn.Module:
+    """The config's model, whose precisions must be fixed.
+
+    Raises:
+        ValueError: It is not quantized, or a supernet.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    model = copy.deepcopy(cfg.model)  # some models write into their config
+    if cfg.get('data_preprocessor') is not None:
+        model.setdefault('data_preprocessor', cfg.data_preprocessor)
+    net = MODELS.build(model).eval()
+    layers = quantized_layers(net)
+    if not layers or not all(hasattr(layer, 'precision') for layer in layers.values()):
+        found = 'candidates of a search' if layers else 'no quantized layer'
+        raise ValueError(
+            f'CONFIG: found {found}; accepted is the config of a fine-tuning, with '
+            "quant=dict(policy='policy.json')"
+        )
+    return net
+
+
+def policy_meta(cfg: Config) -> dict[str, Any]:
+    """What the config's policy says of itself; {} for a uniform precision."""
+    policy = (cfg.model.get('quant') or {}).get('policy')
+    if isinstance(policy, dict):
+        return Policy.from_dict(policy).meta
+    if isinstance(policy, str) and Path(policy).is_file():
+        return Policy.load(policy).meta
+    return {}
+
+
+def costs_of(model: nn.Module, shape: Sequence[int]) -> dict[str, dict[str, float]]:
+    """BOPs and weight bytes of the net, and of the same net as float."""
+    profiles = profile(model, shape)
+    layers = {n: layer.precision for n, layer in quantized_layers(model).items()}
+    return {
+        name: dict(
+            bops=total_cost(BOPs(), profiles, precisions),
+            weight_bytes=total_cost(WeightBytes(), profiles, precisions),
+        )
+        for name, precisions in (('float', {}), ('searched', layers))
+    }
+
+
+def check_packed(model: nn.Module, path: Path) -> None:
+    """Reads a packed checkpoint back and compares all quantized weights."""
+    pairs = zip(
+        quantized_layers(model).items(),
+        quantized_layers(load_packed(path)).values(),
+        strict=True,
+    )
+    for (name, layer), other in pairs:
+        bits = layer.precision.w_bits or 32
+        one, two = layer.w_quantizer, other.w_quantizer
+        if bits != 32 and not torch.equal(
+            one(layer.weight, bits), two(other.weight, bits)
+        ):
+            raise RuntimeError(f'{name} comes back changed: please report this')
+
+
+@torch.no_grad()
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    console = Console()
+    paths = outputs(args)
+    cfg = load_config(args)
+    checkpoint = read_checkpoint(args.checkpoint)
+    meta = policy_meta(cfg)
+    model = build(cfg)
+    load(model, checkpoint, args.checkpoint)
+    shape = args.input_shape or meta.get('input_shape') or reference_input_shape(model)
+    rest = rest_bytes(model)
+    if not meta.get('costs'):
+        meta = dict(meta, input_shape=list(shape), costs=costs_of(model, shape))
+    if args.fold:
+        with console.status('folding BatchNorms'):
+            report = fold_batchnorm(model, shape)
+        console.print(
+            f'folded {len(report.folded)} BatchNorms; largest deviation of a layer '
+            f'{report.largest:.1e} of its largest output'
+        )
+        for name, reason in report.kept.items():
+            console.print(f'{name} stays: {reason}', soft_wrap=True)
+    onnx = None
+    with beside(paths) as new:
+        if 'onnx' in new:
+            from mmmpq.export.onnx.graph import export_onnx
+
+            with console.status('tracing'):
+                options = args.opset, args.containers, args.vnni
+                onnx = export_onnx(model, new['onnx'], shape, *options)
+        if 'packed' in new:
+            with console.status('packing'):
+                known = (checkpoint.get('meta') or {}).get('dataset_meta')
+                save_packed(model, new['packed'], cfg, meta, known)
+                check_packed(model, new['packed'])
+    found = sizes(model, paths.get('packed'), onnx, rest)
+    console = console if console.is_terminal else Console(width=120)
+    console.print(size_table(found))
+    file = next(iter(paths.values())).parent / 'sizes.json'
+    atomic_write(file, json.dumps(found, indent=2) + '\n')
+    for kind, path in paths.items():
+        size = human(path.stat().st_size, 'B')
+        console.print(f'{kind}: {path} ({size})', soft_wrap=True)
+    console.print(f'sizes: {file}', soft_wrap=True)

@@ -1,0 +1,303 @@
+"""Policies for many budgets from one finished search, without searching again."""
+
+import argparse
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from mmmpq.costs import Budget
+from mmmpq.costs.budget_text import HELP, budget_cfgs, file_name
+from mmmpq.fileio import atomic_write
+from mmmpq.hooks.choice import choose
+from mmmpq.hooks.evaluation import evaluate_policies
+from mmmpq.hooks.held_out import unwrapped
+from mmmpq.hooks.search_result import described, save_searched
+from mmmpq.hooks.supernet import supernet_runner
+from mmmpq.launch import add_cfg_options, load_config
+from mmmpq.policy import Policy
+from mmmpq.search import SearchSpace, cost_tables, most_probable
+from mmmpq.visualization.history import SearchHistory
+from mmmpq.visualization.pareto import pareto
+from mmmpq.visualization.theme import LIGHT, draw
+from mmmpq.visualization.units import human
+
+EPILOG = f"""{HELP}
+examples
+  mmmpq pareto work_dirs/resnet_digits --budgets W2A2 W3A3 W4A4 '20 MBOPs'
+  mmmpq pareto work_dirs/resnet_digits --budgets W2A2 W3A3 W4A4 --evaluate
+  mmmpq pareto work_dirs/resnet_digits --budgets '3 ms' '2 ms' --table latency.json
+
+writes  OUT/policy_<budget>.json, OUT/pareto.json, OUT/pareto.png
+
+A policy is fine-tuned by the twin of its search:
+  mmmpq train configs/bpnas/resnet_digits_finetune.py --cfg-options \\
+      model.quant.policy=OUT/policy_W3A3.json load_from=OUT/searched_W3A3.pth"""
+
+
+def parse_args(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('search_dir', type=Path, help='work_dir of a finished search')
+    parser.add_argument('--budgets', nargs='+', required=True, metavar='BUDGET')
+    parser.add_argument(
+        '--type',
+        help="cost of uniform budgets (default: that of the search's first, else BOPs)",
+    )
+    parser.add_argument('--table', help='latency table (JSON) of budgets on Latency')
+    parser.add_argument(
+        '--config', type=Path, help='config of the search (default: the one in its dir)'
+    )
+    parser.add_argument(
+        '--checkpoint',
+        help='checkpoint of the supernet (default: the last in SEARCH_DIR; the '
+        'probabilities in search_history.jsonl if there is none)',
+    )
+    parser.add_argument(
+        '--spend',
+        type=int,
+        default=0,
+        metavar='N',
+        help='spend what a policy leaves of its budget where it helps the loss on N '
+        'training batches most, as a search does (default: 0, leave it)',
+    )
+    parser.add_argument(
+        '--evaluate',
+        nargs='?',
+        type=int,
+        const=0,
+        metavar='N',
+        help="evaluate each policy with the supernet's weights on the first N test "
+        'images (default: all)',
+    )
+    parser.add_argument(
+        '--calibration',
+        type=int,
+        default=10,
+        metavar='N',
+        help='training batches that BatchNorm is re-estimated on (default: 10)',
+    )
+    parser.add_argument(
+        '--metric', help='metric to plot (default: the first that the test reports)'
+    )
+    parser.add_argument(
+        '--weights',
+        action='store_true',
+        help='write searched_<budget>.pth too, to fine-tune each policy from',
+    )
+    parser.add_argument(
+        '--out', type=Path, help='folder for results (default: SEARCH_DIR/pareto)'
+    )
+    add_cfg_options(parser)
+    args = parser.parse_args(argv)
+    for name, least in (('evaluate', 0), ('calibration', 1), ('spend', 0)):
+        value = getattr(args, name)
+        if value is not None and value < least:
+            parser.error(f'--{name} {value}: at least {max(least, 1)}')
+    return args
+
+
+# --- the search -----------------------------------------------------------------------
+
+
+def search_reference(cfg):
+    """Type of the cost, reference input and proposals of the search in a config."""
+    for hook in cfg.get('custom_hooks') or ():
+        if str(hook.get('type')).endswith('SearchHook'):
+            costs = [*(hook.get('budgets') or ())]
+            costs += [p.get('cost') or {} for p in hook.get('penalties') or ()]
+            first = next((c for c in costs if c), {})
+            common = {k: first[k] for k in ('input_shape', 'proposals') if k in first}
+            return first.get('type', 'BOPs').rpartition('.')[2], common
+    return 'BOPs', {}
+
+
+def find_config(search_dir):
+    if not search_dir.is_dir():
+        raise FileNotFoundError(f'search_dir: there is no folder {search_dir}')
+    configs = sorted(search_dir.glob('*.py'), key=lambda p: p.stat().st_mtime)
+    if not configs:
+        raise FileNotFoundError(
+            f'search_dir: {search_dir} holds no config; a run writes it there. '
+            'Name it with --config'
+        )
+    return configs[-1]
+
+
+def find_checkpoint(search_dir):
+    """The last checkpoint of a run, or None; the folder may have been moved."""
+    last = search_dir / 'last_checkpoint'
+    if last.is_file():
+        named = Path(last.read_text().strip())
+        for path in (search_dir / named.name, named):
+            if path.is_file():
+                return str(path)
+    numbered = [
+        (int(match[1]), str(path))
+        for path in search_dir.glob('*.pth')
+        if (match := re.fullmatch(r'(?:epoch|iter)_(\d+)', path.stem))
+    ]
+    return max(numbered)[1] if numbered else None
+
+
+def history_probs(search_dir, space):
+    """Final probabilities of every group, from the records of the search."""
+    history = SearchHistory.load(search_dir / 'search_history.jsonl')
+    if not history.records:
+        raise ValueError(f'search_dir: the history in {search_dir} has no record')
+    probs = history.records[-1]['probs']
+    sizes = {g.name: len(g.candidates) for g in space.groups}
+    if {name: len(p) for name, p in probs.items()} != sizes:
+        raise ValueError(
+            f'search_dir: the history in {search_dir} is of another search space than '
+            'that of the config; name the right one with --config'
+        )
+    return [torch.tensor(probs[g.name]) for g in space.groups]
+
+
+def load_supernet(args):
+    """A Runner with the supernet, its search space with the final probabilities, and
+    what the search counted."""
+    config = args.config or find_config(args.search_dir)
+    cfg = load_config(
+        argparse.Namespace(
+            config=str(config),
+            cfg_options=args.cfg_options,
+            work_dir=str(args.out),
+        )
+    )
+    reference = search_reference(cfg)
+    checkpoint = args.checkpoint or find_checkpoint(args.search_dir)
+    if checkpoint is None and (args.spend or args.weights or args.evaluate is not None):
+        raise FileNotFoundError(
+            f'--spend, --weights, --evaluate: {args.search_dir} holds no checkpoint'
+        )
+    runner = supernet_runner(cfg, checkpoint)
+    space = SearchSpace(unwrapped(runner))
+    if checkpoint is None:
+        probs = history_probs(args.search_dir, space)
+        space.probs = lambda: probs
+    return runner, space, reference
+
+
+def solve_all(runner, space, budgets, spend=0):
+    """For each name in ``budgets`` the most probable policy inside them.
+
+    Args:
+        runner: A runner with the supernet.
+        space: Its search space.
+        budgets: Name -> configs of the budgets that are to hold at once.
+        spend: Training batches on which it is measured where what a policy leaves of
+            its budgets helps most; 0 leaves it.
+
+    Returns:
+        A list of (name, policy, score); the score is Σ log p.
+
+    Raises:
+        ValueError: A budget cannot be met; [min, max] are named.
+    """
+    built = {name: [Budget.build(c) for c in cfgs] for name, cfgs in budgets.items()}
+    tables = iter(
+        cost_tables(unwrapped(runner), space, [b for bs in built.values() for b in bs])
+    )
+    tables = {name: [next(tables) for _ in bs] for name, bs in built.items()}
+    for name, each in tables.items():
+        for table in each:
+            table.check()
+        try:
+            most_probable(space, each)
+        except ValueError as error:
+            raise ValueError(f'--budgets {name!r}: {error}') from error
+    log_p = [p.double().cpu().clamp_min(1e-12).log() for p in space.probs()]
+    points = []
+    for name, each in tables.items():
+        found = SimpleNamespace(
+            space=space, tables=each, prices=each, samples=0, measure=spend, joint=True
+        )
+        choice = choose(runner, found)
+        score = sum(float(row[j]) for row, j in zip(log_p, choice, strict=True))
+        points.append((name, described(runner, found, choice), score))
+    return points
+
+
+# --- results --------------------------------------------------------------------------
+
+
+def show(points, metric, console):
+    table = Table()
+    table.add_column('budget')
+    for name in ('cost', 'limit', 'used', 'BOPs', 'weights', 'Σ log p'):
+        table.add_column(name, justify='right')
+    if metric:
+        table.add_column(metric, justify='right')
+    for point in points:
+        for i, found in enumerate(point['budgets']):
+            cost, limit, unit = found['cost'], found['limit'], found['unit']
+            row = [human(cost, unit), human(limit, unit), f'{cost / limit:.1%}']
+            if i == 0:
+                row = [point['budget'], *row, human(point['bops'], 'BOPs')]
+                row += [human(point['weight_bytes'], 'B'), f'{point["score"]:.3f}']
+                row += [f'{point["metrics"][metric]:.4g}'] if metric else []
+            else:
+                row = ['', *row]
+            table.add_row(*row)
+    console.print(table)
+
+
+def main():
+    args = parse_args()
+    args.out = args.out or args.search_dir / 'pareto'
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    runner, space, (kind, common) = load_supernet(args)
+    budgets = {
+        text: budget_cfgs(text, args.type or kind, common, args.table)
+        for text in args.budgets
+    }
+    solved = solve_all(runner, space, budgets, args.spend)
+    metrics = [{} for _ in solved]
+    if args.evaluate is not None:
+        policies = {name: policy for name, policy, _ in solved}
+        metrics = evaluate_policies(
+            runner, policies, args.evaluate, args.calibration, console
+        )
+    searched = args.search_dir / 'policy.json'
+    seed = Policy.load(searched).meta.get('seed') if searched.is_file() else None
+    points = []
+    for (name, policy, score), measured in zip(solved, metrics, strict=True):
+        policy.meta['seed'] = runner.seed if seed is None else seed
+        file = f'policy_{file_name(name)}.json'
+        policy.save(args.out / file)
+        if args.weights:
+            weights = file.replace('policy_', 'searched_').replace('.json', '.pth')
+            save_searched(unwrapped(runner), policy, args.out / weights)
+        costs = policy.meta['costs']['searched']
+        points.append(
+            dict(
+                budget=name,
+                policy=file,
+                score=score,
+                budgets=policy.meta['budgets'],
+                bops=costs['bops'],
+                weight_bytes=costs['weight_bytes'],
+                metrics=measured,
+            )
+        )
+    metric = args.metric or next(iter(metrics[0]), None)
+    if metric and metric not in metrics[0]:
+        raise ValueError(
+            f'--metric: found {metric!r}; accepted with --evaluate: '
+            f'{", ".join(metrics[0]) or "none, as nothing was evaluated"}'
+        )
+    atomic_write(args.out / 'pareto.json', json.dumps(points, indent=2) + '\n')
+    atomic_write(args.out / 'pareto.png', draw(pareto, LIGHT, points, metric))
+    show(points, metric, console)
+    console.print(f'Wrote {args.out}/pareto.json, pareto.png and the policies')

@@ -1,0 +1,224 @@
+"""Measure a model's layers, or whole ONNX files, in a real runtime."""
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.config import Config
+from rich.console import Console
+
+from mmmpq.cli.cost import build_model, search_budget
+from mmmpq.costs import Latency, LayerProfile, profile
+from mmmpq.export.onnx.graph import deploy_extra
+from mmmpq.fileio import atomic_write
+from mmmpq.launch import add_cfg_options, add_reference_arguments, check_file
+from mmmpq.policy import FLOAT, Precision
+from mmmpq.visualization.latency import file_table, layer_table
+from mmmpq.visualization.progress import progress_bar
+from mmmpq.visualization.units import human
+
+EXAMPLE = """examples:
+  mmmpq profile-latency configs/bpnas/resnet_digits.py --threads 1
+  mmmpq profile-latency configs/bpnas/retinanet_shapes.py --out work_dirs/ort.json
+  mmmpq profile-latency configs/bpnas/resnet_digits.py \\
+      --end-to-end float.onnx int8.onnx found.onnx
+
+The first two write a table for dict(type='Latency', table=FILE, limit='2 ms'), with the
+time of each distinct layer in float and in 8 bits. ONNX Runtime's CPU kernels know no
+other widths: lower ones take the time of 8 bits. --end-to-end lets whole files take
+turns on one image, and shows which of their operators run on integers."""
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('config', metavar='CONFIG', help='config of a model')
+    parser.add_argument(
+        '--runtime',
+        choices=['onnxruntime'],
+        default='onnxruntime',
+        help='what executes the layers, on the CPU (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--threads',
+        type=int,
+        default=1,
+        metavar='N',
+        help='threads within an operator (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--repeats',
+        type=int,
+        default=50,
+        metavar='N',
+        help='times that each is measured; the median counts (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--warmup',
+        type=int,
+        default=10,
+        metavar='N',
+        help='times that each runs before (default: %(default)s)',
+    )
+    add_reference_arguments(parser)
+    parser.add_argument(
+        '--end-to-end',
+        nargs='+',
+        metavar='MODEL.onnx',
+        help='measure whole files of mmmpq export instead, at the input shape of '
+        'their export unless --input-shape is given',
+    )
+    parser.add_argument(
+        '--out',
+        metavar='FILE',
+        help='where the numbers go (default: latency.json; of --end-to-end: nowhere)',
+    )
+    add_cfg_options(parser)
+    args = parser.parse_args(argv)
+    for name, least in (('threads', 1), ('repeats', 2), ('warmup', 0)):
+        if getattr(args, name) < least:
+            parser.error(
+                f'--{name}: found {getattr(args, name)}; accepted are ints from {least}'
+            )
+    return args
+
+
+def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> None:
+    """Measures each distinct layer once; writes and shows the table."""
+    from mmmpq.export.latency.bench import time_layer
+    from mmmpq.export.latency.graphs import works_of
+    from mmmpq.export.latency.table import save_table
+
+    budget = search_budget(cfg)
+    model = build_model(cfg)
+    shapes = []  # of the padded image, the one that worked last
+    model.register_forward_pre_hook(lambda _, x: shapes.append(tuple(x[0].shape[1:])))
+    profiles = profile(
+        model,
+        args.input_shape or budget.get('input_shape'),
+        args.proposals or budget.get('proposals'),
+    )
+    profiles = [layer for layer in profiles if layer.calls]
+    shape = shapes[-1]
+    left = left_in_float(cfg, shape, console)
+    modules = dict(model.named_modules())
+    names: dict[Any, list[str]] = {}
+    inputs: Counter = Counter()
+    for layer in profiles:
+        for work in works_of(layer, modules[layer.name], layer.name not in left):
+            names.setdefault(work, []).append(layer.name)
+            inputs[work] += layer.shape['input_sizes'][work.input_size]
+    timed = {}
+    with progress_bar(Console(stderr=True), 'distinct layers', len(names)) as bar:
+        for work, of in names.items():
+            bar(len(timed), note=of[0])
+            timed[work] = time_layer(work, args.threads, args.repeats, args.warmup)
+        bar(len(timed))
+    path = save_table(
+        args.out or 'latency.json',
+        timed,
+        inputs,
+        threads=args.threads,
+        repeats=args.repeats,
+        input_shape=shape,
+    )
+    rows = [(work, of, timed[work]) for work, of in names.items()]
+    console.print(layer_table(rows))
+    missing = [n for work, of in names.items() if not timed[work] for n in of]
+    if missing:
+        console.print(
+            f'ONNX has no operator for {", ".join(missing)}: a budget needs entries '
+            'for them that you have measured elsewhere'
+        )
+    else:
+        show_sums(Latency(path), profiles, console)
+    console.print(f'wrote {path}', soft_wrap=True)
+
+
+def left_in_float(cfg: Config, shape: tuple[int, ...], console: Console) -> set[str]:
+    """Layers that ONNX Runtime leaves in float in the exported net at 8 bits."""
+    from mmmpq.export.latency.fused import float_layers
+
+    try:
+        return float_layers(build_model(cfg, 'W8A8'), shape)
+    except ValueError as error:
+        console.print(
+            f'The net at 8 bits cannot be exported ({error}): all of its layers are '
+            'taken to hand on integers'
+        )
+        return set()
+
+
+def show_sums(
+    latency: Latency, profiles: Sequence[LayerProfile], console: Console
+) -> None:
+    """Of the whole net, as a budget adds it up."""
+    from mmmpq.export.latency.bench import INTEGER
+    from mmmpq.export.latency.graphs import QUANTIZABLE
+
+    def total(precision: Precision) -> float:
+        return sum(
+            latency(layer, precision if layer.type in QUANTIZABLE else FLOAT)
+            for layer in profiles
+        )
+
+    base, low = total(FLOAT), total(INTEGER)
+    console.print(
+        f'sum over the layers: float {human(base, "us")}, 8 bits {human(low, "us")} '
+        f'({base / low:.2f}x)'
+    )
+
+
+def profile_files(args: argparse.Namespace, console: Console) -> None:
+    """Lets whole files take turns; shows, and writes if asked, their times."""
+    from mmmpq.export.latency.bench import Session, race
+    from mmmpq.export.latency.table import machine
+
+    for path in args.end_to_end:
+        check_file(path, '--end-to-end')
+    shape = args.input_shape
+    sessions = [Session(path, args.threads, shape) for path in args.end_to_end]
+    rounds = args.warmup + args.repeats
+    with progress_bar(Console(stderr=True), 'rounds', rounds) as bar:
+        times = race(sessions, args.repeats, args.warmup, bar)
+    console.print(file_table(sessions, times))
+    if args.out:
+        data = dict(
+            **machine(),
+            threads=args.threads,
+            repeats=args.repeats,
+            files=[
+                dict(
+                    file=s.name,
+                    input_shape=s.shape,
+                    us=median,
+                    quartiles=[low, high],
+                    operators=s.ops,
+                )
+                for s, (low, median, high) in zip(sessions, times, strict=True)
+            ],
+        )
+        path = atomic_write(args.out, json.dumps(data, indent=2) + '\n')
+        console.print(f'wrote {path}', soft_wrap=True)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    for package in ('onnx', 'onnxruntime'):
+        deploy_extra(package)
+    check_file(args.config, 'config')
+    cfg = Config.fromfile(args.config)
+    if args.cfg_options:
+        cfg.merge_from_dict(args.cfg_options)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    if args.end_to_end:
+        profile_files(args, console)
+    else:
+        profile_layers(cfg, args, console)

@@ -1,0 +1,367 @@
+"""Search the subnets of a trained supernet for the best inside budgets."""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from mmmpq.baselines.measurements import digest
+from mmmpq.costs import Budget, Reference
+from mmmpq.costs.budget_text import HELP, budget_cfgs
+from mmmpq.costs.dry_run import is_detector
+from mmmpq.hooks.held_out import unwrapped
+from mmmpq.hooks.subnet_evaluation import LOSS, Measure, SubnetMeter
+from mmmpq.hooks.supernet import supernet_runner
+from mmmpq.launch import add_cfg_options, load_config, positive
+from mmmpq.subnets.budgets import SubnetBudgets
+from mmmpq.subnets.code import Codes
+from mmmpq.subnets.evolution import (
+    distinct,
+    import_pymoo,
+    nondominated,
+    spread,
+)
+from mmmpq.subnets.measured import Samples
+from mmmpq.subnets.predictor import PREDICTORS, held_out_tau
+from mmmpq.subnets.results import SubnetResults
+from mmmpq.subnets.search import Candidate, SubnetSearch
+from mmmpq.subnets.space import SubnetSpace
+from mmmpq.version import __version__
+from mmmpq.visualization.progress import progress_bar
+
+DATA = ('train_dataloader', 'val_dataloader', 'val_evaluator')
+EPILOG = f"""{HELP}
+examples
+  mmmpq qfa-search configs/qfa/resnet_digits.py \\
+      work_dirs/qfa/resnet_digits/epoch_20.pth --budget W2A2 W3A3 W4A4
+  mmmpq qfa-search configs/qfa/retinanet_shapes.py \\
+      work_dirs/qfa/retinanet_shapes/epoch_3.pth --budget W3A3 'W4A4, 150 KB' \\
+      --target-budget W3A3 --processes 2
+
+writes  DIR/policy_<budget>.json, DIR/policy.json with --target-budget, a policy for
+every point in DIR/policies, DIR/front.json, front.csv, front.png
+
+What was measured is kept in DIR/samples.jsonl and DIR/evaluated.jsonl: a run that was
+killed goes on, and other budgets need no new samples."""
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('config', metavar='CONFIG', help='config of the supernet')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='its weights')
+    parser.add_argument(
+        '--budget', nargs='+', action='extend', default=[], metavar='BUDGET'
+    )
+    parser.add_argument(
+        '--target-budget',
+        metavar='BUDGET',
+        help='also write the best net inside it to DIR/policy.json',
+    )
+    parser.add_argument(
+        '--objectives',
+        nargs='+',
+        metavar='COST',
+        help='costs that the front is over (default: those of all budgets)',
+    )
+    parser.add_argument(
+        '--type',
+        default='BOPs',
+        metavar='COST',
+        help='cost of uniform budgets (default: %(default)s)',
+    )
+    parser.add_argument('--table', help='latency table (JSON) of budgets on Latency')
+    parser.add_argument(
+        '--input-shape',
+        nargs=3,
+        type=positive,
+        metavar=('C', 'H', 'W'),
+        help='reference input (default: that of the first validation image)',
+    )
+    parser.add_argument(
+        '--proposals', type=positive, metavar='N', help='reference number of RoIs'
+    )
+    parser.add_argument(
+        '--samples',
+        type=positive,
+        default=1000,
+        metavar='N',
+        help='subnets to measure for the predictor (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--batches',
+        type=positive,
+        default=30,
+        metavar='N',
+        help='training batches that each subnet is calibrated on '
+        '(default: %(default)s)',
+    )
+    parser.add_argument(
+        '--val-batches',
+        type=positive,
+        metavar='N',
+        help='measure samples on so many validation batches (default: all)',
+    )
+    parser.add_argument(
+        '--measure',
+        choices=('metric', LOSS),
+        help="of samples: the config's metric, or the task loss on validation batches, "
+        'which is finer where few images are used (default: loss for detectors)',
+    )
+    parser.add_argument(
+        '--metric', help='metric to maximise (default: the first that is reported)'
+    )
+    parser.add_argument(
+        '--predictor',
+        choices=('best', *PREDICTORS),
+        default='best',
+        help='(default: that of the higher rank correlation)',
+    )
+    parser.add_argument(
+        '--population', type=positive, default=500, metavar='N', help='(default: 500)'
+    )
+    parser.add_argument(
+        '--generations',
+        type=positive,
+        default=1000,
+        metavar='N',
+        help='(default: 1000)',
+    )
+    parser.add_argument(
+        '--rounds',
+        type=positive,
+        default=1,
+        metavar='N',
+        help='of predicting and evolving; each after the first learns from what the '
+        'one before proposed (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--re-evaluate',
+        type=positive,
+        default=16,
+        metavar='N',
+        help='points of the front to measure on the whole validation set '
+        '(default: %(default)s)',
+    )
+    parser.add_argument(
+        '--processes',
+        type=positive,
+        default=1,
+        metavar='N',
+        help='that measure at a time (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--work-dir',
+        metavar='DIR',
+        help='(default: the work_dir of the config, else work_dirs/<its name>)',
+    )
+    parser.add_argument(
+        '--seed', type=int, help='(default: randomness.seed of the config, else 0)'
+    )
+    add_cfg_options(parser)
+    args = parser.parse_args(argv)
+    if args.target_budget and args.target_budget not in args.budget:
+        args.budget.append(args.target_budget)
+    if not args.budget:
+        parser.error('--budget: none is given; accepted is a limit such as W3A3')
+    return args
+
+
+class Search:
+    """The stages of the tool; each leaves what it found for the next ones."""
+
+    def __init__(self, args: argparse.Namespace, console: Console) -> None:
+        self.args, self.console = args, console
+        cfg = self.cfg = load_config(args)
+        self.work_dir = Path(cfg.work_dir)
+        cfg.work_dir = str(self.work_dir / 'logs')  # the training's config stays
+        randomness = cfg.get('randomness') or {}
+        self.seed = args.seed if args.seed is not None else randomness.get('seed') or 0
+        cfg.randomness = {**randomness, 'seed': self.seed}
+        self.data = {k: v for k, v in cfg.to_dict().items() if k in DATA}
+        self.runner = supernet_runner(cfg, args.checkpoint)
+        self.model = unwrapped(self.runner)
+        self.weights = digest(self.model)  # before calibration adds to them
+        self.space = SubnetSpace(self.model)
+        images = None
+        if args.val_batches and cfg.get('val_dataloader'):
+            images = args.val_batches * cfg.val_dataloader.batch_size
+        loss = args.measure == LOSS or (not args.measure and is_detector(self.model))
+        self.sampled = Measure(args.batches, images, loss)
+        self.meter = SubnetMeter(self.runner, args.checkpoint, args.processes)
+        self.budgets = self._budgets()
+        self.metric = LOSS
+
+    def _budgets(self) -> SubnetBudgets:
+        args = self.args
+        shape = args.input_shape or self.meter.evaluation(self.sampled).input_shape()
+        self.console.print(f'reference input: {tuple(shape)}')
+        common = dict(input_shape=tuple(shape))
+        if args.proposals:
+            common['proposals'] = args.proposals
+        cfgs = {
+            name: budget_cfgs(name, args.type, common, args.table)
+            for name in args.budget
+        }
+        if 'Latency' in (args.objectives or ()) and not args.table:
+            raise ValueError('--objectives: Latency needs --table, a latency table')
+        table = dict(table=args.table)
+        objectives = [
+            dict(common, type=kind, **(table if kind == 'Latency' else {}))
+            for kind in args.objectives or ()
+        ]
+        return SubnetBudgets(
+            self.model,
+            self.space,
+            {name: [Budget.build(c) for c in each] for name, each in cfgs.items()},
+            [Reference.build(c, '--objectives') for c in objectives],
+        )
+
+    # --- measuring --------------------------------------------------------------------
+
+    def measure(
+        self, title: str, subnets: list, measure: Measure, file: str = ''
+    ) -> list:
+        """Metrics of subnets; what is in the file of before is not measured again."""
+        path = self.work_dir / f'{file or title}.jsonl'
+        samples = Samples(path, self._settings(measure))
+        todo = samples.missing(subnets)
+        with progress_bar(self.console, title, len(subnets)) as bar:
+            done = len(subnets) - len(todo)
+            bar(done)
+            for subnet, metrics in zip(todo, self.meter(todo, measure), strict=True):
+                if not measure.loss and metrics:
+                    self.name_metric(metrics)  # not only after an hour
+                samples[subnet] = metrics
+                done += 1
+                bar(done)
+        return [samples[s] for s in subnets]
+
+    def _settings(self, measure: Measure) -> dict[str, Any]:
+        """What measurements depend on."""
+        return {
+            'model': type(self.model).__name__,
+            'weights': self.weights,
+            'genes': {g: list(map(str, v)) for g, v in self.space.genes.items()},
+            **self.data,
+            'calibration batches': measure.batches,
+            'validation images': measure.images or 'all',
+            'measure': LOSS if measure.loss else 'metric',
+            'seed': self.seed,
+        }
+
+    def scores(self, metrics: list[dict[str, float]], loss: bool) -> np.ndarray:
+        """What is to be large. A detector that finds nothing reports no mAP: 0."""
+        if loss:
+            return np.array([-m[LOSS] for m in metrics])
+        self.name_metric(max(metrics, key=len))
+        return np.array([m.get(self.metric, 0.0) for m in metrics])
+
+    def name_metric(self, metrics: dict[str, float]) -> None:
+        """Sets the metric that is maximised."""
+        self.metric = self.args.metric or next(iter(metrics), '')
+        if self.metric not in metrics:
+            raise ValueError(
+                f'--metric: found {self.metric!r}; accepted are {", ".join(metrics)}'
+            )
+
+    # --- the search -------------------------------------------------------------------
+
+    def sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """Codes (n, G) of random subnets and what they were measured to score (n,)."""
+        args, code = self.args, self.budgets.code
+        drawn = code.canonical(spread(code.sizes, 4 * args.samples, self.seed))
+        genes = distinct(drawn)[: args.samples]
+        metrics = self.measure('samples', code.subnets(genes), self.sampled)
+        scores = self.scores(metrics, self.sampled.loss)
+        finite = np.isfinite(scores)
+        return genes[finite], scores[finite]
+
+    def search(self, genes: np.ndarray, scores: np.ndarray) -> list[Candidate]:
+        """Trains the predictors and proposes subnets."""
+        args, one_hot = self.args, self.budgets.code.one_hot(genes)
+        self.tau = {
+            name: held_out_tau(partial(make, self.seed), one_hot, scores)
+            for name, make in PREDICTORS.items()
+        }
+        best = max(self.tau, key=lambda n: np.nan_to_num(self.tau[n], nan=-1))
+        self.predictor = best if args.predictor == 'best' else args.predictor
+        trained = {
+            name: make(self.seed).fit(one_hot, scores)
+            for name, make in PREDICTORS.items()
+        }
+        self.console.print(
+            f"{len(scores)} samples; Kendall's tau on held-out ones: "
+            + ', '.join(f'{name} {tau:.3f}' for name, tau in self.tau.items())
+            + f'; searching with {self.predictor}'
+        )
+        with progress_bar(self.console, 'generations', args.generations) as bar:
+            search = SubnetSearch(
+                *(self.budgets, trained[self.predictor]),
+                *(args.population, args.generations, self.seed, bar),
+            )
+            best = nondominated(self.budgets.costs(genes), scores)
+            found = search.front(args.re_evaluate, genes[best])
+        return [
+            *found,
+            *search.milp(trained['linear']),
+            *search.uniform(args.re_evaluate),
+        ]
+
+    def refine(
+        self, proposed: list[Candidate], genes: Codes, scores: np.ndarray, number: int
+    ) -> tuple[Codes, np.ndarray]:
+        """Measures what was proposed like the samples, and adds it to them."""
+        subnets = [c.subnet for c in proposed]
+        metrics = self.measure(f'round {number}', subnets, self.sampled, 'refined')
+        genes = np.concatenate([genes, self.budgets.code.of(subnets)])
+        scores = np.append(scores, self.scores(metrics, self.sampled.loss))
+        finite = np.isfinite(scores)
+        first = np.unique(genes, axis=0, return_index=True)[1]
+        kept = np.intersect1d(first, np.flatnonzero(finite))
+        return genes[kept], scores[kept]
+
+    def evaluate(self, candidates: list[Candidate]) -> SubnetResults:
+        """Measures what was proposed on the whole validation set."""
+        whole = Measure(self.sampled.batches)
+        metrics = self.measure('evaluated', [c.subnet for c in candidates], whole)
+        scores = self.scores(metrics, loss=False)
+        meta = dict(
+            model=type(self.model).__name__,
+            method='qfa',
+            seed=self.seed,
+            mmmpq=__version__,
+        )
+        found = dict(predictor=self.predictor, tau=self.tau)
+        return SubnetResults(
+            *(self.space, self.budgets, candidates, metrics, scores),
+            *(self.metric, meta, found),
+        )
+
+
+def main() -> None:
+    args = parse_args()
+    import_pymoo()  # not only after an hour of samples
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    search = Search(args, console)
+    genes, scores = search.sample()
+    proposed = search.search(genes, scores)
+    for i in range(2, args.rounds + 1):
+        genes, scores = search.refine(proposed, genes, scores, i)
+        proposed = search.search(genes, scores)
+    results = search.evaluate(proposed)
+    search.meter.close()
+    # The loss is on another scale than the metric: the samples are then not drawn.
+    cloud = None if search.sampled.loss else (genes, scores)
+    results.show(console)
+    results.write(search.work_dir, args.target_budget, cloud)
+    console.print(f'wrote {search.work_dir}/front.json, front.csv, front.png, policies')

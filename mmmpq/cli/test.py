@@ -1,0 +1,122 @@
+"""Test a checkpoint: run the test loop of a config."""
+
+import argparse
+from copy import deepcopy
+
+from mmengine.config import Config, ConfigDict
+from mmengine.dist import is_main_process
+from mmengine.evaluator import DumpResults
+from mmengine.fileio import dump
+
+from mmmpq.launch import (
+    add_common_arguments,
+    build_runner,
+    check_file,
+    load_config,
+)
+
+
+def parse_args(argv=None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description='Test a checkpoint with a config of MMDetection, MMPretrain or '
+        'mmmpq.',
+        epilog='example: mmmpq test CONFIG work_dirs/x/epoch_12.pth '
+        '--out metrics.json --out-item metrics',
+    )
+    parser.add_argument('config', metavar='CONFIG', help='config file')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='file or URL')
+    add_common_arguments(parser)
+    parser.add_argument(
+        '--out', metavar='FILE', help='write the predictions to this .pkl file'
+    )
+    parser.add_argument(
+        '--out-item',
+        choices=['pred', 'metrics'],
+        default='pred',
+        help='what --out writes (default: pred; metrics: .json, .yml or .pkl)',
+    )
+    parser.add_argument('--show', action='store_true', help='show each result')
+    parser.add_argument(
+        '--show-dir', metavar='DIR', help='draw the results into this folder'
+    )
+    parser.add_argument(
+        '--wait-time',
+        type=float,
+        default=2,
+        metavar='S',
+        help='seconds that --show shows a result (default: 2)',
+    )
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help='test-time augmentation: tta_model and tta_pipeline of the config, '
+        'else a horizontal flip',
+    )
+    args = parser.parse_args(argv)
+    endings = {
+        'pred': ('.pkl', '.pickle'),
+        'metrics': ('.json', '.yml', '.yaml', '.pkl', '.pickle'),
+    }[args.out_item]
+    if args.out and not args.out.endswith(endings):
+        parser.error(
+            f'--out {args.out}: {args.out_item} go to a file ending in '
+            f'{" or ".join(endings)}'
+        )
+    return args
+
+
+def show_results(cfg: Config, args: argparse.Namespace) -> None:
+    """Switch on the toolbox's VisualizationHook."""
+    hook = cfg.get('default_hooks', {}).get('visualization')
+    if hook is None:
+        raise ValueError('--show: default_hooks.visualization is not in the config')
+    if cfg.get('default_scope') == 'mmdet':
+        hook.update(draw=True, test_out_dir=args.show_dir)
+    else:
+        hook.update(enable=True, interval=1, out_dir=args.show_dir)
+    hook.update(show=args.show, wait_time=args.wait_time)
+
+
+def augment(cfg: Config) -> None:
+    """Wrap model and pipeline for test-time augmentation, as the toolboxes do."""
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_pipeline' not in cfg:
+        pack = deepcopy(dataset.pipeline[-1])
+        if cfg.get('default_scope') == 'mmdet':
+            meta = 'img_id img_path ori_shape img_shape scale_factor'
+            pack.meta_keys = (*meta.split(), 'flip', 'flip_direction')
+        flips = [dict(type='RandomFlip', prob=p) for p in (1.0, 0.0)]
+        flip = dict(type='TestTimeAug', transforms=[flips, [pack]])
+        cfg.tta_pipeline = [*dataset.pipeline[:-1], flip]
+    if 'tta_model' not in cfg:
+        if cfg.get('default_scope') == 'mmdet':
+            nms = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+            cfg.tta_model = dict(type='DetTTAModel', tta_cfg=nms)
+        else:
+            cfg.tta_model = dict(type='mmpretrain.AverageClsScoreTTA')
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    check_file(args.checkpoint, 'checkpoint')
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    if args.amp:
+        cfg.test_cfg.fp16 = True
+    if args.show or args.show_dir:
+        show_results(cfg, args)
+    if args.tta:
+        augment(cfg)
+    runner = build_runner(cfg)
+    if args.out and args.out_item == 'pred':
+        metric = DumpResults
+        if cfg.get('default_scope') == 'mmdet':
+            from mmdet.evaluation import DumpDetResults as metric
+        runner.test_evaluator.metrics.append(metric(out_file_path=args.out))
+    metrics = runner.test()
+    if args.out and args.out_item == 'metrics' and is_main_process():
+        dump(metrics, args.out)

@@ -1,0 +1,256 @@
+"""Test an exported ONNX file with ONNX Runtime and the evaluator of a config."""
+
+import argparse
+import contextlib
+import io
+import json
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+from torch import nn
+from torch.backends import cudnn, mkldnn
+
+from mmmpq.export.integers import check_calibrated
+from mmmpq.export.onnx.agreement import Predictions, agreement, recording
+from mmmpq.export.onnx.levels import needs_vnni
+from mmmpq.export.onnx.model import OnnxNetwork, sums_are_cut, use_onnx
+from mmmpq.fileio import atomic_write
+from mmmpq.hooks.held_out import unwrapped
+from mmmpq.launch import add_cfg_options, build_runner, check_file, load_config
+from mmmpq.layers import quantized_layers
+from mmmpq.policy import Precision
+
+EXAMPLE = """Features and heads are computed by ONNX Runtime on the CPU; loading,
+preprocessing, decoding, NMS and metrics are those of the config. A two-stage detector
+takes its RoI head from FILE.
+
+examples:
+  mmmpq test-onnx configs/bpnas/resnet_digits_finetune.py digits.onnx
+  mmmpq test-onnx configs/bpnas/retinanet_shapes_finetune.py shapes.onnx \\
+      --checkpoint work_dirs/retinanet_shapes_finetune/epoch_5.pth
+
+ms per image are those of network, decoding and NMS, without loading."""
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('config', metavar='CONFIG', help='config of the fixed net')
+    parser.add_argument('model', metavar='MODEL.onnx', help='of mmmpq export')
+    parser.add_argument(
+        '--checkpoint',
+        metavar='FILE',
+        help='what was exported, .pth or packed .safetensors: test it with PyTorch '
+        'too, and compare',
+    )
+    parser.add_argument(
+        '--yardstick',
+        action='store_true',
+        help='with --checkpoint: test PyTorch once more, its sums taken in another '
+        'order (without oneDNN and cuDNN), to see how far rounding alone moves the net',
+    )
+    parser.add_argument(
+        '--threads',
+        type=int,
+        metavar='N',
+        help='of ONNX Runtime (default: as many as PyTorch takes)',
+    )
+    parser.add_argument('--out', metavar='FILE.json', help='write the figures here')
+    parser.add_argument(
+        '--work-dir',
+        metavar='DIR',
+        help='where logs go (default: work_dirs/<name of the config>_onnx)',
+    )
+    add_cfg_options(parser)
+    args = parser.parse_args(argv)
+    if args.yardstick and not args.checkpoint:
+        parser.error('--yardstick needs --checkpoint')
+    if args.work_dir is None:
+        args.work_dir = f'work_dirs/{Path(args.config).stem}_onnx'
+    return args
+
+
+def tested(runner: Runner, title: str) -> tuple[dict[str, float], Predictions]:
+    """Metrics and predictions of one run over the config's test set."""
+    with (
+        contextlib.redirect_stdout(io.StringIO()),  # of pycocotools
+        _progress(title, len(runner.test_dataloader.dataset)) as step,
+        recording(unwrapped(runner), step) as predictions,
+    ):
+        metrics = runner.test()
+    return metrics, predictions
+
+
+@contextlib.contextmanager
+def _progress(title: str, total: int) -> Iterator[Any]:
+    """A function that moves a bar on the terminal by so many images."""
+    progress = Progress(
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    with progress:
+        task = progress.add_task(title, total=total)
+        yield lambda images: progress.advance(task, images)
+
+
+def check_model(model: nn.Module, network: OnnxNetwork, checkpoint: str | None) -> None:
+    """Raises ValueError if file, config and checkpoint are not of the same net."""
+    layers = quantized_layers(model)
+    policy = network.about['policy']
+    differ = [
+        name
+        for name in sorted({*layers, *policy})
+        if list(getattr(layers.get(name), 'precision', ())) != policy.get(name, [])
+    ]
+    if layers and differ:
+        raise ValueError(
+            'MODEL.onnx: its layers or their precisions differ from those of the '
+            f'config in {len(differ)} places, such as {", ".join(differ[:3])}; give '
+            'the policy it was exported with: --cfg-options model.quant.policy=FILE'
+        )
+    if hasattr(model, 'roi_head') and checkpoint is None:
+        raise ValueError(
+            '--checkpoint: found none; a two-stage detector takes its RoI head from '
+            'it, for MODEL.onnx ends at the outputs of the RPN'
+        )
+
+
+def cut_layers(path: str, network: OnnxNetwork) -> list[str]:
+    """Layers whose integer sums ONNX Runtime may cut on this machine."""
+    from mmmpq.export.latency.fused import integer_layers
+
+    if not sums_are_cut():
+        return []
+    policy = network.about['policy']
+    return [
+        name
+        for name, kind in sorted(integer_layers(path).items())
+        if kind == 'int8' and needs_vnni(Precision(*policy[name]))
+    ]
+
+
+@contextlib.contextmanager
+def other_sums() -> Iterator[None]:
+    """Within it, PyTorch adds up convolutions in another order."""
+    before = mkldnn.set_flags(False)
+    try:
+        with cudnn.flags(enabled=False):
+            yield
+    finally:
+        mkldnn.set_flags(*before[:1])
+
+
+class CheckpointHook(Hook):
+    """Refuses a checkpoint without the quantizers, which would fit to the test set."""
+
+    def __init__(self, checkpoint: str) -> None:
+        self.checkpoint = checkpoint
+
+    def before_test(self, runner: Runner) -> None:
+        try:
+            check_calibrated(quantized_layers(unwrapped(runner)))
+        except ValueError as error:
+            raise ValueError(f'--checkpoint: {self.checkpoint} is {error}') from error
+
+
+def limits(model: nn.Module) -> dict[str, float]:
+    """Where the model's lists of detections end, for :func:`agreement`."""
+    cfg = getattr(model, 'test_cfg', None) or {}
+    cfg = cfg.get('rcnn') or cfg
+    return dict(
+        floor=cfg.get('score_thr') or 0.0, most=cfg.get('max_per_img') or sys.maxsize
+    )
+
+
+def main() -> None:
+    args = parse_args()
+    cfg: Config = load_config(args)
+    network = OnnxNetwork(args.model, args.threads)
+    if args.checkpoint:
+        check_file(args.checkpoint, '--checkpoint')
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    cfg.log_level = 'ERROR'
+    runner = build_runner(cfg)
+    model = unwrapped(runner)
+    check_model(model, network, args.checkpoint)
+    console = Console()
+    cut = cut_layers(args.model, network)
+    if cut:
+        console.print(
+            f'this processor has no VNNI: ONNX Runtime may cut the integer sums of '
+            f'{len(cut)} layers at W8A8, such as {cut[0]}; a file of mmmpq export '
+            '--no-vnni is exact here',
+            style='yellow',
+            soft_wrap=True,
+        )
+    runs = {}
+    if args.checkpoint:
+        runner.register_hook(CheckpointHook(args.checkpoint))
+        runs['PyTorch'] = tested(runner, 'PyTorch')
+    if args.yardstick:
+        with other_sums():
+            runs['PyTorch, other sums'] = tested(runner, 'PyTorch, other sums')
+    use_onnx(model, network)
+    runs['ONNX Runtime'] = tested(runner, 'ONNX Runtime')
+    figures = {
+        name: {**metrics, 'ms_per_image': statistics.median(found.milliseconds)}
+        for name, (metrics, found) in runs.items()
+    }
+    first, *others = runs
+    ends = limits(model)
+    agreements = {
+        name: asdict(agreement(runs[first][1], runs[name][1], **ends))
+        for name in others
+    }
+    show(figures, agreements, console)
+    if args.out:
+        written = dict(figures=figures, agreement=agreements)
+        atomic_write(args.out, json.dumps(written, indent=2) + '\n')
+
+
+def show(
+    figures: dict[str, dict[str, float]],
+    agreements: dict[str, dict[str, float]],
+    console: Console,
+) -> None:
+    """One row for each metric, then how far each run agrees with PyTorch's."""
+    table = Table('', *figures)
+    for column in table.columns[1:]:
+        column.justify = 'right'
+    for key in next(iter(figures.values())):
+        title = 'ms per image (median)' if key == 'ms_per_image' else key
+        table.add_row(title, *(f'{row.get(key, 0):.4g}' for row in figures.values()))
+    console.print(table)
+    for name, found in agreements.items():
+        share = 100 * found['equal'] / found['images']
+        console.print(
+            f'{name} against PyTorch: equal predictions in {found["equal"]} of '
+            f'{found["images"]} images ({share:.2f} %), scores within 0.01 in '
+            f'{found["near"]} of {found["scores"]}, largest difference '
+            f'{found["largest"]:.2g}',
+            soft_wrap=True,
+        )

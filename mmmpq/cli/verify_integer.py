@@ -1,0 +1,151 @@
+"""Recompute every quantized layer with integers and compare with the fake-quantized."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from itertools import islice
+
+import torch
+from mmengine.runner import Runner
+from rich.console import Console
+from rich.table import Table
+
+from mmmpq.export.integer_check import INT32, LayerCheck, checking
+from mmmpq.fileio import atomic_write
+from mmmpq.hooks.held_out import unwrapped
+from mmmpq.launch import add_cfg_options, build_runner, check_file, load_config
+from mmmpq.layers import quantized_layers
+from mmmpq.visualization.progress import progress_bar
+
+EXAMPLE = """examples:
+  mmmpq verify-integer configs/bpnas/resnet_digits_finetune.py \\
+      work_dirs/resnet_digits_finetune/epoch_20.pth
+  mmmpq verify-integer CONFIG CHECKPOINT --batches 8 --json integers.json
+
+Integer weights times integer inputs, summed exactly, rescaled once. Each layer gets the
+input that it has in the fake-quantized net. Status 1 if an input exists that makes a
+32-bit accumulator of some layer overflow, or if a layer deviates by more than
+--tolerance."""
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('config', metavar='CONFIG', help='config of a quantized net')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='its checkpoint')
+    parser.add_argument(
+        '--batches',
+        type=int,
+        default=2,
+        metavar='N',
+        help='batches of the test set, else of the val set (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--tolerance',
+        type=float,
+        default=1e-3,
+        metavar='SHARE',
+        help='largest deviation, as a share of the largest output of the layer '
+        '(default: %(default)s)',
+    )
+    parser.add_argument('--json', metavar='FILE', help='write the numbers there too')
+    add_cfg_options(parser)
+    args = parser.parse_args(argv)
+    if args.batches < 1:
+        parser.error(f'--batches: found {args.batches}; accepted are ints from 1')
+    return args
+
+
+@torch.no_grad()
+def check(runner: Runner, batches: int, console: Console) -> list[LayerCheck]:
+    """The layers of the runner's model, on batches of its test or val set."""
+    loader = runner._test_dataloader or runner._val_dataloader
+    if loader is None:
+        raise ValueError('config: found neither test_dataloader nor val_dataloader')
+    loader = runner.build_dataloader(loader)
+    model = unwrapped(runner)
+    runner.load_or_resume()
+    model.eval()
+    count = min(batches, len(loader))
+    bar = progress_bar(console, 'batches', count)
+    with checking(model) as checks, bar as step:
+        for done, batch in enumerate(islice(loader, count), 1):
+            model.test_step(batch)
+            step(done)
+    return list(checks.values())
+
+
+def show(checks: Sequence[LayerCheck], others: Sequence[str], console: Console) -> None:
+    """A line per layer, and the extremes."""
+    table = Table('layer', 'W', 'A', 'calls', 'deviation', 'of the largest output')
+    table.add_column('accumulator')
+    table.add_column('bits')
+    table.add_column('at most')
+    for column in table.columns[1:]:
+        column.justify = 'right'
+    for c in checks:
+        seen = f'{c.deviation:.1e}', f'{c.share:.1e}', f'{c.lowest} … {c.highest}'
+        numbers = (*seen, str(c.seen_bits)) if c.calls else ('', '', 'not called', '')
+        table.add_row(
+            c.name, str(c.w_bits), str(c.a_bits), str(c.calls), *numbers, str(c.bits)
+        )
+    console.print(table)
+    called = [c for c in checks if c.calls]
+    if called:
+        worst = max(called, key=lambda c: c.share)
+        widest = max(called, key=lambda c: c.bits)
+        console.print(
+            f'largest deviation: {worst.share:.1e} of the largest output, '
+            f'{worst.name}\nwidest accumulator: {widest.seen_bits} bits seen, '
+            f'{widest.bits} bits for any input, {widest.name}'
+        )
+    if others:
+        console.print(f'not in integers (float or skipped): {", ".join(others)}')
+
+
+def faults(checks: Sequence[LayerCheck], tolerance: float) -> list[str]:
+    """What is wrong, a line per kind, with the names of the layers."""
+    found = []
+    wide = [
+        f'{c.name} ({c.bits} bits; {c.seen_bits} on these batches)'
+        for c in checks
+        if c.overflows
+    ]
+    if wide:
+        found.append(f'a {INT32}-bit accumulator can overflow: {", ".join(wide)}')
+    # A NaN is not within the tolerance.
+    off = [f'{c.name} ({c.share:.1e})' for c in checks if not c.share <= tolerance]
+    if off:
+        found.append(f'deviation above {tolerance:g}: {", ".join(off)}')
+    if not any(c.calls for c in checks):
+        found.append('no quantized layer was called')
+    return found
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args)
+    check_file(args.checkpoint, 'checkpoint')
+    cfg.load_from, cfg.resume = args.checkpoint, False
+    cfg.custom_hooks, cfg.log_level = [], 'ERROR'
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    runner = build_runner(cfg)
+    checks = check(runner, args.batches, Console(stderr=True))
+    names = {c.name for c in checks}
+    others = [n for n in quantized_layers(unwrapped(runner)) if n not in names]
+    show(checks, others, console)
+    found = faults(checks, args.tolerance)
+    if args.json:
+        result = dict(layers=[c.as_dict() for c in checks], others=others, faults=found)
+        path = atomic_write(args.json, json.dumps(result, indent=2) + '\n')
+        console.print(f'wrote {path}', soft_wrap=True)
+    for line in found:
+        print(line, file=sys.stderr)
+    if found:
+        sys.exit(1)
