@@ -1,30 +1,49 @@
-"""Mixed-precision quantization search for MMDetection and MMPretrain."""
+"""Mixed-precision quantization search for MMDetection and MMPretrain.
+
+The import is light: rooms and names below are imported when they are asked for, and
+registries find their own parts.
+"""
+
+import sys
+from importlib import import_module
+from typing import Any
 
 from mmmpq import compat, mmcv_finder, moved
 from mmmpq.version import __version__
+
+ROOMS = (
+    *('baselines', 'cli', 'costs', 'datasets', 'export', 'hooks', 'layers', 'losses'),
+    *('models', 'quantizers', 'search', 'subnets', 'visualization'),
+)
+NAMES = {
+    'Policy': 'mmmpq.policy',
+    'Precision': 'mmmpq.policy',
+    'apply_policy': 'mmmpq.models',
+    'calibrate': 'mmmpq.models',
+    'load_packed': 'mmmpq.export.packed',
+    'quantize': 'mmmpq.models',
+    'save_packed': 'mmmpq.export.packed',
+}
+__all__ = ['__version__', *NAMES, *ROOMS]
 
 compat.require()
 compat.warn_mixed()
 compat.warn_untested()
 mmcv_finder.install()
 moved.install()
-compat.register_safe_globals()
-compat.warn_pkg_resources()
+if 'mmengine' in sys.modules:  # a toolbox runs, and may load a checkpoint next
+    compat.prepare()
 
-from mmmpq import costs, datasets, hooks, layers, losses, models, quantizers  # noqa: E402
-from mmmpq.export.packed import load_packed  # noqa: E402
-from mmmpq.policy import Policy, Precision  # noqa: E402
 
-__all__ = [
-    'Policy',
-    'Precision',
-    '__version__',
-    'costs',
-    'datasets',
-    'hooks',
-    'layers',
-    'load_packed',
-    'losses',
-    'models',
-    'quantizers',
-]
+def __getattr__(name: str) -> Any:
+    if name in ROOMS or name in NAMES:
+        compat.prepare()
+    if name in ROOMS:
+        return import_module(f'mmmpq.{name}')
+    if name in NAMES:
+        return getattr(import_module(NAMES[name]), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -12,8 +12,10 @@ checkpoint run code, so exactly the harmless classes found in them are allowed i
 import pickle
 import re
 import warnings
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
+from typing import Any
 
 # The distributions behind each import name: those of the extra `openmmlab`, and those
 # of the extra `onedl`, whose names begin so.
@@ -46,15 +48,39 @@ def require() -> None:
     """Refuse, in one sentence, to go on without what every user of mmmpq needs.
 
     MMDetection and MMPretrain are not among it: either is needed by its users alone.
+    Nothing is imported for it.
 
     Raises:
-        ImportError: torch, torchvision, MMEngine or MMCV is missing, or torchvision
-            was built for another torch.
+        ImportError: torch, torchvision, MMEngine or MMCV is missing.
     """
     if missing := [name for name in ('torch', 'torchvision') if not _is_there(name)]:
         raise ImportError(
             f'mmmpq needs {" and ".join(missing)}: pip install torch torchvision'
         )
+    if missing := [name for name in ('mmengine', 'mmcv') if not _is_there(name)]:
+        # Of what pip still holds for installed, other files were laid over and removed.
+        broken = [dist for name in missing for dist in _installed(name)]
+        raise ImportError(f'mmmpq needs {" and ".join(missing)}: {_mend(broken)}')
+
+
+@cache
+def prepare() -> None:
+    """Bring MMEngine and torch to where our configs and checkpoints work.
+
+    Called once, before anything of ours is built: by :mod:`mmmpq.registry`, and by
+    :mod:`mmmpq` itself where a toolbox is running already.
+
+    Raises:
+        ImportError: torchvision was built for another torch.
+    """
+    require_a_matching_torchvision()
+    register_safe_globals()
+    register_packed_files()
+    warn_pkg_resources()
+
+
+def require_a_matching_torchvision() -> None:
+    """Raise an ImportError if torchvision was built for another torch."""
     import torch
 
     try:
@@ -65,10 +91,22 @@ def require() -> None:
             f'not match ({error}): pip uninstall -y torch torchvision, then pip '
             'install torch torchvision, both from one index'
         ) from error
-    if missing := [name for name in ('mmengine', 'mmcv') if not _is_there(name)]:
-        # Of what pip still holds for installed, other files were laid over and removed.
-        broken = [dist for name in missing for dist in _installed(name)]
-        raise ImportError(f'mmmpq needs {" and ".join(missing)}: {_mend(broken)}')
+
+
+def register_packed_files() -> None:
+    """Let MMEngine load a packed checkpoint, as by ``load_from='x.safetensors'``.
+
+    It takes the first prefix that matches, from the last in the alphabet: '~?', which
+    every name has, comes before all schemes.
+    """
+    from mmengine.runner import CheckpointLoader
+
+    def load(filename: str, map_location: Any = None) -> dict[str, Any]:
+        from mmmpq.export.packed import load_from_packed
+
+        return load_from_packed(filename, map_location)
+
+    CheckpointLoader.register_scheme(r'~?.*\.safetensors$', loader=load, force=True)
 
 
 def safe_getattr(obj, name: str):

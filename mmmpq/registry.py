@@ -13,7 +13,10 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
+from mmmpq import compat
 from mmmpq.policy import near
+
+compat.prepare()
 
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='mmmpq', locations=['mmmpq.models']

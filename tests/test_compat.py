@@ -13,6 +13,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner, load_checkpoint
 from mmengine.utils import get_installed_path
 
+import mmmpq
 from mmmpq import compat
 
 needs_weights_only = pytest.mark.skipif(
@@ -222,10 +223,10 @@ def test_a_folder_without_its_init_is_not_a_package(tmp_path, monkeypatch):
     assert not compat._is_there('half_removed')
 
 
-def import_mmmpq(folder):
+def import_mmmpq(folder, code='import mmmpq'):
     """Import it with ``folder`` first on the path; what it ended with."""
     done = subprocess.run(
-        [sys.executable, '-c', 'import mmmpq'],
+        [sys.executable, '-c', code],
         env={**os.environ, 'PYTHONPATH': os.pathsep.join([str(folder), *sys.path])},
         capture_output=True,
         text=True,
@@ -237,7 +238,7 @@ def import_mmmpq(folder):
 def test_a_torchvision_of_another_torch(tmp_path):
     text = "raise RuntimeError('operator torchvision::nms does not exist')"
     (tmp_path / 'torchvision.py').write_text(text)
-    said = import_mmmpq(tmp_path)
+    said = import_mmmpq(tmp_path, 'import mmmpq; mmmpq.models')
     assert said.startswith(f'ImportError: torch {torch.__version__} and torchvision ')
     assert 'do not match (operator torchvision::nms does not exist): pip' in said
 
@@ -250,6 +251,26 @@ def test_import_says_what_is_missing(tmp_path):
         "    None if name.split('.')[0] == 'mmcv' else find(name, path, target))\n"
     )
     assert import_mmmpq(tmp_path).startswith('ImportError: mmmpq needs mmcv: pip ')
+
+
+def test_the_import_and_the_help_are_light():
+    """Neither torch nor a toolbox nor a plot library is imported for them."""
+    heavy = {'torch', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'matplotlib', 'scipy'}
+    code = (
+        'import sys, mmmpq, mmmpq.cli; mmmpq.cli.main(["--help"]); '
+        f'print({heavy} & set(sys.modules))'
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout.endswith('set()\n'), done.stdout + done.stderr
+    assert 'mmmpq VERB --help' in done.stdout
+
+
+def test_names_come_when_they_are_asked_for():
+    assert mmmpq.quantize is mmmpq.models.quantize
+    assert set(mmmpq.__all__) <= set(dir(mmmpq))
+    assert all(hasattr(mmmpq, name) for name in mmmpq.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'quantise'"):
+        mmmpq.quantise  # noqa: B018
 
 
 @pytest.mark.parametrize('family', [OPENMMLAB, ONEDL])

@@ -55,6 +55,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def command(verb: str, argv: Sequence[str] | None = None) -> None:
     """Run one verb; what the user did wrong ends as one line and status 2."""
     sys.argv = [f'mmmpq {verb}', *(sys.argv[1:] if argv is None else argv)]
+    from mmmpq import compat
+
+    compat.prepare()
     from mmmpq.launch import run
 
     module = verb.replace('-', '_').replace(' ', '.')

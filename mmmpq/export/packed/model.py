@@ -13,7 +13,6 @@ from typing import Any
 import safetensors.torch
 import torch
 from mmengine.config import Config
-from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
 from mmmpq.export.integers import check_calibrated, weight_integers, weight_levels
@@ -117,13 +116,6 @@ def load_from_packed(filename: str, map_location: Any = None) -> dict[str, Any]:
             state[name] = tensor.to(map_location)
     meta = dict(dataset_meta=packed.dataset_meta) if packed.dataset_meta else {}
     return dict(state_dict=state, meta=meta)
-
-
-# MMEngine takes the first prefix that matches, from the last in the alphabet: '~?',
-# which every name has, comes before all schemes.
-CheckpointLoader.register_scheme(
-    prefixes=r'~?.*\.safetensors$', loader=load_from_packed, force=True
-)
 
 
 def _tensors(
