@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mmmpq.fileio import atomic_write
+from mmmpq.units import fits, scale
 from mmmpq.visualization.theme import LIGHT, draw
-from mmmpq.visualization.units import fits, scale
 
 FIELDS = (
     *('set', 'method', 'budget', 'seed', 'metric', 'accuracy', 'bops', 'limit'),

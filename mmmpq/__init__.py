@@ -20,6 +20,7 @@ NAMES = {
     'Precision': 'mmmpq.policy',
     'apply_policy': 'mmmpq.models',
     'calibrate': 'mmmpq.models',
+    'cost': 'mmmpq.costs.bill',
     'load_packed': 'mmmpq.export.packed',
     'quantize': 'mmmpq.models',
     'save_packed': 'mmmpq.export.packed',

@@ -41,6 +41,7 @@ MODULES = {
     'mmmpq.search.subnet_costs': 'mmmpq.subnets.costs',
     'mmmpq.search.subnet_search': 'mmmpq.subnets.search',
     'mmmpq.search.subnets': 'mmmpq.subnets.space',
+    'mmmpq.visualization.units': 'mmmpq.units',
 }
 
 

@@ -13,8 +13,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmmpq import launch
+from mmmpq.baselines import sensitivity
 from mmmpq.policy import Policy
-from mmmpq.search import sensitivity
 
 # Runners that start in the same second share a name, and so their logger.
 pytestmark = pytest.mark.filterwarnings('ignore:.*has been created:UserWarning')

@@ -22,7 +22,8 @@ from mmmpq.search import SearchSpace, cost_tables
 onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')
 
-from mmmpq.export import latency_bench, latency_graphs  # noqa: E402
+from mmmpq.export.latency import bench as latency_bench
+from mmmpq.export.latency import graphs as latency_graphs  # noqa: E402
 from mmmpq.export.latency.bench import INTEGER, Session, Timed, race  # noqa: E402
 from mmmpq.export.latency.fused import float_layers  # noqa: E402
 from mmmpq.export.latency.graphs import Work, works_of  # noqa: E402
@@ -268,7 +269,7 @@ def test_layers_of_a_config(tool, config, tmp_path, capsys):
 
 def test_the_input_is_the_padded_image(tool, tmp_path, monkeypatch):
     """The first layer of YOLOX reads 12 channels of half the size."""
-    from mmmpq.export import latency_fused
+    from mmmpq.export.latency import fused as latency_fused
 
     path, seen = tmp_path / 'config.py', []
     path.write_text(

@@ -11,6 +11,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from rich.console import Console
 from rich.table import Table
 
+from mmmpq.baselines import hessian, sensitivity
 from mmmpq.baselines.choices import largest_uniform, least_harm, random_choice
 from mmmpq.baselines.hutchinson import relative_error
 from mmmpq.baselines.measurements import Measurements, fingerprint
@@ -22,9 +23,9 @@ from mmmpq.layers import quantized_layers
 from mmmpq.models import calibrate
 from mmmpq.policy import Policy
 from mmmpq.registry import HOOKS
-from mmmpq.search import SearchSpace, cost_tables, hessian, sensitivity
+from mmmpq.search import SearchSpace, cost_tables
+from mmmpq.units import statement
 from mmmpq.visualization.progress import progress_bar
-from mmmpq.visualization.units import statement
 
 METHODS = ('uniform', 'sensitivity', 'hessian', 'random')
 EXAMPLE = """methods:

@@ -14,8 +14,8 @@ from rich.table import Table
 
 from mmmpq.fileio import atomic_write
 from mmmpq.policy import Policy
+from mmmpq.units import human
 from mmmpq.visualization import write_report
-from mmmpq.visualization.units import human
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Where configs/ is: in a clone, else in what comes with the package.

@@ -1,7 +1,6 @@
 """Write a fine-tuned net as a file that is really smaller: packed, or ONNX."""
 
 import argparse
-import copy
 import json
 import pickle
 import tempfile
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 from torch import nn
 
@@ -24,9 +22,10 @@ from mmmpq.export.sizes import rest_bytes, sizes
 from mmmpq.fileio import atomic_write
 from mmmpq.launch import add_cfg_options, check_file, load_config
 from mmmpq.layers import quantized_layers
+from mmmpq.models import build_model
 from mmmpq.policy import Policy
+from mmmpq.units import human
 from mmmpq.visualization.sizes import size_table
-from mmmpq.visualization.units import human
 
 SUFFIX = dict(packed='.safetensors', onnx='.onnx')
 ENDINGS = (*SUFFIX.values(), '.pth', '.pt', '.ckpt', '.bin')
@@ -219,11 +218,7 @@ def build(cfg: Config) -> nn.Module:
     Raises:
         ValueError: It is not quantized, or a supernet.
     """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    model = copy.deepcopy(cfg.model)  # some models write into their config
-    if cfg.get('data_preprocessor') is not None:
-        model.setdefault('data_preprocessor', cfg.data_preprocessor)
-    net = MODELS.build(model).eval()
+    net = build_model(cfg).eval()
     layers = quantized_layers(net)
     if not layers or not all(hasattr(layer, 'precision') for layer in layers.values()):
         found = 'candidates of a search' if layers else 'no quantized layer'

@@ -21,10 +21,10 @@ from mmmpq.hooks.supernet import supernet_runner
 from mmmpq.launch import add_cfg_options, load_config
 from mmmpq.policy import Policy
 from mmmpq.search import SearchSpace, cost_tables, most_probable
+from mmmpq.units import human
 from mmmpq.visualization.history import SearchHistory
 from mmmpq.visualization.pareto import pareto
 from mmmpq.visualization.theme import LIGHT, draw
-from mmmpq.visualization.units import human
 
 EPILOG = f"""{HELP}
 examples

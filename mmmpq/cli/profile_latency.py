@@ -9,15 +9,16 @@ from typing import Any
 from mmengine.config import Config
 from rich.console import Console
 
-from mmmpq.cli.cost import build_model, search_budget
+from mmmpq.cli.cost import search_budget
 from mmmpq.costs import Latency, LayerProfile, profile
 from mmmpq.export.onnx.graph import deploy_extra
 from mmmpq.fileio import atomic_write
 from mmmpq.launch import add_cfg_options, add_reference_arguments, check_file
+from mmmpq.models import build_model
 from mmmpq.policy import FLOAT, Precision
+from mmmpq.units import human
 from mmmpq.visualization.latency import file_table, layer_table
 from mmmpq.visualization.progress import progress_bar
-from mmmpq.visualization.units import human
 
 EXAMPLE = """examples:
   mmmpq profile-latency configs/bpnas/resnet_digits.py --threads 1

@@ -1,6 +1,7 @@
 """Toolbox models with quantized layers."""
 
 from mmmpq.models.backbones import *  # noqa: F403
+from mmmpq.models.build import build_model
 from mmmpq.models.calibration import calibrate, calibrate_subnet
 from mmmpq.models.elastic import *  # noqa: F403
 from mmmpq.models.quant_model import QuantModel, apply_policy, quantize
@@ -9,6 +10,7 @@ from mmmpq.models.standalone import standalone
 __all__ = [
     'QuantModel',
     'apply_policy',
+    'build_model',
     'calibrate',
     'calibrate_subnet',
     'quantize',

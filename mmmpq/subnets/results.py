@@ -19,9 +19,9 @@ from mmmpq.subnets.code import Codes
 from mmmpq.subnets.evolution import best_inside, nondominated
 from mmmpq.subnets.search import Candidate
 from mmmpq.subnets.space import SubnetSpace
+from mmmpq.units import human
 from mmmpq.visualization.pareto import measured_front
 from mmmpq.visualization.theme import LIGHT, draw
-from mmmpq.visualization.units import human
 
 KINDS = {'front': 'NSGA-II', 'milp': 'MILP', 'uniform': 'uniform'}
 

@@ -1,5 +1,5 @@
 """Pictures of a search: its figures and the page that explains them."""
 
-from .report import write_report
+from mmmpq.visualization.report import write_report
 
 __all__ = ['write_report']

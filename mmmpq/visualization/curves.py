@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from .units import digits, scale
+from mmmpq.units import digits, scale
 
 
 def costs(history, final, theme):

@@ -5,8 +5,7 @@ from pathlib import Path
 from rich.table import Table
 
 from mmmpq.policy import FLOAT, Precision
-
-from .units import human
+from mmmpq.units import human
 
 INTEGER = Precision(8, 8)
 

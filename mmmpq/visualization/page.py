@@ -3,9 +3,9 @@
 import base64
 from html import escape
 
-from .sizes import size_section
-from .theme import DPI
-from .units import fits, human, statement
+from mmmpq.units import fits, human, statement
+from mmmpq.visualization.sizes import size_section
+from mmmpq.visualization.theme import DPI
 
 _FIGURES = {
     'bits': (

@@ -5,7 +5,7 @@ from operator import itemgetter
 import numpy as np
 from matplotlib.figure import Figure
 
-from .units import scale
+from mmmpq.units import scale
 
 LABELS = dict(front='NSGA-II', milp='MILP on a linear predictor', uniform='uniform')
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from .theme import WIDTH
+from mmmpq.visualization.theme import WIDTH
 
 
 def shorten(name, length):

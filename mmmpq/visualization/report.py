@@ -4,12 +4,13 @@ import difflib
 import math
 from pathlib import Path
 
+from mmmpq.visualization.history import SearchHistory
+from mmmpq.visualization.sizes import check_sizes
+from mmmpq.visualization.theme import DARK, LIGHT, draw
+
 from ..fileio import atomic_write
 from ..policy import Policy
 from . import curves, page, plots
-from .history import SearchHistory
-from .sizes import check_sizes
-from .theme import DARK, LIGHT, draw
 
 _ROW_KEYS = ('name', 'metric', 'bops', 'weight_bytes', 'expected_bops')
 _COST_KEYS = {'BOPs': 'bops', 'WeightBytes': 'weight_bytes'}

@@ -4,7 +4,7 @@ from html import escape
 
 from rich.table import Table
 
-from .units import human
+from mmmpq.units import human
 
 _HEADS = {
     'float': 'float',

@@ -4,8 +4,12 @@ from pathlib import Path
 
 import pytest
 from mmengine import Config
+from torch import nn
 
+import mmmpq
 from mmmpq.costs import LayerProfile
+from mmmpq.costs.bill import bill_of
+from mmmpq.models.build import _without_pretrained
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ROOT / 'configs/_base_/hardware'
@@ -116,23 +120,37 @@ def test_table(tool, config, capsys):
     assert 'total' in out
 
 
-def test_report_of_a_group_picks_per_cost(tool):
+def test_report_of_a_group_picks_per_cost():
     from mmmpq.policy import Precision
 
     layer = LayerProfile('a', 'Conv2d', 10, 8, 0, 1, {})
     choices = {'a': (Precision(2, 8), Precision(4, 2))}
-    result = tool.report([layer], choices)
+    result = bill_of([layer], choices).to_dict()
     assert result['min'] == dict(macs=10, bops=80, weight_bytes=2)
     assert result['max'] == dict(macs=10, bops=160, weight_bytes=4)
 
 
-def test_strips_pretrained_weights(tool):
+def test_strips_pretrained_weights():
     cfg = dict(
         backbone=dict(
             init_cfg=dict(type='Pretrained', checkpoint='x'), pretrained=True
         ),
         heads=[dict(pretrained='y', init_cfg=dict(type='Xavier'))],
     )
-    tool._without_pretrained(cfg)
+    _without_pretrained(cfg)
     assert cfg['backbone'] == dict(init_cfg=None, pretrained=False)
     assert cfg['heads'] == [dict(pretrained=None, init_cfg=dict(type='Xavier'))]
+
+
+def test_the_bill_of_a_plain_net():
+    """In a notebook: numbers as attributes, a table when it is printed."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1))
+    bill = mmmpq.cost(net, (3, 10, 10))
+    macs = [8 * 8 * 8 * 27, 8 * 8 * 32]
+    assert [row['macs'] for row in bill.layers] == macs
+    assert bill.total == dict(macs=sum(macs), bops=1024 * sum(macs), weight_bytes=992.0)
+    quantized = mmmpq.quantize(net, candidates=['W2A2', 'W4A4'], fixed={'0': None})
+    bill = mmmpq.cost(quantized, (3, 10, 10))
+    assert bill.min['weight_bytes'] == (216 + 32) * 2 / 8
+    assert bill.max['weight_bytes'] == (216 + 32) * 4 / 8
+    assert 'Conv2d' in str(bill) and 'total' in str(bill)

@@ -10,8 +10,8 @@ from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmmpq.export import onnx_cut
 from mmmpq.export.integers import activation_levels, weight_integers
+from mmmpq.export.onnx import cut as onnx_cut
 from mmmpq.export.onnx.graph import export_onnx
 from mmmpq.export.onnx.model import OnnxNetwork, sums_are_cut
 from mmmpq.layers import QuantConv2d, QuantLinear, quantized_layers

@@ -8,7 +8,7 @@ from mmdet.structures import DetDataSample
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmmpq.export import onnx_cut
+from mmmpq.export.onnx import cut as onnx_cut
 from mmmpq.export.onnx.graph import FORMAT, export_onnx
 from mmmpq.export.onnx.model import OnnxNetwork, use_onnx
 from mmmpq.layers.base import calibrating

@@ -8,6 +8,7 @@ from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from mmmpq.baselines import hessian, hutchinson
 from mmmpq.baselines.hessian import (
     DIFFERENCES,
     EXACT,
@@ -23,7 +24,7 @@ from mmmpq.baselines.hutchinson import (
 from mmmpq.baselines.measurements import Measurements
 from mmmpq.layers import float_mode
 from mmmpq.models import calibrate, quantize
-from mmmpq.search import SearchSpace, hessian, hutchinson
+from mmmpq.search import SearchSpace
 
 
 class Net(BaseModel):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mmmpq.visualization.units import digits, fits, human, scale, statement
+from mmmpq.units import digits, fits, human, scale, statement
 
 
 @pytest.mark.parametrize(

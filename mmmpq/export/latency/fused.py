@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mmmpq.export import onnx_cut
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.latency.bench import Session
+from mmmpq.export.onnx import cut as onnx_cut
 from mmmpq.export.onnx.graph import export_onnx
 from mmmpq.layers import calibrating
 

@@ -13,7 +13,7 @@ from mmmpq.export.latency.bench import INTEGER, Timed
 from mmmpq.export.latency.graphs import Work
 from mmmpq.fileio import atomic_write
 from mmmpq.policy import BITS, FLOAT, Precision
-from mmmpq.visualization.units import digits
+from mmmpq.units import digits
 
 Times = Mapping[Work, Mapping[Precision, Timed]]
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmmpq.export import onnx_cut, onnx_trace
+from mmmpq.export.onnx import cut as onnx_cut
+from mmmpq.export.onnx import trace as onnx_trace
 from mmmpq.export.onnx.levels import CONTAINERS, containers_of
 from mmmpq.fileio import atomic_write
 from mmmpq.layers import QuantizedLayer, QuantLayer, quantized_layers

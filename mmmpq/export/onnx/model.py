@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmmpq.export import onnx_cut
+from mmmpq.export.onnx import cut as onnx_cut
 from mmmpq.export.onnx.graph import FORMAT, VERSION, deploy_extra
 from mmmpq.launch import check_file
 

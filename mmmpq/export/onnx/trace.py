@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from mmmpq.export import onnx_cut
+from mmmpq.export.onnx import cut as onnx_cut
 from mmmpq.layers import QuantizedLayer, quantized_layers
 
 MARKER = 'mmmpq', 'Quantized'

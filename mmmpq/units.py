@@ -3,6 +3,7 @@
 import math
 
 # unit -> ((factor, name), ...), ascending
+_SMALL = ('p', 'n', 'µ', 'm')
 _DECIMAL = ('', 'K', 'M', 'G', 'T', 'P')
 _BYTES = tuple((1000.0**i, f'{prefix}B') for i, prefix in enumerate(_DECIMAL))
 _TIME = ((1.0, 'µs'), (1e3, 'ms'), (1e6, 's'))
@@ -19,13 +20,18 @@ _LADDERS = {
 def scale(value, unit):
     """Factor and name of the prefixed unit in which ``value`` reads well.
 
-    Prefixes are decimal (1 MB = 10^6 bytes); an unknown unit stays as it is.
+    Prefixes are decimal (1 MB = 10^6 bytes). Of a unit that is not known here, such as
+    J of a cost of somebody else's, there are small ones as well.
 
     Examples:
         >>> scale(1.2e9, 'BOPs')
         (1000000000.0, 'GBOPs')
+        >>> scale(0.003, 'J')
+        (0.001, 'mJ')
     """
-    ladder = _LADDERS.get(unit, ((1.0, unit),))
+    prefixes = _SMALL + _DECIMAL
+    others = [(1000.0 ** (i - 4), f'{p}{unit}') for i, p in enumerate(prefixes)]
+    ladder = _LADDERS.get(unit, others)
     fitting = [step for step in ladder if abs(value) >= step[0]]
     return fitting[-1] if fitting else ladder[0]
 
