@@ -22,7 +22,7 @@ from mmmpq.search import SearchSpace, cost_tables
 onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')
 
-from mmmpq.export.latency import bench as latency_bench
+from mmmpq.export.latency import bench as latency_bench  # noqa: E402
 from mmmpq.export.latency import graphs as latency_graphs  # noqa: E402
 from mmmpq.export.latency.bench import INTEGER, Session, Timed, race  # noqa: E402
 from mmmpq.export.latency.fused import float_layers  # noqa: E402
