@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 COMMANDS = {
+    'run': 'all of it: search, fine-tune, test, export, report',
     'train': 'train, search or fine-tune',
     'test': 'test a checkpoint with the evaluator of a config',
     'cost': "what a config's model costs, layer by layer",

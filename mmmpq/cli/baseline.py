@@ -113,14 +113,18 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def search_hook(cfg: Config, limits: Sequence[str] | None) -> SearchHook:
-    """The config's SearchHook, with the budgets of the command line if it has any.
+def search_budgets(cfg: Config, limits: Sequence[str] | None) -> dict[str, Any]:
+    """The options of a config's SearchHook, with the budgets of a command line, if
+    there are any, put into the config.
 
     They take the reference input and other keys from the config's budget of their type,
     else the reference input of its first budget or penalty that has one.
+
+    Raises:
+        ValueError: There is no budget at all.
     """
     hooks = [h for h in cfg.get('custom_hooks') or () if _is_search(h)]
-    options = dict(hooks[0]) if hooks else dict(type='mmmpq.SearchHook')
+    options = hooks[0] if hooks else dict(type='mmmpq.SearchHook')
     budgets = list(options.get('budgets') or ())
     if not limits and not budgets:
         raise ValueError(
@@ -142,7 +146,12 @@ def search_hook(cfg: Config, limits: Sequence[str] | None) -> SearchHook:
             kind = kind or 'BOPs'
             given.append(dict(known.get(kind, shared), type=kind, limit=value))
         options['budgets'] = given
-    return HOOKS.build(options)
+    return options
+
+
+def search_hook(cfg: Config, limits: Sequence[str] | None) -> SearchHook:
+    """The config's SearchHook, with the budgets of the command line if it has any."""
+    return HOOKS.build(dict(search_budgets(cfg, limits)))
 
 
 def _is_search(hook: Any) -> bool:

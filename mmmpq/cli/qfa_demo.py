@@ -7,12 +7,15 @@ import sys
 import time
 from pathlib import Path
 
-from mmmpq.cli.demo import ROOT, Demo, add_arguments, environment
+from rich.console import Console
+
+from mmmpq.cli.demo import ROOT, add_arguments
+from mmmpq.cli.stages import Stages, environment, last_checkpoint
 from mmmpq.fileio import atomic_write
 from mmmpq.subnets.evolution import import_pymoo
 
-FLOAT = 'configs/float/mobilenetv3_digits_float.py'
-SUPERNET = 'configs/qfa/mobilenetv3_digits.py'
+FLOAT = ROOT / 'configs/float/mobilenetv3_digits_float.py'
+SUPERNET = ROOT / 'configs/qfa/mobilenetv3_digits.py'
 BUDGETS = ('36 MBOPs', '42 MBOPs', '55 MBOPs')
 
 
@@ -42,49 +45,60 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def search(demo: Demo, checkpoint: str, root: dict, args: argparse.Namespace) -> dict:
+def search(
+    work_dir: Path, checkpoint: str, root: dict, args: argparse.Namespace
+) -> dict:
     """Runs the search with its progress on the terminal; what front.json holds.
 
     Raises:
         ValueError: It failed.
     """
-    folder = demo.work_dir / 'search'
+    folder = work_dir / 'search'
     options = dict(samples=args.samples, batches=20, measure='loss', processes=2)
     options.update(population=200, generations=200, rounds=2)
     options.update(o.split('=', 1) for o in args.search_options)
-    began = time.time()
     done = subprocess.run(
         [
             *(sys.executable, '-W', 'ignore', '-m', 'mmmpq', 'qfa-search'),
-            *(SUPERNET, checkpoint, '--work-dir', str(folder)),
+            *(str(SUPERNET), checkpoint, '--work-dir', str(folder)),
             *('--budget', *BUDGETS),
             *(f'--{key}={value}' for key, value in options.items()),
             *('--cfg-options', *[f'{key}={value}' for key, value in root.items()]),
         ],
-        cwd=ROOT,
         env=environment(),
     )
     if done.returncode:
         raise ValueError('the search failed; what it said is above')
-    demo.console.print(f'{"search":<34} {time.time() - began:6.0f} s')
     return json.loads((folder / 'front.json').read_text())
 
 
 def main() -> None:
     args = parse_args()
     import_pymoo()
-    demo = Demo(Path(args.work_dir), args.cfg_options)
-    demo.tool('make the digits', 'data', 'digits', '--out', args.data)
+    work_dir, console = Path(args.work_dir), Console()
+    stages = Stages(work_dir, console)
+    key = stages('make the digits', 'data digits', '--out', args.data)
     root = {
         f'{split}_dataloader.dataset.data_root': args.data
         for split in ('train', 'val', 'test')
     }
-    folder = demo.train('train the largest net in float', FLOAT, 'float', **root)
-    checkpoint = (folder / 'last_checkpoint').read_text().strip()
-    start = {'load_from': checkpoint, 'custom_hooks.0.teacher.checkpoint': checkpoint}
-    folder = demo.train('train the supernet', SUPERNET, 'supernet', **root, **start)
-    checkpoint = (folder / 'last_checkpoint').read_text().strip()
-    front = search(demo, checkpoint, root, args)
+
+    def train(title: str, config: Path, name: str, **start: str) -> str:
+        options = {**root, **start, 'default_hooks.logger.interval': 5}
+        options |= args.cfg_options or {}
+        stages(
+            title,
+            'train',
+            *(config, '--work-dir', work_dir / name, '--cfg-options'),
+            *(f'{name}={value}' for name, value in options.items()),
+            after=[key],
+        )
+        return last_checkpoint(work_dir / name)
+
+    largest = train('train the largest net in float', FLOAT, 'float')
+    start = {'load_from': largest, 'custom_hooks.0.teacher.checkpoint': largest}
+    checkpoint = train('train the supernet', SUPERNET, 'supernet', **start)
+    front = search(work_dir, checkpoint, root, args)
     best = {p['policy']: p for p in front['points']}
     summary = dict(
         metric=front['metric'],
@@ -93,11 +107,7 @@ def main() -> None:
             name: {key: best[each['best']][key] for key in ('score', 'costs', 'kind')}
             for name, each in front['budgets'].items()
         },
-        seconds=round(time.time() - demo.started, 1),
+        seconds=round(time.time() - stages.started, 1),
     )
-    path = atomic_write(
-        demo.work_dir / 'summary.json', json.dumps(summary, indent=2) + '\n'
-    )
-    demo.console.print(
-        f'the picture: {demo.work_dir}/search/front.png; summary: {path}'
-    )
+    path = atomic_write(work_dir / 'summary.json', json.dumps(summary, indent=2) + '\n')
+    console.print(f'the picture: {work_dir}/search/front.png; summary: {path}')

@@ -1,0 +1,255 @@
+"""From a float net to a net that fits: search, fine-tune, test, export and report."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from rich.console import Console
+from rich.table import Table
+
+from mmmpq.cli.baseline import METHODS, search_budgets
+from mmmpq.cli.stages import Stages, last_checkpoint
+from mmmpq.fileio import atomic_write
+from mmmpq.launch import add_cfg_options, check_file, load_config
+from mmmpq.policy import Policy
+from mmmpq.visualization import write_report
+
+EXAMPLE = """example:
+  mmmpq run configs/bpnas/resnet_digits.py --budget W4A4 --compare uniform sensitivity
+
+CONFIG is one of a search; its load_from names the float checkpoint. The schedule of the
+fine-tuning is that of CONFIG_finetune.py, where such a file lies beside it, else
+CONFIG's own. Everything goes to DIR, each stage once: the same command goes on where it
+was killed, and one more --compare adds what it needs."""
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('config', metavar='CONFIG', help='config of a search')
+    parser.add_argument(
+        '--budget',
+        nargs='+',
+        metavar='LIMIT',
+        help="W3A3, '30 GBOPs', or with a type: WeightBytes:'1 MB'; several hold at "
+        "once (default: those of the config's SearchHook)",
+    )
+    parser.add_argument(
+        '--compare',
+        nargs='+',
+        default=[],
+        choices=METHODS,
+        metavar='METHOD',
+        help=f'fine-tune these policies as well: {", ".join(METHODS)}',
+    )
+    parser.add_argument(
+        '--finetune', metavar='CONFIG', help='config of the fine-tuning (see below)'
+    )
+    parser.add_argument(
+        '--work-dir',
+        metavar='DIR',
+        help='where everything goes (default: work_dirs/<name of the config>_run)',
+    )
+    parser.add_argument('--seed', type=int, help='of search and fine-tuning')
+    add_cfg_options(parser)
+    args = parser.parse_args(argv)
+    if args.work_dir is None:
+        args.work_dir = f'work_dirs/{Path(args.config).stem}_run'
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=120)
+    work_dir = Path(args.work_dir)
+    search = load_config(args)
+    finetune = finetune_config(args, search)
+    search_budgets(search, args.budget)
+    stages = Stages(work_dir, console)
+    results = run(stages, search, finetune, args.compare, args.seed)
+    show(results, console)
+    console.print(
+        f'report: {results["report"]}\npacked file: {results["packed"]}',
+        soft_wrap=True,
+    )
+
+
+def finetune_config(args: argparse.Namespace, search: Config) -> Config:
+    """The config of the fine-tuning, whose policy and start are still to be filled in.
+
+    Raises:
+        FileNotFoundError: ``--finetune`` names no file.
+    """
+    beside = Path(args.config).with_name(f'{Path(args.config).stem}_finetune.py')
+    path = args.finetune or (str(beside) if beside.is_file() else args.config)
+    cfg = load_config(argparse.Namespace(**{**vars(args), 'config': path}))
+    if path == args.config:
+        cfg.custom_hooks = [
+            *(h for h in cfg.get('custom_hooks') or () if not _searches(h)),
+            dict(type='mmmpq.CalibrationHook'),
+        ]
+    cfg.pop('work_dir', None)
+    return cfg
+
+
+def run(
+    stages: Stages,
+    search: Config,
+    finetune: Config,
+    compare: Sequence[str] = (),
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """Runs all stages.
+
+    Args:
+        stages: Where they run.
+        search: Config of the search; its ``load_from`` is the float net.
+        finetune: Config of the fine-tuning, without policy and ``load_from``.
+        compare: Methods of ``mmmpq baseline`` to hold against the search.
+        seed: Of search and fine-tuning.
+
+    Returns:
+        ``rows`` (a net each: name, metric, bops, weight_bytes), ``metric`` (its name),
+        ``report``, ``packed``, ``policy`` (paths), ``seconds``.
+
+    Raises:
+        ValueError: The config names no float checkpoint; a stage failed.
+    """
+    work_dir = stages.work_dir
+    start = search.get('load_from')
+    if not start:
+        raise ValueError(
+            'load_from: the config of the search names no float checkpoint; give one '
+            'with --cfg-options load_from=FILE'
+        )
+    check_file(start, 'load_from')
+    seeded = [] if seed is None else ['--seed', seed]
+    config = _written(search, work_dir / 'configs' / 'search.py')
+    folder = work_dir / 'search'
+    searched = stages('search', 'train', config, '--work-dir', folder, *seeded)
+    nets = {'searched': (folder / 'policy.json', folder / 'searched.pth', [searched])}
+    for method in compare:
+        own = work_dir / f'policy_{method}'
+        key = stages(
+            f'policy {method}',
+            'baseline',
+            *(config, '--method', method, '--work-dir', own),
+            *seeded,
+        )
+        nets[method] = own / 'policy.json', start, [key]
+
+    metrics = {'float': _tested(stages, 'float', _as_float(search), start, [])}
+    keys = {}
+    for name, (policy, weights, after) in nets.items():
+        cfg = finetune.copy()
+        cfg.model.quant.policy = str(policy)
+        cfg.load_from = str(weights)
+        path = _written(cfg, work_dir / 'configs' / f'{name}.py')
+        args = (path, '--work-dir', work_dir / name, *seeded)
+        keys[name] = stages(f'fine-tune {name}', 'train', *args, after=after)
+        trained = last_checkpoint(work_dir / name)
+        metrics[name] = _tested(stages, name, path, trained, [keys[name]])
+    packed = work_dir / 'exported' / 'searched.safetensors'
+    stages(
+        'export searched',
+        'export',
+        work_dir / 'configs' / 'searched.py',
+        last_checkpoint(work_dir / 'searched'),
+        *('--format', 'packed', '--out', packed),
+        after=[keys['searched']],
+    )
+
+    metric = _metric(metrics)
+    found = {name: Policy.load(policy) for name, (policy, *_) in nets.items()}
+    costs = dict(float=found['searched'].meta['costs']['float'])
+    costs |= {name: policy.meta['costs']['searched'] for name, policy in found.items()}
+    # A detector that finds no box at all has no mAP.
+    rows = [
+        dict(
+            name=name,
+            metric=metrics[name].get(metric, 0.0),
+            bops=costs[name]['bops'],
+            weight_bytes=costs[name]['weight_bytes'],
+        )
+        for name in ('float', *compare, 'searched')
+    ]
+    sizes = json.loads((packed.parent / 'sizes.json').read_text())
+    results = dict(
+        rows=rows,
+        metric=metric,
+        report=str(write_report(folder, rows, work_dir / 'report', sizes)),
+        packed=str(packed),
+        policy=str(folder / 'policy.json'),
+        sizes=sizes['total'],
+        seconds={k: v['seconds'] for k, v in stages.done.items() if 'seconds' in v},
+    )
+    atomic_write(work_dir / 'results.json', json.dumps(results, indent=2) + '\n')
+    return results
+
+
+def show(results: dict[str, Any], console: Console) -> None:
+    """Prints a table, a net a row."""
+    rows = results['rows']
+    table = Table('', results['metric'], 'GBOPs', '', 'weight bytes', '')
+    for row in rows:
+        table.add_row(
+            row['name'],
+            f'{row["metric"]:.4g}',
+            f'{row["bops"] / 1e9:.4g}',
+            f'{rows[0]["bops"] / row["bops"]:.1f}x',
+            f'{row["weight_bytes"]:,.0f}',
+            f'{rows[0]["weight_bytes"] / row["weight_bytes"]:.1f}x',
+        )
+    console.print(table)
+
+
+def _searches(hook: Any) -> bool:
+    return str(hook.get('type')).endswith('SearchHook')
+
+
+def _written(cfg: Config, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cfg.dump(path)
+    return path
+
+
+def _as_float(search: Config) -> Config:
+    """The config of the net that the search starts from."""
+    cfg = search.copy()
+    cfg.model.type = cfg.model.pop('base_type')
+    cfg.model.pop('quant')
+    cfg.custom_hooks = []
+    return cfg
+
+
+def _tested(
+    stages: Stages, name: str, config: Any, checkpoint: str, after: Sequence[str]
+) -> dict[str, float]:
+    """The metrics of one net."""
+    if isinstance(config, Config):
+        config = _written(config, stages.work_dir / 'configs' / f'{name}.py')
+    out = stages.work_dir / 'metrics' / f'{name}.json'
+    stages(
+        f'test {name}',
+        'test',
+        *(config, checkpoint, '--work-dir', stages.work_dir / 'tests' / name),
+        *('--out', out, '--out-item', 'metrics'),
+        *('--cfg-options', 'randomness.seed=0'),
+        after=after,
+    )
+    return json.loads(out.read_text())
+
+
+def _metric(metrics: dict[str, dict[str, float]]) -> str:
+    """The metric that matters: mAP of detectors, else what is evaluated first."""
+    names = list(dict.fromkeys(name for each in metrics.values() for name in each))
+    # Only detectors, where no net finds a box, have nothing to say.
+    return next((n for n in names if n.endswith('bbox_mAP')), [*names, 'bbox_mAP'][0])

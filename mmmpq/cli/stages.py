@@ -1,0 +1,119 @@
+"""Verbs run one after the other, each once."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from mmmpq.fileio import atomic_write
+
+STEP = re.compile(r'Epoch\((train|val|test)\)\s+(?:\[(\d+)\])?\[\s*(\d+)/(\d+)\]')
+LOSS = re.compile(r'\bloss: ([\d.]+)')
+
+
+class Stages:
+    """Runs verbs of ``mmmpq`` as processes, each with a log and a line on the screen.
+
+    A stage that has ended well is noted in ``<work_dir>/stages.json`` and skipped when
+    it is asked for again with the same arguments, after the same stages. A training
+    that was killed goes on from its last checkpoint.
+
+    Args:
+        work_dir: Where logs and notes go.
+        console: Where progress is shown.
+        cwd: Folder that relative paths of the arguments start from.
+    """
+
+    def __init__(self, work_dir: Path, console: Console, cwd: Path | None = None):
+        self.work_dir, self.console, self.cwd = work_dir, console, cwd
+        self.started = time.time()
+        self.file = work_dir / 'stages.json'
+        self.done: dict = (
+            json.loads(self.file.read_text()) if self.file.exists() else {}
+        )
+
+    def __call__(
+        self, title: str, verb: str, *args: object, after: Sequence[str] = ()
+    ) -> str:
+        """Runs one verb; a stage's key, for the stages that build on it.
+
+        Args:
+            title: Its name, on the screen and of its log.
+            verb: Such as 'train'.
+            *args: Its arguments; of a config among them, given as a path, the text
+                counts.
+            after: Keys of the stages whose results it reads.
+
+        Raises:
+            ValueError: It failed; names the log.
+        """
+        words = [*verb.split(), *map(str, args)]
+        configs = [p.read_text() for p in args if isinstance(p, Path) and p.is_file()]
+        key = hashlib.sha256(json.dumps([words, configs, *after]).encode())
+        key = key.hexdigest()[:16]
+        if self.done.get(title, {}).get('key') == key:
+            self.console.print(f'{title:<34}   done before')
+            return key
+        if verb == 'train' and self.done.get(f'{title} (begun)') == key:
+            words.append('--resume')
+        elif verb == 'train':
+            self._note(f'{title} (begun)', key)
+        seconds = self._run(title, words)
+        self._note(title, dict(key=key, seconds=round(seconds, 1)))
+        self.console.print(f'{title:<34} {seconds:6.0f} s')
+        return key
+
+    def _run(self, title: str, words: Sequence[str]) -> float:
+        log = self.work_dir / 'logs' / f'{title.replace(" ", "_")}.log'
+        log.parent.mkdir(parents=True, exist_ok=True)
+        began = time.time()
+        with self.console.status(title) as status, log.open('w') as file:
+            process = subprocess.Popen(
+                [sys.executable, '-m', 'mmmpq', *words],
+                cwd=self.cwd,
+                env=environment(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for line in process.stdout:
+                file.write(line)
+                if step := STEP.search(line):
+                    kind, epoch, done, total = step.groups()
+                    loss = LOSS.search(line)
+                    status.update(
+                        f'{title}: {kind} '
+                        + (f'epoch {epoch}, ' if epoch else '')
+                        + f'{done}/{total}'
+                        + (f', loss {loss[1]}' if loss else '')
+                    )
+        if process.wait():
+            last = log.read_text().strip().splitlines()[-1:]
+            raise ValueError(
+                f'{title} failed ({" ".join(last)}); the whole output is in {log}'
+            )
+        return time.time() - began
+
+    def _note(self, title: str, value: object) -> None:
+        self.done[title] = value
+        atomic_write(self.file, json.dumps(self.done, indent=2) + '\n')
+
+
+def environment() -> dict[str, str]:
+    """Threads that wait sleep: where they spin, a busy machine is many times slower."""
+    path = os.pathsep.join(p for p in sys.path if p)
+    return dict(
+        os.environ, OMP_WAIT_POLICY='PASSIVE', PYTHONUNBUFFERED='1', PYTHONPATH=path
+    )
+
+
+def last_checkpoint(folder: Path) -> str:
+    """The last checkpoint of a training in ``folder``."""
+    return (folder / 'last_checkpoint').read_text().strip()
