@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         console = Console(width=120)
     work_dir = Path(args.work_dir)
     search = load_config(args)
-    finetune = finetune_config(args, search)
+    finetune = finetune_config(args)
     search_budgets(search, args.budget)
     stages = Stages(work_dir, console)
     results = run(stages, search, finetune, args.compare, args.seed)
@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
-def finetune_config(args: argparse.Namespace, search: Config) -> Config:
+def finetune_config(args: argparse.Namespace) -> Config:
     """The config of the fine-tuning, whose policy and start are still to be filled in.
 
     Raises:

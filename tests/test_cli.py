@@ -1,0 +1,101 @@
+"""The command mmmpq: its verbs, their faces in tools/, and stages that run once."""
+
+import argparse
+import importlib
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mmmpq import cli
+from mmmpq.cli.run import finetune_config
+from mmmpq.cli.stages import Stages
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize('verb', cli.COMMANDS)
+def test_every_verb_has_help_and_a_face(verb, capsys, monkeypatch):
+    module = importlib.import_module(
+        f'mmmpq.cli.{verb.replace("-", "_").replace(" ", ".")}'
+    )
+    monkeypatch.setattr('sys.argv', [f'mmmpq {verb}', '--help'])
+    with pytest.raises(SystemExit) as end:
+        module.main()
+    assert end.value.code == 0
+    assert f'mmmpq {verb}' in capsys.readouterr().out
+    place = 'dataset_converters/' if verb.startswith('data ') else ''
+    name = verb.removeprefix('data ').replace('-', '_')
+    face = (ROOT / f'tools/{place}{name}.py').read_text()
+    assert f"command('{verb}')" in face and face.count('\n') <= 25
+
+
+def test_unknown_verbs(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.main(['serach'])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert "found 'serach'; accepted are run, train" in said and 'near: ' in said
+    with pytest.raises(SystemExit):
+        cli.main(['data', 'stamp'])
+    assert 'near: data digits, data shapes' in capsys.readouterr().err
+
+
+@pytest.fixture
+def stages(tmp_path, monkeypatch):
+    """Makes stages whose processes only note what they were called with."""
+    calls = []
+
+    def ran(self, title, words):
+        calls.append(words)
+        if 'fails' in words:
+            raise ValueError('it failed')
+        return 1.0
+
+    monkeypatch.setattr(Stages, '_run', ran)
+    return lambda: Stages(tmp_path, Console(quiet=True)), calls
+
+
+def test_a_stage_runs_once_and_again_if_anything_before_it_changed(stages, tmp_path):
+    make, calls = stages
+    config = tmp_path / 'x.py'
+    for text, searched in (('a = 1', 2), ('a = 1', 2), ('a = 2', 4)):
+        config.write_text(text)
+        again = make()  # as a new process would
+        first = again('search', 'train', config)
+        again('test', 'test', 'y', after=[first])
+        assert len(calls) == searched
+    make()('test', 'data shapes', 'z')
+    assert calls[-1] == ['data', 'shapes', 'z']
+
+
+def test_a_training_that_was_killed_goes_on(stages):
+    make, calls = stages
+    for _ in range(2):
+        with pytest.raises(ValueError, match='it failed'):
+            make()('search', 'train', 'fails')
+    make()('search', 'train', 'other')
+    assert calls == [
+        ['train', 'fails'],
+        ['train', 'fails', '--resume'],
+        ['train', 'other'],
+    ]
+
+
+def test_the_fine_tuning_of_a_config_without_a_twin(tmp_path):
+    """Its own schedule, and a calibration in the place of the search."""
+    path = tmp_path / 'net.py'
+    path.write_text(
+        'train_cfg = dict(max_epochs=7)\n'
+        "model = dict(type='mmmpq.QuantModel', quant=dict(candidates=['W2A2']))\n"
+        "custom_hooks = [dict(type='EMAHook'), dict(type='mmmpq.SearchHook')]\n"
+    )
+    args = argparse.Namespace(config=str(path), finetune=None, cfg_options=None)
+    cfg = finetune_config(args)
+    assert [h.type for h in cfg.custom_hooks] == ['EMAHook', 'mmmpq.CalibrationHook']
+    twin = tmp_path / 'net_finetune.py'
+    twin.write_text(
+        "_base_ = 'net.py'\ncustom_hooks = []\ntrain_cfg = dict(max_epochs=3)"
+    )
+    cfg = finetune_config(args)
+    assert cfg.train_cfg.max_epochs == 3 and cfg.custom_hooks == []
