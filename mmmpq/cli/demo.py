@@ -120,7 +120,7 @@ def summarise(search: Path, rows: list[dict]) -> dict:
     """Accuracies and costs for ``summary.json``."""
     budget = Policy.load(search / 'policy.json').meta['budgets'][0]
     records = (search / 'search_history.jsonl').read_text().splitlines()
-    of = {row['name']: row for row in rows}
+    of = {row['name'].partition(' ')[0]: row for row in rows}
     return dict(
         {f'{name}_map': row['metric'] for name, row in of.items()},
         budget_bops=budget['limit'],

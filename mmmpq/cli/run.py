@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,7 @@ def run(
     # A detector that finds no box at all has no mAP.
     rows = [
         dict(
-            name=name,
+            name=_label(name, found.get(name)),
             metric=metrics[name].get(metric, 0.0),
             bops=costs[name]['bops'],
             weight_bytes=costs[name]['weight_bytes'],
@@ -246,6 +247,13 @@ def _tested(
         after=after,
     )
     return json.loads(out.read_text())
+
+
+def _label(name: str, policy: Policy | None) -> str:
+    """A net's name in tables; of a uniform one with the precision of most layers."""
+    if name != 'uniform':
+        return name
+    return f'uniform {Counter(policy.layers.values()).most_common(1)[0][0]}'
 
 
 def _metric(metrics: dict[str, dict[str, float]]) -> str:
