@@ -13,7 +13,7 @@ import pickle
 import re
 import warnings
 from functools import cache
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from typing import Any
 
@@ -102,9 +102,8 @@ def register_packed_files() -> None:
     from mmengine.runner import CheckpointLoader
 
     def load(filename: str, map_location: Any = None) -> dict[str, Any]:
-        from mmmpq.export.packed import load_from_packed
-
-        return load_from_packed(filename, map_location)
+        packed = import_module('mmmpq.export.packed')
+        return packed.load_from_packed(filename, map_location)
 
     CheckpointLoader.register_scheme(r'~?.*\.safetensors$', loader=load, force=True)
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from mmmpq.search.discretise import problem
 from mmmpq.search.solver import solve
-from mmmpq.search.space import CostTable, SearchSpace
+from mmmpq.search.space import SearchSpace
+from mmmpq.search.tables import CostTable
 
 TIE = 1e-3  # what spending all budgets is worth, in spreads of a mean group
 SPENT = 0.95  # share of a budget that random policies spend

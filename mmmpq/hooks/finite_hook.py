@@ -11,21 +11,22 @@ from torch import Tensor, nn
 from mmmpq.hooks.held_out import unwrapped
 from mmmpq.quantizers import Quantizer
 from mmmpq.registry import HOOKS
+from mmmpq.transfer import Fetch
 
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
     """Stops the run at a non-finite loss and names the first layer concerned.
 
-    A loss is looked at before the weights take the step that it would spoil, when
-    the device has its backward pass to compute as well: what is in memory and on disk
-    stays good.
+    A loss is looked at before the weights take the step that it would spoil: what is in
+    memory and on disk stays good. Whether it is finite is copied from the device as
+    soon as it is known, while the backward pass is computed.
     """
 
     priority = 'HIGHEST'
 
     def __init__(self) -> None:
-        self._watched: list[tuple[Tensor, Any]] = []
+        self._watched: list[tuple[Fetch, Tensor, Any]] = []
         self._batch: Any = None
 
     def before_train(self, runner: Runner) -> None:
@@ -52,13 +53,14 @@ class FiniteLossHook(Hook):
 
     def watch(self, loss: Tensor, batch: Any) -> None:
         """Has a loss looked at in the next :meth:`check`."""
-        self._watched.append((loss.detach(), batch))
+        loss = loss.detach()
+        self._watched.append((Fetch(torch.isfinite(loss).all()), loss, batch))
 
     def check(self, runner: Runner) -> None:
         """Raises FloatingPointError if a loss watched since the last time is bad."""
         watched, self._watched = self._watched, []
-        for loss, batch in watched:
-            if not bool(torch.isfinite(loss).all()):
+        for finite, loss, batch in watched:
+            if not bool(finite.result()):
                 stop_at_non_finite(runner, batch, float(loss.sum()))
 
 

@@ -5,14 +5,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmmpq.losses import Terms
+from mmmpq.hooks.logits import task_gradient
+from mmmpq.layers import Handed
 
 
 class JointGradients:
-    """The task gradients of the logits, taken from the backward pass of the weights.
+    """The task gradient of the logits, taken from the backward pass of the weights.
 
-    They are taken away before the weights' optimizer steps, so that it clips and counts
-    its own alone, and summed over the batches that one of its steps accumulates.
+    What layers leave at the logits themselves is taken away before the weights'
+    optimizer steps, so that it clips and counts its own alone. All is summed over the
+    batches that one of its steps accumulates.
 
     Args:
         logits: The logits of a search, of which these hooks stay registered.
@@ -20,7 +22,8 @@ class JointGradients:
 
     def __init__(self, logits: Sequence[nn.Parameter]) -> None:
         self.logits = list(logits)
-        self._grads: list[Tensor | None] = [None] * len(self.logits)
+        self._direct: list[Tensor | None] = [None] * len(self.logits)
+        self._sum: Tensor | None = None
         self._losses: list[Tensor] = []
         for i, each in enumerate(self.logits):
             before = each.requires_grad
@@ -30,36 +33,30 @@ class JointGradients:
 
     def _take(self, index: int):
         def hook(param: Tensor) -> None:
-            grad, before = param.grad, self._grads[index]
-            self._grads[index] = grad if before is None else before + grad
+            grad, before = param.grad, self._direct[index]
+            self._direct[index] = grad if before is None else before + grad
             param.grad = None
 
         return hook
 
-    def note(self, loss: Tensor) -> None:
-        """Keeps the task loss of a batch, for a factor of it."""
-        self._losses.append(loss.detach().float())
-
-    def of(self, terms: Terms, scale: float) -> list[Tensor | None]:
-        """The gradient of F · L + P since the last time: F ∇L + L ∇F + ∇P.
-
-        L is the mean loss of the batches noted; ∇L, the sum of what they left, comes
-        with the loss scale in it.
+    def note(self, handed: Handed, loss: Tensor | None = None) -> None:
+        """Keeps what the backward pass of a batch left.
 
         Args:
-            terms: F and P.
-            scale: Of an fp16 loss; the gradient returned has it, too.
+            handed: What its layers were handed.
+            loss: Its task loss, for a factor of it.
         """
-        task, self._grads = self._grads, [None] * len(self.logits)
+        direct, self._direct = self._direct, [None] * len(self.logits)
+        at_handed = [leaf.grad for leaf in handed.leaves]
+        grad = task_gradient(self.logits, handed, at_handed, direct)
+        if grad is not None:
+            self._sum = grad if self._sum is None else self._sum + grad
+        if loss is not None:
+            self._losses.append(loss.detach().float())
+
+    def take(self) -> tuple[Tensor | None, Tensor | None]:
+        """The gradient since the last time (L,), with the loss scale in it, and the
+        mean of the losses noted."""
+        grad, self._sum = self._sum, None
         losses, self._losses = self._losses, []
-        rest, factor = terms.penalty, terms.factor
-        if isinstance(factor, Tensor):
-            rest = rest + factor * torch.stack(losses).mean()
-            factor = factor.detach()
-        own: Sequence[Tensor | None] = [None] * len(task)
-        if rest.requires_grad:
-            own = torch.autograd.grad(rest * scale, self.logits, allow_unused=True)
-        return [
-            g if t is None else factor * t.float() + (0 if g is None else g)
-            for t, g in zip(task, own, strict=True)
-        ]
+        return grad, torch.stack(losses).mean() if losses else None

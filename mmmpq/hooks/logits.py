@@ -1,5 +1,6 @@
 """How the logits of a search step: their gradients, optimizer and schedule."""
 
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +11,22 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from torch import Tensor, nn
 
+from mmmpq.layers import Handed
+from mmmpq.losses import Terms
+
 
 def build_optimizer(
     cfg: dict, logits: Sequence[nn.Parameter], clip_grad: dict | None
 ) -> OptimWrapper:
-    """The optimizer of the logits, whatever the one of the weights is."""
-    optimizer = OPTIMIZERS.build(dict(cfg, params=list(logits)))
+    """The optimizer of the logits, whatever the one of the weights is.
+
+    One of torch's steps all of them in a few operations (``foreach``).
+    """
+    cfg = dict(cfg, params=list(logits))
+    kind = cfg['type'] if callable(cfg['type']) else OPTIMIZERS.get(cfg['type'])
+    if 'foreach' in inspect.signature(kind).parameters and not cfg.get('fused'):
+        cfg.setdefault('foreach', True)
+    optimizer = OPTIMIZERS.build(cfg)
     wrapper = OptimWrapper(optimizer, clip_grad=clip_grad and dict(clip_grad))
     wrapper.grad_name = 'arch_grad_norm'
     return wrapper
@@ -49,32 +60,92 @@ def set_gradients(logits: Sequence[nn.Parameter], on: bool) -> None:
         each.requires_grad_(on)
 
 
-def loss_scale(wrapper: OptimWrapper) -> float:
-    """The present scale of an fp16 loss, 1 without one."""
+def loss_scale(wrapper: OptimWrapper, device: torch.device) -> Tensor | float:
+    """The present scale of an fp16 loss, where it is; the number 1.0 without one."""
     scaler = getattr(wrapper, 'loss_scaler', None)
-    return float(scaler.get_scale()) if scaler is not None else 1.0
+    return 1.0 if scaler is None else scaler.scale(torch.ones((), device=device))
+
+
+def joined(logits: Sequence[nn.Parameter], grads: Sequence[Tensor | None]) -> Tensor:
+    """Gradients of all groups as one tensor (L,); None is 0."""
+    return torch.cat(
+        [
+            torch.zeros_like(p) if g is None else g.float()
+            for p, g in zip(logits, grads, strict=True)
+        ]
+    )
+
+
+def task_gradient(
+    logits: Sequence[nn.Parameter],
+    handed: Handed,
+    at_handed: Sequence[Tensor | None],
+    at_logits: Sequence[Tensor | None],
+) -> Tensor | None:
+    """The gradient of a loss that has passed through the model (L,).
+
+    Args:
+        logits: The logits.
+        handed: What its layers were handed.
+        at_handed: The loss's gradient there.
+        at_logits: That of layers which were handed nothing.
+    """
+    grad = handed.through(at_handed)
+    if any(g is not None for g in at_logits):
+        direct = joined(logits, at_logits)
+        grad = direct if grad is None else grad + direct
+    return grad
+
+
+def with_penalties(
+    logits: Sequence[nn.Parameter],
+    handed: Handed,
+    task: Tensor | None,
+    terms: Terms,
+    loss: Tensor | None,
+    scale: Tensor | float,
+) -> Sequence[Tensor]:
+    """The gradient of F · L + P by group: F ∇L + L ∇F + ∇P.
+
+    Args:
+        logits: The logits.
+        handed: What the layers, and the penalties, were handed.
+        task: ∇L, times ``scale``; None is 0.
+        terms: F and P.
+        loss: L, not needed where F is the number 1.
+        scale: Of an fp16 loss; the gradient returned has it, too.
+    """
+    rest, factor = terms.penalty, terms.factor
+    if isinstance(factor, Tensor):
+        rest = rest + factor * loss.detach()
+        factor = factor.detach()
+    total = torch.zeros_like(torch.cat(logits)) if task is None else factor * task
+    if rest.requires_grad:
+        single = handed.theta is not None
+        inputs = [handed.theta] if single else logits
+        own = torch.autograd.grad(rest * scale, inputs, allow_unused=True)
+        total = total + (own[0] if single else joined(logits, own))
+    return total.split([p.numel() for p in logits])
 
 
 def mean_gradients(
-    logits: Sequence[nn.Parameter], grads: Sequence[Tensor | None], scale: float
-) -> list[Tensor] | None:
+    logits: Sequence[nn.Parameter],
+    grads: Sequence[Tensor | None],
+    scale: Tensor | float,
+) -> Sequence[Tensor] | None:
     """Gradients without their loss scale, averaged over the processes.
 
     Returns:
         None where fp16 overflowed: the loss scaler is about to shrink.
     """
-    flat = torch.cat(
-        [
-            (torch.zeros_like(p) if g is None else g).float().flatten()
-            for p, g in zip(logits, grads, strict=True)
-        ]
-    )
+    flat = joined(logits, grads)
     dist.all_reduce(flat, op='mean')
     flat /= scale
-    if scale != 1.0 and not bool(torch.isfinite(flat).all()):
+    scaled = isinstance(scale, Tensor) or scale != 1.0
+    if scaled and not bool(torch.isfinite(flat).all()):
         return None
     parts = flat.split([p.numel() for p in logits])
-    return [g.view_as(p).to(p.dtype) for p, g in zip(logits, parts, strict=True)]
+    return [g.to(p.dtype) for p, g in zip(logits, parts, strict=True)]
 
 
 def step_logits(

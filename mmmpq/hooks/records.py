@@ -3,11 +3,11 @@
 import math
 from typing import TYPE_CHECKING
 
-import torch
 from mmengine import dist
 from mmengine.runner import Runner
 from torch import Tensor
 
+from mmmpq.layers import on_host
 from mmmpq.search import Group, most_probable
 
 if TYPE_CHECKING:
@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 def record(runner: Runner, hook: 'SearchHook', outputs: dict | None) -> None:
     """Notes where the search is."""
     space, tables = hook.space, hook.tables
-    with torch.no_grad():
-        probs = [p.detach() for p in space.probs()]
-        expected = [float(t.expected(probs)) for t in tables]
-    policy = space.policy(most_probable(space, tables))
+    probs = on_host(space.probs())
+    expected = tables.expected(probs).tolist()
+    policy = space.policy(most_probable(space, tables, probs))
     realised = [t.of(policy) for t in tables]
-    values = [p.double().cpu().tolist() for p in probs]
+    values = [p.tolist() for p in probs]
     entropy = sum(-q * math.log(max(q, 1e-12)) for p in values for q in p)
-    scalars = {k: float(v) for k, v in hook.last.items()}
+    scalars = hook.last
     scalars['entropy'] = entropy / len(values)
     for table, e, r in zip(tables, expected, realised, strict=True):
         scalars[f'{table.name}_expected'] = e / table.limit

@@ -29,6 +29,8 @@ from mmmpq.hooks.logits import (
     mean_gradients,
     set_gradients,
     step_logits,
+    task_gradient,
+    with_penalties,
 )
 from mmmpq.hooks.records import record
 from mmmpq.hooks.schedule import Schedule
@@ -45,6 +47,7 @@ from mmmpq.search import (
     most_probable,
     project,
 )
+from mmmpq.transfer import Fetch
 
 RECORDS = 200  # about as many lines of history, whatever the length of the search
 PENALTIES = (dict(type='BarrierPenalty'), dict(type='Prob1Regularizer'))
@@ -154,7 +157,7 @@ class SearchHook(Hook):
         # the runner goes through its hooks, which then calls this one twice.
         self.finite = FiniteLossHook()
         self._resumed: dict | None = None
-        self.last: dict[str, Any] = {}  # penalties of the last architecture step
+        self._note({})
 
     # --- set-up -------------------------------------------------------------------
 
@@ -195,7 +198,7 @@ class SearchHook(Hook):
         if self._resumed is not None:
             self.started_at = list(self._resumed['started_at'])
             self.steps = self._resumed['steps']
-            self.last = self._resumed['last']
+            self._note(self._resumed['last'])
             self.optimizer.load_state_dict(self._resumed['optimizer'])
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(self._resumed['scheduler'])
@@ -221,9 +224,7 @@ class SearchHook(Hook):
             bias_logits(self.space, self.tables, self.margin)
         self.steps = 0
         with torch.no_grad():
-            self.started_at = [
-                float(t.expected(self.space.probs())) for t in self.tables
-            ]
+            self.started_at = self.tables.expected(self.space.probs()).tolist()
         if dist.is_main_process():
             self._begin_history()
         for t in self.tables:
@@ -252,8 +253,9 @@ class SearchHook(Hook):
         if not self.joint and self.schedule.is_due(runner):
             self._architecture_step(runner)
         if self.joint:
-            self._scale = loss_scale(runner.optim_wrapper)
+            self._scale = self._loss_scale(runner)
             set_gradients(self.space.logits, self.schedule.is_due(runner))
+        self._handed = self.space.hand()
 
     def after_train_iter(
         self,
@@ -262,6 +264,7 @@ class SearchHook(Hook):
         data_batch: Any = None,
         outputs: dict | None = None,
     ) -> None:
+        self._handed.release()
         if self.joint and self.schedule.is_due(runner):
             self._joint_step(runner, outputs)
         if self.every_n_train_iters(runner, self._every) or self.is_last_train_iter(
@@ -288,7 +291,7 @@ class SearchHook(Hook):
         state = dict(
             steps=self.steps,
             started_at=list(self.started_at),
-            last={k: float(v) for k, v in self.last.items()},
+            last=self.last,
             optimizer=self.optimizer.state_dict(),
         )
         if self.scheduler is not None:
@@ -309,51 +312,68 @@ class SearchHook(Hook):
         moved = self.schedule.moved(runner, ahead)
         return bounds(self.tables, self.started_at, moved, until)
 
-    def penalty(self, runner: Runner) -> Terms:
-        """The terms of the objective beside the task loss."""
-        probs = self.space.probs()
+    def penalty(self, runner: Runner, probs: Sequence[Tensor] | None = None) -> Terms:
+        """The terms of the objective beside the task loss, with the gradient of
+        ``probs``; default: of the logits."""
+        probs = self.space.probs() if probs is None else probs
+        expected = self.tables.expected(probs)
         ratios = [
-            t.expected(probs) / limit
-            for t, limit in zip(self.tables, self.bounds(runner), strict=True)
+            e / limit for e, limit in zip(expected, self.bounds(runner), strict=True)
         ]
         return self.objective(probs, ratios, self.schedule.progress(runner))
 
     def _architecture_step(self, runner: Runner) -> None:
         model, wrapper = unwrapped(runner), runner.optim_wrapper
-        scale = loss_scale(wrapper)
-        set_gradients(self.space.logits, True)
+        logits, scale = self.space.logits, self._loss_scale(runner)
+        set_gradients(logits, True)
+        handed = self.space.hand()
         try:
             batch = next(self.batches)
             with wrapper.optim_context(model):
                 data = model.data_preprocessor(batch, True)
                 loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
             self.finite.watch(loss, batch)
-            terms = self.penalty(runner)
-            grads = torch.autograd.grad(
-                (terms.factor * loss + terms.penalty) * scale,
-                self.space.logits,
-                allow_unused=True,
-            )
+            inputs = [*handed.leaves, *logits]
+            grads = torch.autograd.grad(loss * scale, inputs, allow_unused=True)
+            count = len(handed.leaves)
+            task = task_gradient(logits, handed, grads[:count], grads[count:])
+            terms = self.penalty(runner, handed.probs)
+            grads = with_penalties(logits, handed, task, terms, loss, scale)
         finally:
-            set_gradients(self.space.logits, False)
+            handed.release()
+            set_gradients(logits, False)
         self._step(runner, grads, scale)
-        self.last = {
-            k: v.detach() for k, v in dict(terms.parts, arch_loss=loss).items()
-        }
+        self._note(dict(terms.parts, arch_loss=loss))
 
     def _joint_step(self, runner: Runner, outputs: dict | None) -> None:
-        if self.objective.multiplies:
-            self._joint.note(outputs['loss'])
+        loss = outputs['loss'] if self.objective.multiplies else None
+        self._joint.note(self._handed, loss)
         if not runner.optim_wrapper.should_update():
             return  # in the middle of gradient accumulation
-        terms = self.penalty(runner)
-        grads = self._joint.of(terms, self._scale)
-        set_gradients(self.space.logits, False)
+        task, loss = self._joint.take()
+        terms = self.penalty(runner, self._handed.probs)
+        logits = self.space.logits
+        grads = with_penalties(logits, self._handed, task, terms, loss, self._scale)
+        set_gradients(logits, False)
         self._step(runner, grads, self._scale)
-        self.last = {k: v.detach() for k, v in terms.parts.items()}
+        self._note(terms.parts)
+
+    @property
+    def last(self) -> dict[str, float]:
+        """The penalties of the last architecture step, and its loss."""
+        names, values = self._last
+        return dict(zip(names, values.result().tolist(), strict=True))
+
+    def _note(self, scalars: dict[str, Any]) -> None:
+        values = [torch.as_tensor(v).detach().double() for v in scalars.values()]
+        stacked = torch.stack(values) if values else torch.zeros(0)
+        self._last = tuple(scalars), Fetch(stacked)
+
+    def _loss_scale(self, runner: Runner) -> Tensor | float:
+        return loss_scale(runner.optim_wrapper, self.space.logits[0].device)
 
     def _step(
-        self, runner: Runner, grads: Sequence[Tensor | None], scale: float
+        self, runner: Runner, grads: Sequence[Tensor | None], scale: Tensor | float
     ) -> None:
         """One step of the logits that stays inside the bounds of the next one."""
         logits = self.space.logits
@@ -363,7 +383,7 @@ class SearchHook(Hook):
         self.finite.check(runner)
         step_logits(self.optimizer, logits, mean)
         project(self.space, self.tables, self.bounds(runner, ahead=1))
-        self.space.prune()
+        self.space.fetch()
         if self.scheduler is not None:
             self.scheduler.step()
         self.steps += 1

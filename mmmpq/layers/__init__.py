@@ -8,9 +8,12 @@ from mmmpq.layers.base import (
     float_mode,
     quantized_layers,
 )
+from mmmpq.layers.batched_relaxation import BatchedRelaxation
 from mmmpq.layers.conv import MixedConv2d, QuantConv2d
+from mmmpq.layers.handed import Handed
 from mmmpq.layers.linear import MixedLinear, QuantLinear
 from mmmpq.layers.mixed import MixedLayer
+from mmmpq.layers.probs import Probs, flat, on_host, padded
 from mmmpq.layers.quantized_weight import watch_passes
 from mmmpq.layers.relaxation import GumbelSoftmax, Softmax
 from mmmpq.layers.skip import Skip
@@ -18,10 +21,13 @@ from mmmpq.layers.uniform import UniformSampling
 
 __all__ = [
     'LINEAR',
+    'BatchedRelaxation',
     'GumbelSoftmax',
+    'Handed',
     'MixedConv2d',
     'MixedLayer',
     'MixedLinear',
+    'Probs',
     'QuantConv2d',
     'QuantLayer',
     'QuantLinear',
@@ -30,7 +36,10 @@ __all__ = [
     'Softmax',
     'UniformSampling',
     'calibrating',
+    'flat',
     'float_mode',
+    'on_host',
+    'padded',
     'quantized_layers',
     'watch_passes',
 ]

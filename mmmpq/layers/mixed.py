@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmmpq.layers.base import QuantizedLayer, refuse_skip
 from mmmpq.layers.idle import with_idle
 from mmmpq.layers.relaxation import Softmax
-from mmmpq.layers.skip import unskipped
+from mmmpq.layers.shares import Shares, selected, shares
 from mmmpq.policy import SKIP, Precision, parse_candidates
 from mmmpq.quantizers import BatchQuantizer, Quantizer
 from mmmpq.registry import RELAXATIONS, build
@@ -127,11 +127,10 @@ class MixedLayer(QuantizedLayer):
         sampled = self.mixing == 'sampled' and relaxation.choice is not None
         if sampled and not relaxation.logits.requires_grad:
             return self._one(x, relaxation.choice)
-        probs = relaxation.path() if sampled else relaxation.mixture()
-        probs = unskipped(relaxation, probs)
+        mixed = shares(relaxation, sampled)
         if self.mixing == 'outputs':
-            return self._outputs(x, probs)
-        return self._composite(x, probs)
+            return self._outputs(x, mixed.layers)
+        return self._composite(x, mixed)
 
     def _one(self, x: Tensor, j: int) -> Tensor:
         weight = self._weight(j)
@@ -171,15 +170,13 @@ class MixedLayer(QuantizedLayer):
 
     def _mixed_once(self, make: Callable[[], Tensor], kind: Any) -> Tensor:
         """A mixed weight, which depends on what the relaxation says as well."""
-        relaxation = self.relaxation
-        said = [(t.data_ptr(), t._version) for t in relaxation.state()]
-        state = relaxation.training, relaxation.logits.requires_grad, relaxation.epoch
-        path = relaxation.choice if self.mixing == 'sampled' else None
-        return self._once(make, kind, path, *state, *said)
+        stamp = self.relaxation.stamp(self.mixing == 'sampled')
+        return self._once(make, kind, *stamp)
 
-    def _composite(self, x: Tensor, probs: Tensor) -> Tensor:
-        w_probs, a_probs = self.relaxation.marginals(probs)
+    def _composite(self, x: Tensor, mixed: Shares) -> Tensor:
+        w_probs, a_probs = mixed.marginals
         if self.own:
+            probs = mixed.layers.unbind()
             computing = [j for j, c in enumerate(self.candidates) if c != SKIP]
             weight = sum(probs[j] * self._weight(j) for j in computing)
         else:
@@ -195,7 +192,8 @@ class MixedLayer(QuantizedLayer):
         total = None
         kept = self.relaxation.kept()
         if kept is not None:
-            probs = probs / probs[kept].sum()
+            probs = probs / selected(probs, kept).sum()
+        each = probs.unbind() if self.own else ()
         for a_bits in self.relaxation.a_bits:
             same = [j for j, c in enumerate(self.candidates) if c.a_bits == a_bits]
             if kept is not None:
@@ -203,12 +201,12 @@ class MixedLayer(QuantizedLayer):
             if not same:
                 continue
             if self.own:
-                weight = sum(probs[j] * self._weight(j) for j in same)
+                weight = sum(each[j] * self._weight(j) for j in same)
             else:
                 bits = tuple(self.candidates[j].w_bits for j in same)
                 weight = self._mixed_once(
                     lambda bits=bits, same=same: self.w_quantizer.mix(
-                        self._latent_weight(), bits, probs[same]
+                        self._latent_weight(), bits, selected(probs, same)
                     ),
                     (a_bits, bits),
                 )

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmmpq.policy import SKIP, Precision
 from mmmpq.registry import RELAXATIONS
+from mmmpq.transfer import send
 
 TAU_MIN = 1e-6  # a one-hot as good as any
 
@@ -28,10 +30,11 @@ class Softmax(nn.Module):
         temperature: Divides the logits.
         init: Value that all logits start from.
         group: Name of the group, for logs and reports.
-        drop: Coefficient below which mixing 'outputs' leaves a candidate out of the
-            computation of a step (not out of the choice), so that a search gets
-            cheaper as it converges. With ε, at most (m - 1) · drop, the sum of what is
-            left out, the output moves by at most 2 ε times the largest candidate's.
+        drop: Coefficient below which, at the start of an iteration, mixing 'outputs'
+            leaves a candidate out of its computation (not out of the choice), so that a
+            search gets cheaper as it converges. With ε, at most (m - 1) · drop, the sum
+            of what is left out, the output moves by at most 2 ε times the largest
+            candidate's.
 
     Raises:
         ValueError: ``factorised`` with candidates that are no full grid.
@@ -65,6 +68,7 @@ class Softmax(nn.Module):
         self.group = group
         self.drop = drop
         self.choice: int | None = None  # the path that mixing 'sampled' takes
+        self.handed: dict[bool, Any] = {}  # Shares of a step, of the path or not
         self._kept: list[int] | None = None
         self.owned = False  # whether a layer holds it as its submodule
         self.skip = self.candidates.index(SKIP) if SKIP in self.candidates else None
@@ -84,10 +88,10 @@ class Softmax(nn.Module):
         # Skip has no width: the layers never see its probability, so any index will do.
         first = self.w_bits[0], self.a_bits[0]
         pairs = [first if c == SKIP else c for c in self.candidates]
-        w_index = [self.w_bits.index(w) for w, _ in pairs]
-        a_index = [self.a_bits.index(a) for _, a in pairs]
-        self.register_buffer('w_index', torch.tensor(w_index), persistent=False)
-        self.register_buffer('a_index', torch.tensor(a_index), persistent=False)
+        self.w_places = [self.w_bits.index(w) for w, _ in pairs]
+        self.a_places = [self.a_bits.index(a) for _, a in pairs]
+        self.register_buffer('w_index', torch.tensor(self.w_places), persistent=False)
+        self.register_buffer('a_index', torch.tensor(self.a_places), persistent=False)
 
     def _sizes(self) -> tuple[int, ...]:
         if self.factorised:
@@ -127,6 +131,12 @@ class Softmax(nn.Module):
     def state(self) -> list[Tensor]:
         """What ``mixture`` is computed from."""
         return [self.logits, *self._buffers.values()]
+
+    def stamp(self, sampled: bool) -> tuple:
+        """Another one whenever the mixture, or the path, may be another."""
+        path = self.choice if sampled else None
+        said = [(t.data_ptr(), t._version) for t in self.state()]
+        return path, self.training, self.logits.requires_grad, self.epoch, *said
 
     def marginals(self, probs: Tensor) -> tuple[Tensor, Tensor]:
         """p(w) over ``w_bits`` and p(a) over ``a_bits``, from p over the candidates."""
@@ -190,5 +200,11 @@ class GumbelSoftmax(Softmax):
         return self._relax(self.logits + self.noise, self.tau)
 
     def draw(self, generator: torch.Generator) -> None:
-        uniform = torch.rand(self.noise.shape, generator=generator).clamp_min(1e-20)
-        self.noise.copy_(-torch.log(-torch.log(uniform)), non_blocking=True)
+        noise = gumbel(self.noise.numel(), generator)
+        self.noise.copy_(send(noise, self.noise.device))
+
+
+def gumbel(count: int, generator: torch.Generator) -> Tensor:
+    """Numbers -log(-log u) of the standard Gumbel distribution (count,)."""
+    uniform = torch.rand(count, generator=generator).clamp_min(1e-20)
+    return -torch.log(-torch.log(uniform))

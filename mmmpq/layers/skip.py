@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.layers.idle import with_idle
-from mmmpq.layers.relaxation import Softmax
+from mmmpq.layers.shares import shares
 from mmmpq.policy import SKIP
-from mmmpq.quantizers.base import constant
 
 if TYPE_CHECKING:
     from mmmpq.layers.base import QuantizedLayer
@@ -67,25 +66,5 @@ class Skip:
             if torch.is_grad_enabled():
                 return with_idle(x, self.block.parameters())
             return x
-        probs = relaxation.path() if sampled else relaxation.mixture()
-        share = probs[relaxation.skip]
+        share = shares(relaxation, sampled).block[relaxation.skip]
         return share * x + (1 - share) * forward(self.block, x, *args, **kwargs)
-
-
-def unskipped(relaxation: Softmax, probs: Tensor) -> Tensor:
-    """p_j / (1 - p_0), and 0 for skip: the coefficients of a block's layers (m,).
-
-    Where p_0 = 1, as on a sampled path, they are the most probable other candidate's.
-    """
-    if relaxation.skip is None:
-        return probs
-    others = constant(
-        [j != relaxation.skip for j in range(len(relaxation.candidates))], probs
-    )
-    rest = probs * others
-    total = rest.sum()
-    with torch.no_grad():
-        # Not skip, even where all others have underflowed to 0.
-        likeliest = torch.where(others > 0, relaxation.probs(), -1).argmax()
-        likeliest = torch.zeros_like(rest).scatter_(0, likeliest[None], 1)
-    return torch.where(total > 1e-30, rest / total.clamp_min(1e-30), likeliest)

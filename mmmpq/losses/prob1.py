@@ -4,20 +4,40 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
+from mmmpq.layers import padded
 from mmmpq.registry import LOSSES
 
 
 def prob1(probs: Tensor) -> Tensor:
-    """Π_j (1 - p_j) of one group: 0 if and only if one p_j is 1.
+    """Π_j (1 - p_j) of a group: 0 if and only if one p_j is 1.
 
     The maximum, at uniform p over m candidates, is ((m - 1) / m)^m; the gradient with
     respect to a softmax's logits is p_k · (Σ_l p_l G_l - G_k), G_k = Π_{j≠k} (1 - p_j).
 
     Args:
-        probs: (m,), summing to 1.
+        probs: (..., m), summing to 1 over m; zeros more or less do not matter.
     """
-    return torch.prod(1 - probs)
+    return _Product.apply(1 - probs)
+
+
+class _Product(torch.autograd.Function):
+    """Π_j x_j over the last dimension. The backward pass of ``torch.prod`` asks the
+    device whether there is a zero among the factors."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.prod(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        own = torch.eye(x.shape[-1], dtype=torch.bool, device=x.device)
+        others = x[..., None, :].masked_fill(own, 1).prod(-1)
+        return grad[..., None] * others
 
 
 @LOSSES.register_module()
@@ -66,4 +86,4 @@ class Prob1Regularizer(nn.Module):
             grown = (progress - start) / (end - start)
         else:
             grown = float(progress >= end)
-        return self.weight * grown * sum(prob1(p) for p in probs)
+        return self.weight * grown * prob1(padded(probs)).sum()

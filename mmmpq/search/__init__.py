@@ -4,12 +4,14 @@ from mmmpq import moved
 from mmmpq.search.discretise import measure_gains, most_probable, spend
 from mmmpq.search.sample import sample_choices
 from mmmpq.search.solver import solve
-from mmmpq.search.space import CostTable, Group, Prices, SearchSpace, cost_tables
+from mmmpq.search.space import Group, SearchSpace
 from mmmpq.search.start import STARTS, bias_logits, bounds, project
+from mmmpq.search.tables import CostTable, CostTables, Prices, cost_tables
 
 __all__ = [
     'STARTS',
     'CostTable',
+    'CostTables',
     'Group',
     'Prices',
     'SearchSpace',

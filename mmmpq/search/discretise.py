@@ -3,26 +3,39 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from torch import Tensor
 
+from mmmpq.layers import on_host
 from mmmpq.search.solver import solve
-from mmmpq.search.space import CostTable, SearchSpace
+from mmmpq.search.space import SearchSpace
+from mmmpq.search.tables import CostTable
 
 # Nats that spending the whole of every budget is worth.
 TIE = 0.01
 
 
-def most_probable(space: SearchSpace, tables: Sequence[CostTable]) -> list[int]:
+def most_probable(
+    space: SearchSpace,
+    tables: Sequence[CostTable],
+    probs: Sequence[Tensor] | None = None,
+) -> list[int]:
     """The choice that maximises Σ_g log p_g subject to every budget.
 
     Between candidates that are as good as equally probable the dearer one is taken:
     what is left of a budget is of no use. Without a budget it is each group's argmax.
+
+    Args:
+        space: The search space.
+        tables: Cost tables.
+        probs: p of each group on the host, float64; default: those of ``space``.
     """
+    probs = on_host(space.probs()) if probs is None else probs
     if not tables:
-        return [int(p.argmax()) for p in space.probs()]
+        return [int(p.argmax()) for p in probs]
     costs, limits = problem(tables)
     scores = []
-    for g, probs in enumerate(space.probs()):
-        log_p = np.log(probs.detach().double().cpu().numpy().clip(1e-12))
+    for g, p in enumerate(probs):
+        log_p = np.log(p.numpy().clip(1e-12))
         shares = [
             cost[g] / max(limit, 1e-12)
             for cost, limit in zip(costs, limits, strict=True)

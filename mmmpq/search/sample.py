@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from mmmpq.layers import on_host
 from mmmpq.search.discretise import problem
 from mmmpq.search.solver import solve
-from mmmpq.search.space import CostTable, SearchSpace
+from mmmpq.search.space import SearchSpace
+from mmmpq.search.tables import CostTable
 
 
 def sample_choices(
@@ -33,7 +35,7 @@ def sample_choices(
         generator: A CPU's.
     """
     costs, limits = problem(tables)
-    probs = [p.detach().double().cpu() for p in space.probs()]
+    probs = on_host(space.probs())
     choices: list[list[int]] = []
     for _ in range(count):
         drawn = [int(torch.multinomial(p, 1, generator=generator)) for p in probs]

@@ -1,4 +1,4 @@
-"""What a search chooses from, and what every choice costs."""
+"""What a search chooses from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmmpq.costs import Budget, LayerProfile, Reference, profile, total_cost
-from mmmpq.layers import MixedLayer, QuantLayer, Softmax, quantized_layers
-from mmmpq.policy import FLOAT, Policy, Precision
+from mmmpq.costs import LayerProfile, Reference, profile
+from mmmpq.layers import (
+    BatchedRelaxation,
+    Handed,
+    MixedLayer,
+    QuantLayer,
+    Softmax,
+    padded,
+    quantized_layers,
+)
+from mmmpq.policy import Policy, Precision
+from mmmpq.search.tables import Prices
+from mmmpq.transfer import Fetch
 
 
 @dataclass
@@ -30,13 +40,17 @@ class SearchSpace:
     Args:
         model: A model with ``Mixed*`` layers, unwrapped.
 
+    Attributes:
+        batch: All relaxations at once; None where one of them is of a type of its own,
+            and each has to be asked for itself.
+
     Raises:
         ValueError: It has none.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.fixed: dict[str, Precision] = {}
-        self._mixes_outputs = False
+        self._mixings: set[str] = set()
         by_relaxation: dict[int, Group] = {}
         for name, layer in quantized_layers(model).items():
             if isinstance(layer, QuantLayer):
@@ -47,7 +61,7 @@ class SearchSpace:
                     id(shared), Group(shared.group or name, [], shared)
                 )
                 group.layers.append(name)
-                self._mixes_outputs |= layer.mixing == 'outputs'
+                self._mixings.add(layer.mixing)
         self.groups = list(by_relaxation.values())
         self.order = list(quantized_layers(model))
         self.quantized_with = getattr(model, 'quantized_with', None)
@@ -57,42 +71,84 @@ class SearchSpace:
                 'model: has no layer to search; give it '
                 "type='mmmpq.QuantModel' with quant=dict(candidates=[...])"
             )
+        relaxations = [g.relaxation for g in self.groups]
+        self.batch: BatchedRelaxation | None = None
+        if BatchedRelaxation.accepts(relaxations):
+            self.batch = BatchedRelaxation(relaxations, self._mixings)
+        self._fetched: tuple[list, Fetch] | None = None
 
     @property
     def logits(self) -> list[nn.Parameter]:
         return [g.relaxation.logits for g in self.groups]
 
-    def probs(self) -> list[Tensor]:
+    def probs(self) -> Sequence[Tensor]:
         """Probabilities of each group's candidates, with the logits' gradient."""
-        return [g.relaxation.probs() for g in self.groups]
+        if self.batch is None:
+            return [g.relaxation.probs() for g in self.groups]
+        return self.batch.each(self.batch.probs(self.batch.theta()))
+
+    def hand(self) -> Handed:
+        """Computes what the layers mix with in one step of logits or weights, for all
+        groups at once."""
+        return Handed() if self.batch is None else self.batch.hand()
+
+    @torch.no_grad()
+    def move(self, theta: Tensor) -> None:
+        """Sets the logits of all groups (L,)."""
+        parts = theta.split([p.numel() for p in self.logits])
+        torch._foreach_copy_(self.logits, list(parts))
 
     def anneal(self, epoch: float) -> None:
         """Tells the relaxations how far the search is, in epochs."""
         for group in self.groups:
             group.relaxation.epoch = epoch
 
-    def draw(self, generator: torch.Generator) -> None:
-        """Draws the random numbers of one step: noise, and one path per group.
-
-        The paths are drawn from all groups' probabilities at once: one copy from the
-        device a step.
-        """
-        with torch.no_grad():
-            probs = torch.cat(self.probs()).float().cpu()
-        for group, p in zip(self.groups, probs.split(self.sizes), strict=True):
-            group.relaxation.draw(generator)
-            group.relaxation.choice = int(torch.multinomial(p, 1, generator=generator))
-        self.prune()
-
     @torch.no_grad()
-    def prune(self) -> None:
-        """Leaves out of mixing 'outputs' what has next to no share, once a step."""
-        if not self._mixes_outputs:
-            return
-        mixtures = [g.relaxation.mixture() for g in self.groups]
-        flat = torch.cat(mixtures).float().cpu()
-        for group, mixture in zip(self.groups, flat.split(self.sizes), strict=True):
-            group.relaxation.prune(mixture.tolist())
+    def draw(self, generator: torch.Generator) -> None:
+        """Draws the random numbers of one step: noise, and where mixing is 'sampled'
+        one path per group. Leaves out of mixing 'outputs' what has next to no share."""
+        noise: list[Tensor] = []
+        if self.batch is not None:
+            noise = self.batch.draw(generator)
+        else:
+            for group in self.groups:
+                group.relaxation.draw(generator)
+        if 'sampled' in self._mixings:
+            drawn = torch.multinomial(self._host_probs(), 1, generator=generator)
+            for group, (j,) in zip(self.groups, drawn.tolist(), strict=True):
+                group.relaxation.choice = j
+        if 'outputs' in self._mixings:
+            for group, row in zip(
+                self.groups, self._host_mixtures(noise).tolist(), strict=True
+            ):
+                group.relaxation.prune(row[: len(group.candidates)])
+
+    def fetch(self) -> None:
+        """Has the logits copied to the host, where the next :meth:`draw` needs them:
+        by then they are there."""
+        if self.batch is not None and self._mixings & {'sampled', 'outputs'}:
+            with torch.no_grad():
+                self._fetched = self._versions(), Fetch(self.batch.theta())
+
+    def _host_logits(self) -> Tensor:
+        if self._fetched is None or self._fetched[0] != self._versions():
+            self.fetch()
+        return self._fetched[1].result()
+
+    def _versions(self) -> list[tuple[int, int]]:
+        return [(p.data_ptr(), p._version) for p in self.logits]
+
+    def _host_probs(self) -> Tensor:
+        """Probabilities (G, M), padded with zeros."""
+        if self.batch is None:
+            return padded(self.probs()).float().cpu()
+        return self.batch.probs(self._host_logits()).float()
+
+    def _host_mixtures(self, noise: Sequence[Tensor]) -> Tensor:
+        """Mixtures (G, M), padded with zeros; of the ``noise`` that the batch drew."""
+        if self.batch is None:
+            return padded([g.relaxation.mixture() for g in self.groups]).float().cpu()
+        return self.batch.mixture(self._host_logits(), noise).float()
 
     def profiles(self, model: nn.Module, reference: Reference) -> list[LayerProfile]:
         """The layers of ``model`` at a reference input; each one is profiled once."""
@@ -101,7 +157,7 @@ class SearchSpace:
             self._profiles[key] = profile(model, *key)
         return self._profiles[key]
 
-    def prices(self, model: nn.Module, reference: Reference) -> 'Prices':
+    def prices(self, model: nn.Module, reference: Reference) -> Prices:
         """What the candidates cost at a reference input, without any bound."""
         return Prices(self, reference, self.profiles(model, reference))
 
@@ -116,109 +172,3 @@ class SearchSpace:
             layers.update(dict.fromkeys(group.layers, group.candidates[j]))
         meta = {} if self.quantized_with is None else dict(quant=self.quantized_with)
         return Policy({name: layers[name] for name in self.order}, meta)
-
-
-class Prices:
-    """What each candidate of each group costs at a reference input.
-
-    Args:
-        space: The search space.
-        reference: The cost and its reference input; a budget is one.
-        profiles: The model's layers at that input.
-
-    Attributes:
-        values: For each group, the cost of every candidate (m,), float64.
-        constant: Cost of fixed and float layers.
-        min, max: Cost of the cheapest and of the dearest choice.
-    """
-
-    def __init__(
-        self,
-        space: SearchSpace,
-        reference: Reference,
-        profiles: Sequence[LayerProfile],
-    ) -> None:
-        self.reference = reference
-        self.profiles = list(profiles)
-        by_name = {p.name: p for p in self.profiles}
-        self.values = [
-            torch.tensor(
-                [
-                    sum(reference.cost(by_name[n], c) for n in group.layers)
-                    for c in group.candidates
-                ],
-                dtype=torch.float64,
-            )
-            for group in space.groups
-        ]
-        searched = {n for group in space.groups for n in group.layers}
-        self.searched = [p for p in self.profiles if p.name in searched]
-        self.constant = sum(
-            reference.cost(p, space.fixed.get(p.name, FLOAT))
-            for p in self.profiles
-            if p.name not in searched
-        )
-        self._space = space
-        self.min = self.constant + sum(float(v.min()) for v in self.values)
-        self.max = self.constant + sum(float(v.max()) for v in self.values)
-
-    @property
-    def name(self) -> str:
-        return type(self.reference.cost).__name__
-
-    def uniform(self, precision: Precision) -> float:
-        """Cost with every searched layer at ``precision``, fixed ones as they are."""
-        layers = dict(self._space.fixed)
-        for group in self._space.groups:
-            layers.update(dict.fromkeys(group.layers, precision))
-        return total_cost(self.reference.cost, self.profiles, layers)
-
-    def expected_searched(self, probs: Sequence[Tensor]) -> Tensor:
-        """Σ_g Σ_j p_gj B_gj, a float64 scalar with gradient."""
-        flat = torch.cat(list(probs)).double()
-        return (flat * torch.cat(self.values).to(flat.device)).sum()
-
-    def expected(self, probs: Sequence[Tensor]) -> Tensor:
-        """E[B] = Σ_g Σ_j p_gj B_gj + constant, a float64 scalar with gradient."""
-        return self.expected_searched(probs) + self.constant
-
-    def of(self, policy: Policy) -> float:
-        """Cost of a policy, layer by layer, independent of ``values``."""
-        return total_cost(self.reference.cost, self.profiles, policy.layers)
-
-
-class CostTable(Prices):
-    """What each candidate of each group costs under one budget.
-
-    Args:
-        space: The search space.
-        budget: The budget; a relative one is resolved here.
-        profiles: The model's layers at the budget's reference input.
-
-    Attributes:
-        limit: Upper bound B_max in the cost's unit.
-    """
-
-    def __init__(
-        self, space: SearchSpace, budget: Budget, profiles: Sequence[LayerProfile]
-    ) -> None:
-        super().__init__(space, budget, profiles)
-        self.budget = budget
-        self.limit = budget.resolve(self.uniform)
-
-    def check(self) -> None:
-        """Raises ValueError if no choice of candidates can meet the budget."""
-        if self.min > self.limit:
-            unit = self.budget.cost.unit
-            raise ValueError(
-                f'budgets: {self.name} limit {self.budget.limit!r} = '
-                f'{self.limit:.6g} {unit} cannot be met: the candidates span '
-                f'[{self.min:.6g}, {self.max:.6g}] {unit}'
-            )
-
-
-def cost_tables(
-    model: nn.Module, space: SearchSpace, budgets: Sequence[Budget]
-) -> list[CostTable]:
-    """One table per budget; each distinct reference input is profiled once."""
-    return [CostTable(space, b, space.profiles(model, b)) for b in budgets]

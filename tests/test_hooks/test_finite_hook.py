@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmmpq.hooks.finite_hook import first_non_finite
+from mmmpq.hooks.finite_hook import FiniteLossHook, first_non_finite
 
 FINITE = dict(type='mmmpq.FiniteLossHook')
 FLOAT = dict(model=dict(_delete_=True, type='TinyNet'))
@@ -85,6 +85,22 @@ def test_finite_losses_pass_and_change_nothing(make):
         runner.train()
         states.append(runner.model.state_dict())
     assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+
+
+def test_a_loss_is_judged_when_it_is_watched(monkeypatch):
+    """It is on its way to the host from then on, whatever becomes of the tensor."""
+    stopped = []
+    monkeypatch.setattr(
+        'mmmpq.hooks.finite_hook.stop_at_non_finite',
+        lambda runner, batch, loss: stopped.append(batch),
+    )
+    hook, loss = FiniteLossHook(), torch.tensor(float('nan'))
+    hook.watch(loss, 'bad')
+    hook.watch(torch.ones(()), 'good')
+    loss.zero_()
+    hook.check(None)
+    hook.check(None)
+    assert stopped == ['bad']
 
 
 def test_first_non_finite(make):

@@ -55,4 +55,4 @@ def test_an_overflow_gives_no_gradient(logits):
     assert mean_gradients(logits, grads, scale=2.0) is None
     assert mean_gradients(logits, grads, scale=1.0) is not None  # the loss says so
     optimizer = torch.optim.SGD(logits, lr=0.1)
-    assert loss_scale(OptimWrapper(optimizer)) == 1.0
+    assert loss_scale(OptimWrapper(optimizer), torch.device('cpu')) == 1.0

@@ -51,7 +51,7 @@ def test_whole_search(make, hook_of, monkeypatch, search, quant, budgets):
     assert len(policy.layers) == 5
     assert all(t.of(policy) <= t.limit for t in hook.tables)
     if not budgets:
-        assert hook.tables == [] and policy.meta['budgets'] == []
+        assert hook.tables == () and policy.meta['budgets'] == []
         if not hook.samples:
             argmax = [int(p.argmax()) for p in hook.space.probs()]
             assert policy.layers == hook.space.policy(argmax).layers
@@ -161,8 +161,10 @@ def test_joint_step_is_the_gradient_of_the_product(
 
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             hook, state = hook_of(runner), torch.get_rng_state()
+            hook._handed.release()
             loss = runner.model(**data_batch, mode='loss')['loss']
             grads = torch.autograd.grad(loss, hook.space.logits)
+            hook._handed = hook.space.hand()
             seen.append((float(loss.detach()), grads))
             torch.set_rng_state(state)
 

@@ -9,14 +9,26 @@ from mmengine.hooks import Hook
 
 from mmmpq.hooks import SearchHook
 from mmmpq.hooks.logits import set_gradients
+from mmmpq.layers import Softmax
 from mmmpq.models import QuantModel
 from mmmpq.policy import Policy
+from mmmpq.registry import RELAXATIONS
 from mmmpq.search import most_probable
 from mmmpq.search.chosen import chosen
 
 BOTH = [
     dict(type='BOPs', limit='W3A3', input_shape=(3, 8, 8)),
     dict(type='WeightBytes', limit=dict(of='W3A3', ratio=0.95), input_shape=(3, 8, 8)),
+]
+PENALTIES = [
+    dict(type='BarrierPenalty'),
+    dict(type='Prob1Regularizer', ramp=(0.0, 0.5)),
+    dict(
+        type='CostAwareLoss',
+        beta=0.1,
+        gamma=0.9,
+        cost=dict(type='BOPs', input_shape=(3, 8, 8)),
+    ),
 ]
 
 
@@ -149,8 +161,10 @@ def test_joint_gradient_is_that_of_task_and_penalty(
             hook, state = hook_of(runner), torch.get_rng_state()
             if not hook.schedule.is_due(runner):
                 return
+            hook._handed.release()
             loss = runner.model(**data_batch, mode='loss')['loss'] / accumulated
             wanted.append(torch.autograd.grad(loss, hook.space.logits))
+            hook._handed = hook.space.hand()
             torch.set_rng_state(state)
 
     step = SearchHook._step
@@ -168,7 +182,7 @@ def test_joint_gradient_is_that_of_task_and_penalty(
         step(self, runner, grads, used)
 
     monkeypatch.setattr(SearchHook, '_step', compare)
-    monkeypatch.setattr('mmmpq.hooks.search_hook.loss_scale', lambda w: scale)
+    monkeypatch.setattr('mmmpq.hooks.search_hook.loss_scale', lambda *_: scale)
     wrapper = dict(accumulative_counts=accumulated)
     runner = make(
         hooks=[Task()], search=dict(joint=True, measure=0), optim_wrapper=wrapper
@@ -234,6 +248,33 @@ def test_overflow_of_fp16_skips_the_step(make, hook_of):
     hook._step(runner, [65536.0 * torch.ones_like(p) for p in before], scale=65536.0)
     assert hook.steps == steps + 1
     assert all(torch.isfinite(p).all() for p in hook.space.logits)
+
+
+@RELAXATIONS.register_module(name='OwnRelaxation', force=True)
+class OwnRelaxation(Softmax):
+    """A user's, about which the search knows nothing: it is asked group by group."""
+
+    def probs(self):
+        return torch.softmax(self.logits, 0)
+
+
+@pytest.mark.parametrize('joint', [False, True])
+@pytest.mark.parametrize('mixing', ['composite', 'outputs', 'sampled'])
+def test_a_relaxation_of_ones_own_is_searched_like_any(make, hook_of, mixing, joint):
+    """The same formula in a class of its own gives the same search."""
+    found = []
+    for kind in ('Softmax', 'OwnRelaxation'):
+        runner = make(
+            search=dict(budgets=BOTH, penalties=PENALTIES, joint=joint, measure=0),
+            **{'model.quant.mixing': mixing, 'model.quant.relaxation': dict(type=kind)},
+            train_cfg=dict(max_epochs=1),
+        )
+        runner.train()
+        hook = hook_of(runner)
+        assert (hook.space.batch is None) == (kind == 'OwnRelaxation')
+        assert hook.steps > 5
+        found.append(torch.cat(hook.space.logits))
+    torch.testing.assert_close(*found, rtol=0, atol=2e-2)
 
 
 def test_history(make, hook_of):

@@ -20,6 +20,7 @@ from mmmpq.layers import (
     float_mode,
     quantized_layers,
 )
+from mmmpq.layers.shares import Shares
 from mmmpq.policy import Precision
 
 NEIGHBOURS = [(2, 2), (2, 3), (3, 2), (3, 3), (4, 4), (8, 4), (32, 8), (32, 32)]
@@ -191,7 +192,9 @@ def test_sampled_gradient_passes_straight_through():
     (found,) = torch.autograd.grad(out, logits, grad)
     # the same, with the one-hot as a free variable of the composite
     hot = torch.tensor([0.0, 0.0, 1.0], requires_grad=True)
-    (at_hot,) = torch.autograd.grad(layer._composite(x, hot), hot, grad)
+    (at_hot,) = torch.autograd.grad(
+        layer._composite(x, Shares(layer.relaxation, hot)), hot, grad
+    )
     p = torch.softmax(logits.detach(), 0)
     torch.testing.assert_close(
         found, p * (at_hot - (p * at_hot).sum()), rtol=1e-3, atol=1e-4

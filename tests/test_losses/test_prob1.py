@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmmpq.layers import padded
 from mmmpq.losses import Prob1Regularizer, prob1
 from mmmpq.registry import LOSSES, build
 
@@ -41,6 +42,20 @@ def test_gradient_is_the_finite_difference():
     uniform = torch.zeros(5, dtype=torch.float64, requires_grad=True)
     prob1(torch.softmax(uniform, 0)).backward()
     torch.testing.assert_close(uniform.grad, torch.zeros(5, dtype=torch.float64))
+
+
+def test_several_groups_at_once_and_certain_candidates():
+    """Rows padded with zeros are the groups; where p is 1 the gradient is exact."""
+    groups = [[0.2, 0.3, 0.5], [1.0, 0.0], [0.0, 0.0, 1.0], [0.4, 0.6]]
+    groups = [torch.tensor(g, dtype=torch.float64, requires_grad=True) for g in groups]
+    found = prob1(padded(groups))
+    assert found.tolist() == pytest.approx([0.28, 0, 0, 0.24])
+    grads = torch.autograd.grad(found.sum(), groups)
+    for p, grad in zip(groups, grads, strict=True):
+        for k in range(len(p)):
+            others = torch.cat([p[:k], p[k + 1 :]])
+            assert float(grad[k]) == pytest.approx(-float((1 - others).prod()))
+    assert Prob1Regularizer(ramp=(0, 0))(groups, None, 1.0) == 0.5 * found.sum()
 
 
 @pytest.mark.parametrize(

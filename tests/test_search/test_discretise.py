@@ -60,7 +60,7 @@ def test_without_a_budget_it_is_the_argmax(problem):
     with torch.no_grad():
         for logits in space.logits:
             logits.copy_(torch.tensor(random.normal(0, 1, logits.shape)))
-    assert tables == []
+    assert not tables
     assert most_probable(space, tables) == [int(p.argmax()) for p in space.logits]
 
 

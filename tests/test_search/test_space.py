@@ -126,7 +126,7 @@ def test_each_reference_input_is_profiled_once(problem, monkeypatch):
 
 
 def test_the_same_seed_draws_the_same_paths(problem):
-    _, space, _ = problem(relaxation=dict(type='GumbelSoftmax'))
+    _, space, _ = problem(relaxation=dict(type='GumbelSoftmax'), mixing='sampled')
 
     def drawn(seed):
         space.draw(torch.Generator().manual_seed(seed))
@@ -134,8 +134,55 @@ def test_the_same_seed_draws_the_same_paths(problem):
         return [g.relaxation.choice for g in space.groups], torch.stack(noise)
 
     (choice, noise), (again, same), (_, other) = drawn(1), drawn(1), drawn(2)
-    assert choice == again and torch.equal(noise, same)
+    assert choice == again and torch.equal(noise, same) and None not in choice
     assert not torch.equal(noise, other)
+
+
+def test_paths_follow_the_probabilities_and_see_the_logits_change(problem):
+    _, space, _ = problem(mixing='sampled')
+    generator, counts = torch.Generator().manual_seed(0), torch.zeros(4, 7)
+    with torch.no_grad():
+        for logits in space.logits:
+            logits.normal_(generator=generator)
+    draws = 2000
+    for _ in range(draws):
+        space.fetch()  # as after a step of the logits
+        space.draw(generator)
+        for row, group in zip(counts, space.groups, strict=True):
+            row[group.relaxation.choice] += 1
+    p = torch.stack(space.probs())
+    assert ((counts / draws - p).abs() < 4.5 * (p * (1 - p) / draws).sqrt()).all()
+    space.move(torch.eye(7)[3].repeat(4) * 1e4)  # after the fetch
+    space.draw(generator)
+    assert [g.relaxation.choice for g in space.groups] == [3] * 4
+
+
+def test_where_nothing_is_sampled_nothing_is_read(problem, monkeypatch):
+    _, space, _ = problem(relaxation=dict(type='GumbelSoftmax'))
+    monkeypatch.setattr('mmmpq.search.space.Fetch', None)
+    space.fetch()
+    space.draw(torch.Generator())
+    assert all(g.relaxation.noise.any() for g in space.groups)
+    assert all(g.relaxation.choice is None for g in space.groups)
+
+
+def test_drawing_leaves_out_of_outputs_what_has_no_share(problem):
+    _, space, _ = problem(mixing='outputs')
+    space.move(torch.tensor([9.0, -9, -9, -9, 9, 9, 9]).repeat(4))
+    space.draw(torch.Generator())
+    assert [g.relaxation.kept() for g in space.groups] == [[0, 4, 5, 6]] * 4
+
+
+@pytest.mark.parametrize('kind', ['Softmax', 'OwnSoftmax'])
+def test_all_budgets_at_once_are_each_of_them(problem, kind):
+    _, space, tables = problem(
+        ('BOPs', 'W3A3'), ('WeightBytes', 'W4A4'), relaxation=dict(type=kind)
+    )
+    probs = space.probs()
+    found = tables.expected(probs)
+    wanted = [float(t.expected(probs)) for t in tables]
+    assert found.dtype == torch.float64 and found.tolist() == pytest.approx(wanted)
+    assert (space.batch is None) == (kind == 'OwnSoftmax')
 
 
 @pytest.mark.parametrize('kind', ['BOPs', 'WeightBytes'])

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmmpq.search import bias_logits, bounds, project, solve
+from mmmpq.search.start import _smallest, _smallest_at_once
 
 BOTH = (('BOPs', 'W3A3'), ('WeightBytes', '700 B'))
 FACTORISED = dict(
@@ -11,6 +14,7 @@ FACTORISED = dict(
     relaxation=dict(type='Softmax', factorised=True),
 )
 WARM = dict(relaxation=dict(type='Softmax', temperature=2.0))
+OWN = dict(relaxation=dict(type='OwnSoftmax'))
 
 
 def expected(space, tables):
@@ -31,7 +35,9 @@ def randomise(space, seed, spread=2.0):
     )
 
 
-@pytest.mark.parametrize('quant', [{}, FACTORISED, WARM], ids=['', 'wa', 'T=2'])
+@pytest.mark.parametrize(
+    'quant', [{}, FACTORISED, WARM, OWN], ids=['', 'wa', 'T=2', 'own']
+)
 @pytest.mark.parametrize('budgets', [BOTH[:1], BOTH], ids=['bops', 'both'])
 def test_biased_start_is_the_smallest_that_is_feasible(problem, budgets, quant):
     _, space, tables = problem(*budgets, **quant)
@@ -97,7 +103,9 @@ def test_without_continuation_the_bound_is_the_budget(problem):
     assert bounds(tables, [1e99], 0.0, until=0.0) == [tables[0].limit]
 
 
-@pytest.mark.parametrize('quant', [{}, FACTORISED, WARM], ids=['', 'wa', 'T=2'])
+@pytest.mark.parametrize(
+    'quant', [{}, FACTORISED, WARM, OWN], ids=['', 'wa', 'T=2', 'own']
+)
 @pytest.mark.parametrize('seed', range(5))
 def test_projection_ends_inside_every_limit(problem, seed, quant):
     _, space, tables = problem(*BOTH, **quant)
@@ -109,6 +117,57 @@ def test_projection_ends_inside_every_limit(problem, seed, quant):
     for e, limit in zip(expected(space, tables), limits, strict=True):
         assert e <= 0.999 * limit
     assert not project(space, tables, limits)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.floats(0.5, 1), st.integers(-39, 21), st.sampled_from([0, -1e-7, 1e-7]))
+def test_two_rounds_find_what_bisection_finds(share, exponent, off):
+    at_once(share * 2.0**exponent)
+    at_once((round(share * 128) / 128 + off) * 2.0**exponent)  # next to its points
+
+
+@pytest.mark.parametrize('threshold', [-1.0, 0.0, 2.0**-40, 1.0, 2.0**20, 2.0**22])
+def test_two_rounds_at_the_ends(threshold):
+    at_once(threshold)
+
+
+def at_once(threshold):
+    wanted = _smallest(lambda c: c >= threshold, tolerance=0.02)
+    found = _smallest_at_once(lambda c: c.double() >= threshold, torch.zeros(1))
+    assert found == wanted
+
+
+@pytest.mark.parametrize('quant', [{}, FACTORISED, WARM], ids=['', 'wa', 'T=2'])
+@pytest.mark.parametrize('budgets', [BOTH[:1], BOTH], ids=['bops', 'both'])
+@pytest.mark.parametrize('seed', range(4))
+def test_projection_is_that_by_bisection(problem, seed, budgets, quant):
+    """With all limits, one after the other, and reads at every step."""
+    _, space, tables = problem(*budgets, **quant)
+    randomise(space, seed)
+    before = torch.cat(space.logits).detach().clone()
+    project(space, tables, [t.limit for t in tables])
+    found = torch.cat(space.logits)
+    assert not torch.equal(found, before)
+    space.move(before)
+    batch, space.batch = space.batch, None
+    project(space, tables, [t.limit for t in tables])
+    space.batch = batch
+    torch.testing.assert_close(torch.cat(space.logits), found)
+
+
+def test_an_accelerator_projects_a_number_of_rounds(problem, monkeypatch):
+    """Without a read, as far as its rounds go: here as far as the CPU's."""
+    found = []
+    for device in ('cpu', 'accelerator'):
+        _, space, tables = problem(*BOTH)
+        randomise(space, 0)
+        if device != 'cpu':
+            monkeypatch.setattr('mmmpq.search.start._waits', lambda theta: False)
+            monkeypatch.setattr(torch.Tensor, '__bool__', None)
+        assert project(space, tables, [t.limit for t in tables]).dtype == torch.bool
+        monkeypatch.undo()
+        found.append(torch.cat(space.logits))
+    assert torch.equal(*found)
 
 
 def test_projection_leaves_what_is_inside(problem):

@@ -1,0 +1,200 @@
+"""What every choice of a search costs, and is expected to cost."""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmmpq.costs import Budget, LayerProfile, Reference, total_cost
+from mmmpq.layers import Softmax, flat
+from mmmpq.policy import FLOAT, Policy, Precision
+
+if TYPE_CHECKING:
+    from mmmpq.search.space import SearchSpace
+
+
+class Prices:
+    """What each candidate of each group costs at a reference input.
+
+    Args:
+        space: The search space.
+        reference: The cost and its reference input; a budget is one.
+        profiles: The model's layers at that input.
+
+    Attributes:
+        values: For each group, the cost of every candidate (m,), float64.
+        constant: Cost of fixed and float layers.
+        min, max: Cost of the cheapest and of the dearest choice.
+    """
+
+    def __init__(
+        self,
+        space: 'SearchSpace',
+        reference: Reference,
+        profiles: Sequence[LayerProfile],
+    ) -> None:
+        self.reference = reference
+        self.profiles = list(profiles)
+        by_name = {p.name: p for p in self.profiles}
+        self.values = [
+            torch.tensor(
+                [
+                    sum(reference.cost(by_name[n], c) for n in group.layers)
+                    for c in group.candidates
+                ],
+                dtype=torch.float64,
+            )
+            for group in space.groups
+        ]
+        searched = {n for group in space.groups for n in group.layers}
+        self.searched = [p for p in self.profiles if p.name in searched]
+        self.constant = sum(
+            reference.cost(p, space.fixed.get(p.name, FLOAT))
+            for p in self.profiles
+            if p.name not in searched
+        )
+        self.space = space
+        self._flat: dict[torch.device, Tensor] = {}
+        self.min = self.constant + sum(float(v.min()) for v in self.values)
+        self.max = self.constant + sum(float(v.max()) for v in self.values)
+
+    @property
+    def name(self) -> str:
+        return type(self.reference.cost).__name__
+
+    def uniform(self, precision: Precision) -> float:
+        """Cost with every searched layer at ``precision``, fixed ones as they are."""
+        layers = dict(self.space.fixed)
+        for group in self.space.groups:
+            layers.update(dict.fromkeys(group.layers, precision))
+        return total_cost(self.reference.cost, self.profiles, layers)
+
+    def expected_searched(self, probs: Sequence[Tensor]) -> Tensor:
+        """Σ_g Σ_j p_gj B_gj, a float64 scalar with gradient."""
+        each = flat(probs).double()
+        if each.device not in self._flat:
+            self._flat[each.device] = torch.cat(self.values).to(each.device)
+        return (each * self._flat[each.device]).sum()
+
+    def expected(self, probs: Sequence[Tensor]) -> Tensor:
+        """E[B] = Σ_g Σ_j p_gj B_gj + constant, a float64 scalar with gradient."""
+        return self.expected_searched(probs) + self.constant
+
+    def of(self, policy: Policy) -> float:
+        """Cost of a policy, layer by layer, independent of ``values``."""
+        return total_cost(self.reference.cost, self.profiles, policy.layers)
+
+
+class CostTable(Prices):
+    """What each candidate of each group costs under one budget.
+
+    Args:
+        space: The search space.
+        budget: The budget; a relative one is resolved here.
+        profiles: The model's layers at the budget's reference input.
+
+    Attributes:
+        limit: Upper bound B_max in the cost's unit.
+    """
+
+    def __init__(
+        self, space: 'SearchSpace', budget: Budget, profiles: Sequence[LayerProfile]
+    ) -> None:
+        super().__init__(space, budget, profiles)
+        self.budget = budget
+        self.limit = budget.resolve(self.uniform)
+
+    def check(self) -> None:
+        """Raises ValueError if no choice of candidates can meet the budget."""
+        if self.min > self.limit:
+            unit = self.budget.cost.unit
+            raise ValueError(
+                f'budgets: {self.name} limit {self.budget.limit!r} = '
+                f'{self.limit:.6g} {unit} cannot be met: the candidates span '
+                f'[{self.min:.6g}, {self.max:.6g}] {unit}'
+            )
+
+
+class CostTables(tuple):
+    """A :class:`CostTable` per budget, and what is expected under all of them.
+
+    Args:
+        tables: Of one search space.
+    """
+
+    def __new__(cls, tables: Iterable[CostTable] = ()) -> 'CostTables':
+        if isinstance(tables, cls):
+            return tables
+        made = super().__new__(cls, tables)
+        made._devices = {}
+        return made
+
+    def expected(self, probs: Sequence[Tensor]) -> Tensor:
+        """E[B] = Σ_g Σ_j p_gj B_gj + constant: (budgets,), float64, with gradient."""
+        return self.expected_of(flat(probs))
+
+    def expected_of(self, probs: Tensor) -> Tensor:
+        """E[B] of all groups' candidates: (..., N) -> (..., budgets)."""
+        if not self:
+            return probs.new_zeros((*probs.shape[:-1], 0), dtype=torch.float64)
+        costs = self._on(probs.device)
+        return probs.double() @ costs.values + costs.constants
+
+    def of_logits(self, device: torch.device) -> Tensor:
+        """:func:`per_logit` of the costs relative to their limits (budgets, L)."""
+        return self._on(device).of_logits
+
+    def _on(self, device: torch.device) -> '_Costs':
+        if device not in self._devices:
+            space = self[0].space
+            of_logits = [
+                per_logit(space, [v / t.limit for v in t.values]) for t in self
+            ]
+            costs = (
+                torch.stack([torch.cat(t.values) for t in self], 1),
+                torch.tensor([t.constant for t in self], dtype=torch.float64),
+                torch.stack(of_logits),
+            )
+            self._devices[device] = _Costs(*(c.to(device) for c in costs))
+        return self._devices[device]
+
+
+class _Costs(NamedTuple):
+    values: Tensor  # (N, budgets)
+    constants: Tensor  # (budgets,)
+    of_logits: Tensor  # (budgets, L)
+
+
+def cost_tables(
+    model: nn.Module, space: 'SearchSpace', budgets: Sequence[Budget]
+) -> CostTables:
+    """One table per budget; each distinct reference input is profiled once."""
+    return CostTables(CostTable(space, b, space.profiles(model, b)) for b in budgets)
+
+
+def per_logit(space: 'SearchSpace', values: Sequence[Tensor]) -> Tensor:
+    """Costs of the candidates of each group as costs of all logits (L,).
+
+    Factorised logits take the mean over the pairs that share a width.
+    """
+    return torch.cat(
+        [
+            _of_group(group.relaxation, v.to(group.relaxation.logits.dtype))
+            for group, v in zip(space.groups, values, strict=True)
+        ]
+    )
+
+
+def _of_group(relaxation: Softmax, values: Tensor) -> Tensor:
+    if not relaxation.factorised:
+        return values
+    parts = []
+    for places, count in (
+        (relaxation.w_places, len(relaxation.w_bits)),
+        (relaxation.a_places, len(relaxation.a_bits)),
+    ):
+        index = torch.tensor(places)
+        total = values.new_zeros(count).index_add(0, index, values)
+        parts.append(total / torch.bincount(index, minlength=count))
+    return torch.cat(parts)
