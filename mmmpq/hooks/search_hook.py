@@ -45,6 +45,7 @@ from mmmpq.search import (
     bounds,
     cost_tables,
     most_probable,
+    pricing,
     project,
 )
 from mmmpq.transfer import Fetch
@@ -171,7 +172,7 @@ class SearchHook(Hook):
         for table in self.tables:
             table.check()
         most_probable(self.space, self.tables)  # all of them at once can be met
-        self.objective.bind(model, self.space)
+        self.objective.bind(pricing(model, self.space))
         self.prices = [*self.tables, *self.objective.prices]
         self.generator = torch.Generator()
         self.history = History(runner.work_dir)

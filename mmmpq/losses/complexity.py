@@ -1,16 +1,13 @@
 """The complexity penalty of EdMIPS."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmmpq.losses.expected_cost import ExpectedCost, checked
+from mmmpq.losses.expected_cost import ExpectedCost, Pricing, checked
 from mmmpq.policy import Precision, near
 from mmmpq.registry import LOSSES
-
-if TYPE_CHECKING:
-    from mmmpq.search import SearchSpace
 
 NORMALISERS = ('first', 'uniform', 'none')
 
@@ -65,13 +62,13 @@ class ComplexityPenalty(ExpectedCost):
         if uniform is not None:
             self.uniform = Precision.parse(uniform, 'ComplexityPenalty.uniform')
 
-    def bind(self, model: nn.Module, space: 'SearchSpace') -> None:
-        """Prices the candidates of ``space`` and works out the normaliser.
+    def bind(self, pricing: Pricing) -> None:
+        """Has the candidates priced and works out the normaliser.
 
         Raises:
             ValueError: The normaliser is 0: no searchable layer is ever called.
         """
-        super().bind(model, space)
+        super().bind(pricing)
         cost, layers = self.reference.cost, self.prices.searched
         self.scale = 1.0
         if self.normaliser == 'first':  # profiles come in the order of the calls

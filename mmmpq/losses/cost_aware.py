@@ -2,16 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmmpq.losses.expected_cost import ExpectedCost, checked
+from mmmpq.losses.expected_cost import ExpectedCost, Pricing, checked
 from mmmpq.registry import LOSSES
-
-if TYPE_CHECKING:
-    from mmmpq.search import SearchSpace
 
 
 def cost_factor(cost: Tensor, beta: float, gamma: float) -> Tensor:
@@ -64,14 +61,14 @@ class CostAwareLoss(ExpectedCost):
         self.gamma = checked('CostAwareLoss.gamma', gamma)
         self.per_unit = 8.0 if self.reference.cost.unit == 'B' else 1.0
 
-    def bind(self, model: nn.Module, space: 'SearchSpace') -> None:
-        """Prices the candidates of ``space``.
+    def bind(self, pricing: Pricing) -> None:
+        """Has the candidates priced.
 
         Raises:
             ValueError: Even the dearest choice costs no more than e, which leaves the
                 factor constant.
         """
-        super().bind(model, space)
+        super().bind(pricing)
         most = self.per_unit * (self.prices.max - self.prices.constant)
         if not most > math.e:
             raise ValueError(

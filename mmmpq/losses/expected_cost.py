@@ -1,15 +1,15 @@
 """What penalties on the cost have in common."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from mmmpq.costs import Reference
 
-if TYPE_CHECKING:
-    from mmmpq.search import SearchSpace
+# What every candidate of a search costs at a reference input.
+Pricing = Callable[[Reference], Any]
 
 
 class ExpectedCost(nn.Module):
@@ -30,9 +30,9 @@ class ExpectedCost(nn.Module):
         self.reference = Reference.build(cost, f'{type(self).__name__}.cost')
         self.prices: Any = None
 
-    def bind(self, model: nn.Module, space: 'SearchSpace') -> None:
-        """Prices the candidates of ``space``, at the reference input."""
-        self.prices = space.prices(model, self.reference)
+    def bind(self, pricing: Pricing) -> None:
+        """Has the candidates priced, at the reference input."""
+        self.prices = pricing(self.reference)
 
     def expected(self, probs: Sequence[Tensor]) -> Tensor:
         """Σ_g Σ_j p_gj B_gj over the searchable layers, a float64 scalar.
@@ -41,7 +41,7 @@ class ExpectedCost(nn.Module):
             RuntimeError: :meth:`bind` was not called.
         """
         if self.prices is None:
-            raise RuntimeError(f'{type(self).__name__}: bind(model, space) comes first')
+            raise RuntimeError(f'{type(self).__name__}: bind(pricing) comes first')
         return self.prices.expected_searched(probs)
 
 

@@ -1,15 +1,13 @@
 """All penalties of a search as one objective."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from mmmpq.losses.expected_cost import Pricing
 from mmmpq.registry import LOSSES, build
-
-if TYPE_CHECKING:
-    from mmmpq.search import SearchSpace
 
 
 class Terms(NamedTuple):
@@ -48,10 +46,10 @@ class Objective:
         self.multiplies = any(map(_multiplies, self.penalties))
         self.prices: list[Any] = []
 
-    def bind(self, model: nn.Module, space: 'SearchSpace') -> None:
+    def bind(self, pricing: Pricing) -> None:
         """Has the penalties price the net that need no budget."""
         for penalty in self.pricing:
-            penalty.bind(model, space)
+            penalty.bind(pricing)
         self.prices = [p.prices for p in self.pricing]
 
     def __call__(

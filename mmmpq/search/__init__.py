@@ -6,7 +6,7 @@ from mmmpq.search.sample import sample_choices
 from mmmpq.search.solver import solve
 from mmmpq.search.space import Group, SearchSpace
 from mmmpq.search.start import STARTS, bias_logits, bounds, project
-from mmmpq.search.tables import CostTable, CostTables, Prices, cost_tables
+from mmmpq.search.tables import CostTable, CostTables, Prices, cost_tables, pricing
 
 __all__ = [
     'STARTS',
@@ -20,6 +20,7 @@ __all__ = [
     'cost_tables',
     'measure_gains',
     'most_probable',
+    'pricing',
     'project',
     'sample_choices',
     'solve',

@@ -17,7 +17,6 @@ from mmmpq.layers import (
     quantized_layers,
 )
 from mmmpq.policy import Policy, Precision
-from mmmpq.search.tables import Prices
 from mmmpq.transfer import Fetch
 
 
@@ -156,10 +155,6 @@ class SearchSpace:
         if key not in self._profiles:
             self._profiles[key] = profile(model, *key)
         return self._profiles[key]
-
-    def prices(self, model: nn.Module, reference: Reference) -> Prices:
-        """What the candidates cost at a reference input, without any bound."""
-        return Prices(self, reference, self.profiles(model, reference))
 
     @property
     def sizes(self) -> list[int]:

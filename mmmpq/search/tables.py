@@ -1,7 +1,7 @@
 """What every choice of a search costs, and is expected to cost."""
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -9,9 +9,7 @@ from torch import Tensor, nn
 from mmmpq.costs import Budget, LayerProfile, Reference, total_cost
 from mmmpq.layers import Softmax, flat
 from mmmpq.policy import FLOAT, Policy, Precision
-
-if TYPE_CHECKING:
-    from mmmpq.search.space import SearchSpace
+from mmmpq.search.space import SearchSpace
 
 
 class Prices:
@@ -30,7 +28,7 @@ class Prices:
 
     def __init__(
         self,
-        space: 'SearchSpace',
+        space: SearchSpace,
         reference: Reference,
         profiles: Sequence[LayerProfile],
     ) -> None:
@@ -99,7 +97,7 @@ class CostTable(Prices):
     """
 
     def __init__(
-        self, space: 'SearchSpace', budget: Budget, profiles: Sequence[LayerProfile]
+        self, space: SearchSpace, budget: Budget, profiles: Sequence[LayerProfile]
     ) -> None:
         super().__init__(space, budget, profiles)
         self.budget = budget
@@ -166,14 +164,23 @@ class _Costs(NamedTuple):
     of_logits: Tensor  # (budgets, L)
 
 
+def pricing(model: nn.Module, space: SearchSpace) -> Callable[[Reference], Prices]:
+    """What prices the candidates at a reference input, without any bound."""
+
+    def prices(reference: Reference) -> Prices:
+        return Prices(space, reference, space.profiles(model, reference))
+
+    return prices
+
+
 def cost_tables(
-    model: nn.Module, space: 'SearchSpace', budgets: Sequence[Budget]
+    model: nn.Module, space: SearchSpace, budgets: Sequence[Budget]
 ) -> CostTables:
     """One table per budget; each distinct reference input is profiled once."""
     return CostTables(CostTable(space, b, space.profiles(model, b)) for b in budgets)
 
 
-def per_logit(space: 'SearchSpace', values: Sequence[Tensor]) -> Tensor:
+def per_logit(space: SearchSpace, values: Sequence[Tensor]) -> Tensor:
     """Costs of the candidates of each group as costs of all logits (L,).
 
     Factorised logits take the mean over the pairs that share a width.

@@ -7,7 +7,7 @@ import torchvision
 from mmmpq.losses import ComplexityPenalty
 from mmmpq.models import quantize
 from mmmpq.registry import LOSSES, build
-from mmmpq.search import SearchSpace
+from mmmpq.search import SearchSpace, pricing
 
 COST = dict(type='BOPs', input_shape=(3, 8, 8))
 LATE, EARLY = 9 * 4 * 6 * 64, 9 * 2 * 4 * 64  # MACs
@@ -28,7 +28,7 @@ def test_facts_of_resnet18():
     penalty = ComplexityPenalty(
         eta=0.00335, cost=dict(type='BOPs', input_shape=(3, 224, 224))
     )
-    penalty.bind(model, space)
+    penalty.bind(pricing(model, space))
     assert len(space.groups) == 19
     assert penalty.scale / 1e6 == pytest.approx(115.61, abs=0.01)
     total = sum(layer.macs for layer in penalty.prices.searched)
@@ -54,7 +54,7 @@ def test_normalisers(net, changes, scale):
     model, space = net()
     cfg = dict(type='ComplexityPenalty', eta=0.5, cost=COST)
     penalty = build(LOSSES, {**cfg, **changes})
-    penalty.bind(model, space)
+    penalty.bind(pricing(model, space))
     assert penalty.scale == scale
     cost = penalty.prices.reference.cost
     wanted = sum(
@@ -74,7 +74,7 @@ def test_fixed_and_float_layers_do_not_count(net):
     for rest in ('float', 'fixed'):
         model, space = net(rest)
         penalty = ComplexityPenalty(eta=1.0, cost=COST)
-        penalty.bind(model, space)
+        penalty.bind(pricing(model, space))
         values.append(float(penalty(space.probs(), NONE, 0.0)))
     assert values[0] == values[1] > 0
 
@@ -82,7 +82,7 @@ def test_fixed_and_float_layers_do_not_count(net):
 def test_factorised_is_macs_by_both_means(net):
     model, space = net(relaxation=dict(type='Softmax', factorised=True))
     penalty = ComplexityPenalty(eta=0.1, cost=COST)
-    penalty.bind(model, space)
+    penalty.bind(pricing(model, space))
     wanted = 0.0
     for group in space.groups:
         w, a = (
@@ -98,7 +98,7 @@ def test_gradient_is_that_of_a_mean(net):
     """η / n · p_k (B_k - Σ_j p_j B_j)."""
     model, space = net()
     penalty = ComplexityPenalty(eta=0.2, cost=COST)
-    penalty.bind(model, space)
+    penalty.bind(pricing(model, space))
     for logits in space.logits:
         logits.requires_grad_(True)
     found = torch.autograd.grad(penalty(space.probs(), NONE, 0.0), space.logits)
@@ -141,7 +141,7 @@ def test_unbound_and_unreachable(net):
         penalty(space.probs(), NONE, 0.0)
     model.forward = lambda x: x  # no layer is called
     with pytest.raises(ValueError, match=r"normaliser: 'first' is 0\.0 BOPs"):
-        penalty.bind(model, space)
+        penalty.bind(pricing(model, space))
 
 
 def test_one_input_is_profiled_once(net, monkeypatch):
@@ -152,5 +152,5 @@ def test_one_input_is_profiled_once(net, monkeypatch):
     real = module.profile
     monkeypatch.setattr(module, 'profile', lambda *a: count.append(a) or real(*a))
     for cost in (COST, dict(COST, type='WeightBytes'), dict(COST, proposals=7)):
-        ComplexityPenalty(eta=0.1, cost=cost).bind(model, space)
+        ComplexityPenalty(eta=0.1, cost=cost).bind(pricing(model, space))
     assert len(count) == 2

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mmmpq.losses import CostAwareLoss, cost_factor
 from mmmpq.registry import LOSSES, build
+from mmmpq.search import pricing
 
 COST = dict(type='BOPs', input_shape=(3, 8, 8))
 NONE = torch.ones(0)
@@ -39,7 +40,7 @@ def test_multiplicative_loss_against_finite_differences(net, factorised):
     """d(L · F) = F dL + L dF, for a task loss L that depends on the logits, too."""
     model, space = net(relaxation=dict(type='Softmax', factorised=factorised))
     loss = CostAwareLoss(beta=0.1, gamma=0.9, cost=COST)
-    loss.bind(model, space)
+    loss.bind(pricing(model, space))
     model.double()
     logits = [p.requires_grad_(True) for p in space.logits]
     weights = [torch.randn(4, dtype=torch.float64) for _ in logits]
@@ -83,7 +84,7 @@ def test_bytes_count_as_bits_and_fixed_layers_do_not(net, kind, per_unit):
             type='CostAwareLoss', beta=0.1, gamma=0.9, cost=dict(COST, type=kind)
         )
         loss = build(LOSSES, cfg)
-        loss.bind(model, space)
+        loss.bind(pricing(model, space))
         probs = space.probs()
         pairs = zip(probs, loss.prices.values, strict=True)
         cost = per_unit * sum(float(p.double() @ b) for p, b in pairs)
@@ -123,4 +124,4 @@ def test_a_net_that_costs_nothing(net):
     model, space = net()
     model.forward = lambda x: x
     with pytest.raises(ValueError, match=r'CostAwareLoss\.cost: .* at most 0 in'):
-        CostAwareLoss(beta=0.1, gamma=0.9, cost=COST).bind(model, space)
+        CostAwareLoss(beta=0.1, gamma=0.9, cost=COST).bind(pricing(model, space))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmmpq.losses import Objective
+from mmmpq.search import pricing
 
 COST = dict(type='BOPs', input_shape=(3, 8, 8))
 AWARE = dict(type='CostAwareLoss', beta=0.1, gamma=0.9, cost=COST)
@@ -24,7 +25,7 @@ def test_sums_products_and_names(net):
     names = ['complexity', 'cost_aware', 'prob1', 'cost_aware_2', 'complexity_2']
     assert objective.names == [*names, 'cost_aware_3']
     assert objective.multiplies and not objective.prices
-    objective.bind(model, space)
+    objective.bind(pricing(model, space))
     assert [p.name for p in objective.prices] == ['BOPs'] * 2 + ['WeightBytes'] + [
         'BOPs'
     ] * 2

@@ -6,7 +6,7 @@ from torch import nn
 
 from mmmpq.costs import Budget, Reference, total_cost
 from mmmpq.policy import FLOAT, Precision
-from mmmpq.search import SearchSpace, cost_tables
+from mmmpq.search import SearchSpace, cost_tables, pricing
 
 
 def test_groups_and_fixed_layers(problem):
@@ -189,7 +189,7 @@ def test_all_budgets_at_once_are_each_of_them(problem, kind):
 def test_prices_are_a_table_without_a_bound(problem, kind):
     model, space, (table,) = problem((kind, 'W4A4'))
     cfg = dict(type=kind, input_shape=(3, 16, 16))
-    prices = space.prices(model, Reference.build(cfg))
+    prices = pricing(model, space)(Reference.build(cfg))
     probs = space.probs()
     assert prices.profiles == table.profiles and not hasattr(prices, 'limit')
     assert all(map(torch.equal, prices.values, table.values))

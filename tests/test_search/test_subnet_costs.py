@@ -15,7 +15,7 @@ from mmmpq.costs import (
 from mmmpq.models import ElasticMobileNetV3, quantize
 from mmmpq.models.standalone import standalone
 from mmmpq.policy import Precision
-from mmmpq.search import SearchSpace
+from mmmpq.search import SearchSpace, pricing
 from mmmpq.subnets.budgets import SubnetBudgets
 from mmmpq.subnets.code import GeneCode
 from mmmpq.subnets.costs import SubnetCosts
@@ -83,7 +83,7 @@ def test_bits_alone_cost_what_the_search_space_says(chain):
     costs = SubnetCosts(model, space, references)
     genes = spread(costs.code.sizes, 30)
     found = costs(genes)
-    prices = [SearchSpace(model).prices(model, r) for r in references]
+    prices = [pricing(model, SearchSpace(model))(r) for r in references]
     for row, subnet in zip(found, costs.code.subnets(genes), strict=True):
         assert row.tolist() == [p.of(space.policy(subnet)) for p in prices]
         assert row.tolist() == costs.of(subnet)
