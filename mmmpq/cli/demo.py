@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import time
 from pathlib import Path
 
 from mmengine.config import Config
@@ -57,7 +58,8 @@ def main() -> None:
     args = parse_args()
     work_dir, data = Path(args.work_dir), Path(args.data)
     console = Console()
-    stages = Stages(work_dir, console)
+    # Nets this small are trained faster by one thread than by two.
+    stages = Stages(work_dir, console, jobs=2)
     shapes = stages(
         'make the shapes',
         'data shapes',
@@ -95,7 +97,7 @@ def main() -> None:
         float_checkpoint_bytes=Path(checkpoint).stat().st_size,
         float_state_bytes=results['sizes']['float'],
         packed_file_bytes=results['sizes']['packed'],
-        seconds=sum(results['seconds'].values()),
+        seconds=round(time.time() - stages.started, 1),
     )
     atomic_write(work_dir / 'summary.json', json.dumps(summary, indent=2) + '\n')
     share = summary['searched_bops'] / summary['budget_bops']

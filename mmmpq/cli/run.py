@@ -14,7 +14,7 @@ from rich.table import Table
 from mmmpq.cli.baseline import METHODS, search_budgets
 from mmmpq.cli.stages import Stages, last_checkpoint
 from mmmpq.fileio import atomic_write
-from mmmpq.launch import add_cfg_options, check_file, load_config
+from mmmpq.launch import add_cfg_options, check_file, load_config, positive
 from mmmpq.policy import Policy
 from mmmpq.visualization import write_report
 
@@ -58,6 +58,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='where everything goes (default: work_dirs/<name of the config>_run)',
     )
     parser.add_argument('--seed', type=int, help='of search and fine-tuning')
+    parser.add_argument(
+        '--jobs',
+        type=positive,
+        default=1,
+        metavar='N',
+        help='2: the nets to compare with are trained beside the search (default: 1)',
+    )
     add_cfg_options(parser)
     args = parser.parse_args(argv)
     if args.work_dir is None:
@@ -74,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     search = load_config(args)
     finetune = finetune_config(args)
     search_budgets(search, args.budget)
-    stages = Stages(work_dir, console)
+    stages = Stages(work_dir, console, args.jobs)
     results = run(stages, search, finetune, args.compare, args.seed)
     show(results, console)
     console.print(
@@ -135,41 +142,56 @@ def run(
     seeded = [] if seed is None else ['--seed', seed]
     config = _written(search, work_dir / 'configs' / 'search.py')
     folder = work_dir / 'search'
-    searched = stages('search', 'train', config, '--work-dir', folder, *seeded)
-    nets = {'searched': (folder / 'policy.json', folder / 'searched.pth', [searched])}
-    for method in compare:
-        own = work_dir / f'policy_{method}'
-        key = stages(
-            f'policy {method}',
-            'baseline',
-            *(config, '--method', method, '--work-dir', own),
-            *seeded,
-        )
-        nets[method] = own / 'policy.json', start, [key]
-
-    metrics = {'float': _tested(stages, 'float', _as_float(search), start, [])}
-    keys = {}
-    for name, (policy, weights, after) in nets.items():
-        cfg = finetune.copy()
-        cfg.model.quant.policy = str(policy)
-        cfg.load_from = str(weights)
-        path = _written(cfg, work_dir / 'configs' / f'{name}.py')
-        args = (path, '--work-dir', work_dir / name, *seeded)
-        keys[name] = stages(f'fine-tune {name}', 'train', *args, after=after)
-        trained = last_checkpoint(work_dir / name)
-        metrics[name] = _tested(stages, name, path, trained, [keys[name]])
     packed = work_dir / 'exported' / 'searched.safetensors'
-    stages(
-        'export searched',
-        'export',
-        work_dir / 'configs' / 'searched.py',
-        last_checkpoint(work_dir / 'searched'),
-        *('--format', 'packed', '--out', packed),
-        after=[keys['searched']],
-    )
+    policies = {method: work_dir / f'policy_{method}' for method in compare}
+    policies = {n: p / 'policy.json' for n, p in policies.items()}
+    policies['searched'] = folder / 'policy.json'
+    metrics: dict[str, dict[str, float]] = {}
+
+    def tested(name: str, config: Path, checkpoint: str, *after: str) -> None:
+        out = work_dir / 'metrics' / f'{name}.json'
+        stages(
+            f'test {name}',
+            'test',
+            *(config, checkpoint, '--work-dir', work_dir / 'tests' / name),
+            *('--out', out, '--out-item', 'metrics'),
+            *('--cfg-options', 'randomness.seed=0'),
+            after=after,
+        )
+        metrics[name] = json.loads(out.read_text())
+
+    def finetuned(name: str, weights: Any, found: str) -> None:
+        """Fine-tunes and tests the net of a policy, and packs the searched one."""
+        cfg = finetune.copy()
+        cfg.model.quant.policy = str(policies[name])
+        cfg.load_from = str(weights)
+        own = _written(cfg, work_dir / 'configs' / f'{name}.py')
+        args = (own, '--work-dir', work_dir / name, *seeded)
+        trained = stages(f'fine-tune {name}', 'train', *args, after=[found])
+        checkpoint = last_checkpoint(work_dir / name)
+        tested(name, own, checkpoint, trained)
+        if name == 'searched':
+            args = (own, checkpoint, '--format', 'packed', '--out', packed)
+            stages('export searched', 'export', *args, after=[trained])
+
+    def searched() -> None:
+        args = (config, '--work-dir', folder, *seeded)
+        found = stages('search', 'train', *args)
+        finetuned('searched', folder / 'searched.pth', found)
+
+    def others() -> None:
+        as_float = _written(_as_float(search), work_dir / 'configs' / 'float.py')
+        tested('float', as_float, start)
+        for method in compare:
+            own = policies[method].parent
+            args = (config, '--method', method, '--work-dir', own, *seeded)
+            found = stages(f'policy {method}', 'baseline', *args)
+            finetuned(method, start, found)
+
+    stages.together(searched, others)
 
     metric = _metric(metrics)
-    found = {name: Policy.load(policy) for name, (policy, *_) in nets.items()}
+    found = {name: Policy.load(policy) for name, policy in policies.items()}
     costs = dict(float=found['searched'].meta['costs']['float'])
     costs |= {name: policy.meta['costs']['searched'] for name, policy in found.items()}
     # A detector that finds no box at all has no mAP.
@@ -229,24 +251,6 @@ def _as_float(search: Config) -> Config:
     cfg.model.pop('quant')
     cfg.custom_hooks = []
     return cfg
-
-
-def _tested(
-    stages: Stages, name: str, config: Any, checkpoint: str, after: Sequence[str]
-) -> dict[str, float]:
-    """The metrics of one net."""
-    if isinstance(config, Config):
-        config = _written(config, stages.work_dir / 'configs' / f'{name}.py')
-    out = stages.work_dir / 'metrics' / f'{name}.json'
-    stages(
-        f'test {name}',
-        'test',
-        *(config, checkpoint, '--work-dir', stages.work_dir / 'tests' / name),
-        *('--out', out, '--out-item', 'metrics'),
-        *('--cfg-options', 'randomness.seed=0'),
-        after=after,
-    )
-    return json.loads(out.read_text())
 
 
 def _label(name: str, policy: Policy | None) -> str:

@@ -1,4 +1,4 @@
-"""Verbs run one after the other, each once."""
+"""Verbs run as processes, each once."""
 
 import hashlib
 import json
@@ -7,10 +7,14 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import RLock
 
 from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from mmmpq.fileio import atomic_write
 
@@ -28,12 +32,15 @@ class Stages:
     Args:
         work_dir: Where logs and notes go.
         console: Where progress is shown.
-        cwd: Folder that relative paths of the arguments start from.
+        jobs: Stages that :meth:`together` may run at once; they share the cores.
     """
 
-    def __init__(self, work_dir: Path, console: Console, cwd: Path | None = None):
-        self.work_dir, self.console, self.cwd = work_dir, console, cwd
+    def __init__(self, work_dir: Path, console: Console, jobs: int = 1) -> None:
+        self.work_dir, self.console, self.jobs = work_dir, console, jobs
         self.started = time.time()
+        columns = SpinnerColumn(), TextColumn('{task.description}')
+        self._running = Progress(*columns, console=console, transient=True)
+        self._lock = RLock()
         self.file = work_dir / 'stages.json'
         self.done: dict = (
             json.loads(self.file.read_text()) if self.file.exists() else {}
@@ -70,15 +77,37 @@ class Stages:
         self.console.print(f'{title:<34} {seconds:6.0f} s')
         return key
 
+    def together(self, *chains: Callable[[], object]) -> list:
+        """Calls functions that run stages, ``jobs`` of them at once; what they return.
+
+        Where one fails the others end first, and are not lost.
+        """
+        with ThreadPoolExecutor(self.jobs) as pool:
+            futures = [pool.submit(chain) for chain in chains]
+        return [future.result() for future in futures]
+
+    @contextmanager
+    def _shown(self, title: str) -> Iterator[Callable[[str], None]]:
+        """A line on the screen while a stage runs; takes what it is to say."""
+        with self._lock:
+            self._running.start()
+            task = self._running.add_task(title)
+        try:
+            yield lambda text: self._running.update(task, description=text)
+        finally:
+            with self._lock:
+                self._running.remove_task(task)
+                if not self._running.tasks:
+                    self._running.stop()
+
     def _run(self, title: str, words: Sequence[str]) -> float:
         log = self.work_dir / 'logs' / f'{title.replace(" ", "_")}.log'
         log.parent.mkdir(parents=True, exist_ok=True)
         began = time.time()
-        with self.console.status(title) as status, log.open('w') as file:
+        with self._shown(title) as say, log.open('w') as file:
             process = subprocess.Popen(
                 [sys.executable, '-m', 'mmmpq', *words],
-                cwd=self.cwd,
-                env=environment(),
+                env=environment(self.jobs),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -88,7 +117,7 @@ class Stages:
                 if step := STEP.search(line):
                     kind, epoch, done, total = step.groups()
                     loss = LOSS.search(line)
-                    status.update(
+                    say(
                         f'{title}: {kind} '
                         + (f'epoch {epoch}, ' if epoch else '')
                         + f'{done}/{total}'
@@ -102,16 +131,21 @@ class Stages:
         return time.time() - began
 
     def _note(self, title: str, value: object) -> None:
-        self.done[title] = value
-        atomic_write(self.file, json.dumps(self.done, indent=2) + '\n')
+        with self._lock:
+            self.done[title] = value
+            atomic_write(self.file, json.dumps(self.done, indent=2) + '\n')
 
 
-def environment() -> dict[str, str]:
-    """Threads that wait sleep: where they spin, a busy machine is many times slower."""
-    path = os.pathsep.join(p for p in sys.path if p)
-    return dict(
-        os.environ, OMP_WAIT_POLICY='PASSIVE', PYTHONUNBUFFERED='1', PYTHONPATH=path
-    )
+def environment(jobs: int = 1) -> dict[str, str]:
+    """Of a stage among ``jobs`` of them.
+
+    Threads that wait sleep: where they spin, a busy machine is many times slower.
+    """
+    found = dict(os.environ, OMP_WAIT_POLICY='PASSIVE', PYTHONUNBUFFERED='1')
+    found['PYTHONPATH'] = os.pathsep.join(p for p in sys.path if p)
+    if jobs > 1:
+        found.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // jobs)))
+    return found
 
 
 def last_checkpoint(folder: Path) -> str:
