@@ -13,7 +13,7 @@ ROOT = Path(mmmpq.__file__).resolve().parent
 PTH = ROOT / 'mmcv_ext' / 'mmmpq-mmcv-ext.pth'
 AT_START = f'import site; site.addsitedir({str(PTH.parent)!r}); '
 BY_IMPORT = (
-    'import importlib as u; '
+    'import importlib.util as u; '
     f's = u.spec_from_file_location("f", {str(ROOT / "mmcv_finder.py")!r}); '
     'm = u.module_from_spec(s); s.loader.exec_module(m); m.install(); '
 )

@@ -1,6 +1,7 @@
 """Write a policy without a gradient search: uniform, by sensitivity, or at random."""
 
 import argparse
+import copy
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,7 +152,7 @@ def search_budgets(cfg: Config, limits: Sequence[str] | None) -> dict[str, Any]:
 
 def search_hook(cfg: Config, limits: Sequence[str] | None) -> SearchHook:
     """The config's SearchHook, with the budgets of the command line if it has any."""
-    return HOOKS.build(dict(search_budgets(cfg, limits)))
+    return HOOKS.build(dict(search_budgets(copy.deepcopy(cfg), limits)))
 
 
 def _is_search(hook: Any) -> bool:

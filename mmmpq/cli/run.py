@@ -1,6 +1,7 @@
 """From a float net to a net that fits: search, fine-tune, test, export and report."""
 
 import argparse
+import copy
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -162,7 +163,7 @@ def run(
 
     def finetuned(name: str, weights: Any, found: str) -> None:
         """Fine-tunes and tests the net of a policy, and packs the searched one."""
-        cfg = finetune.copy()
+        cfg = copy.deepcopy(finetune)
         cfg.model.quant.policy = str(policies[name])
         cfg.load_from = str(weights)
         own = _written(cfg, work_dir / 'configs' / f'{name}.py')
@@ -246,7 +247,7 @@ def _written(cfg: Config, path: Path) -> Path:
 
 def _as_float(search: Config) -> Config:
     """The config of the net that the search starts from."""
-    cfg = search.copy()
+    cfg = copy.deepcopy(search)
     cfg.model.type = cfg.model.pop('base_type')
     cfg.model.pop('quant')
     cfg.custom_hooks = []
