@@ -14,6 +14,7 @@ from mmengine.structures import InstanceData
 from torch.ao.quantization import get_default_qat_qconfig_mapping
 from torch.ao.quantization.quantize_fx import prepare_qat_fx
 
+from mmmpq.hooks.logits import set_gradients, task_gradient
 from mmmpq.models import calibrate
 from mmmpq.search import SearchSpace
 
@@ -151,7 +152,7 @@ class Step:
         self.step, self.device, self.dtype = step, device, dtype
         if quant is not None:
             calibrate(self.model, [self.batch])
-        self.logits = SearchSpace(self.model).logits if variant in MIXED else []
+        self.space = SearchSpace(self.model) if variant in MIXED else None
         params = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(params, lr=1e-4, momentum=0.9)
 
@@ -187,15 +188,20 @@ class Step:
         return self.model.data_preprocessor(self.batch, True)
 
     def forward(self, kind: str, data: dict) -> torch.Tensor:
-        for logits in self.logits:
-            logits.requires_grad_(kind == 'architecture')
+        if self.space is not None:  # as SearchHook does
+            set_gradients(self.space.logits, kind == 'architecture')
+            self.handed = self.space.hand()
         with torch.autocast(self.device, self.dtype, enabled=bool(self.dtype)):
             losses = self.model._run_forward(data, mode='loss')
         return self.model.parse_losses(losses)[0]
 
     def backward(self, kind: str, loss: torch.Tensor) -> None:
         if kind == 'architecture':
-            torch.autograd.grad(loss, self.logits, allow_unused=True)
+            inputs = [*self.handed.leaves, *self.space.logits]
+            grads = torch.autograd.grad(loss, inputs, allow_unused=True)
+            count = len(self.handed.leaves)
+            logits = self.space.logits
+            task_gradient(logits, self.handed, grads[:count], grads[count:])
         else:
             self.optimizer.zero_grad()
             loss.backward()
