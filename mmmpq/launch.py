@@ -109,6 +109,12 @@ def embed_policy(cfg: Config) -> None:
         quant['policy'] = Policy.load(policy).to_dict()
 
 
+def search_hooks(cfg: Config) -> list[dict]:
+    """The configs of a config's SearchHooks; parts of ``cfg``, not copies."""
+    hooks = cfg.get('custom_hooks') or ()
+    return [h for h in hooks if str(h.get('type')).endswith('SearchHook')]
+
+
 def positive(text: str) -> int:
     """An int of at least 1, as the type of a flag."""
     if not text.isdecimal() or int(text) < 1:

@@ -16,10 +16,17 @@ from mmmpq.baselines import hessian, sensitivity
 from mmmpq.baselines.choices import largest_uniform, least_harm, random_choice
 from mmmpq.baselines.hutchinson import relative_error
 from mmmpq.baselines.measurements import Measurements, fingerprint
+from mmmpq.costs.budget_text import budget_cfgs
 from mmmpq.hooks import SearchHook
 from mmmpq.hooks.held_out import Batches, hold_out, train_batches, unwrapped
 from mmmpq.hooks.search_result import described
-from mmmpq.launch import add_cfg_options, build_runner, load_config, positive
+from mmmpq.launch import (
+    add_cfg_options,
+    build_runner,
+    load_config,
+    positive,
+    search_hooks,
+)
 from mmmpq.layers import quantized_layers
 from mmmpq.models import calibrate
 from mmmpq.policy import Policy
@@ -40,7 +47,7 @@ EXAMPLE = """methods:
 examples:
   mmmpq baseline configs/bpnas/resnet_digits.py --method sensitivity
   mmmpq baseline configs/bpnas/retinanet_shapes.py --method hessian \\
-      --budget W4A4 WeightBytes:'1 MB'
+      --budget W4A4 '1 MB'
 
 CONFIG is one of a search; its load_from names the float checkpoint. Measurements are
 kept in DIR: a run that was killed goes on, and other budgets cost seconds."""
@@ -59,8 +66,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='+',
         action='extend',
         metavar='LIMIT',
-        help="W3A3, '30 GBOPs', or with a type: WeightBytes:'1 MB' (default: those of "
-        "the config's SearchHook)",
+        help="W3A3, 0.9*W4A4, '30 GBOPs', '12 MB' (default: those of the config's "
+        'SearchHook)',
     )
     parser.add_argument(
         '--work-dir',
@@ -124,8 +131,7 @@ def search_budgets(cfg: Config, limits: Sequence[str] | None) -> dict[str, Any]:
     Raises:
         ValueError: There is no budget at all.
     """
-    hooks = [h for h in cfg.get('custom_hooks') or () if _is_search(h)]
-    options = hooks[0] if hooks else dict(type='mmmpq.SearchHook')
+    options = next(iter(search_hooks(cfg)), dict(type='mmmpq.SearchHook'))
     budgets = list(options.get('budgets') or ())
     if not limits and not budgets:
         raise ValueError(
@@ -140,23 +146,16 @@ def search_budgets(cfg: Config, limits: Sequence[str] | None) -> dict[str, Any]:
             for key in ('input_shape', 'proposals')
             if key in reference
         }
-        known = {str(b.get('type')): dict(b) for b in budgets}
-        given = []
-        for limit in limits:
-            kind, _, value = limit.rpartition(':')
-            kind = kind or 'BOPs'
-            given.append(dict(known.get(kind, shared), type=kind, limit=value))
-        options['budgets'] = given
+        known = {str(b.get('type')).rpartition('.')[2]: dict(b) for b in budgets}
+        table = known.get('Latency', {}).get('table')
+        given = [c for text in limits for c in budget_cfgs(text, 'BOPs', {}, table)]
+        options['budgets'] = [{**known.get(c['type'], shared), **c} for c in given]
     return options
 
 
 def search_hook(cfg: Config, limits: Sequence[str] | None) -> SearchHook:
     """The config's SearchHook, with the budgets of the command line if it has any."""
     return HOOKS.build(dict(search_budgets(copy.deepcopy(cfg), limits)))
-
-
-def _is_search(hook: Any) -> bool:
-    return isinstance(hook, dict) and str(hook.get('type')).endswith('SearchHook')
 
 
 def prepared_runner(cfg: Config, seed: int | None, trained: bool) -> Runner:

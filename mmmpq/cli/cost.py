@@ -9,7 +9,7 @@ from rich.console import Console
 
 from mmmpq.costs import Hardware
 from mmmpq.costs.bill import cost
-from mmmpq.launch import add_cfg_options, add_reference_arguments
+from mmmpq.launch import add_cfg_options, add_reference_arguments, search_hooks
 from mmmpq.models import build_model
 from mmmpq.policy import Precision
 
@@ -42,10 +42,8 @@ def parse_args(argv=None):
 
 
 def search_budget(cfg):
-    for hook in cfg.get('custom_hooks') or ():
-        if str(hook.get('type')).endswith('SearchHook') and hook.get('budgets'):
-            return hook['budgets'][0]
-    return {}
+    budgets = (hook.get('budgets') for hook in search_hooks(cfg))
+    return next((each[0] for each in budgets if each), {})
 
 
 def main(argv=None):

@@ -18,7 +18,7 @@ from mmmpq.hooks.evaluation import evaluate_policies
 from mmmpq.hooks.held_out import unwrapped
 from mmmpq.hooks.search_result import described, save_searched
 from mmmpq.hooks.supernet import supernet_runner
-from mmmpq.launch import add_cfg_options, load_config
+from mmmpq.launch import add_cfg_options, load_config, search_hooks
 from mmmpq.policy import Policy
 from mmmpq.search import SearchSpace, cost_tables, most_probable
 from mmmpq.units import human
@@ -109,14 +109,13 @@ def parse_args(argv=None):
 
 def search_reference(cfg):
     """Type of the cost, reference input and proposals of the search in a config."""
-    for hook in cfg.get('custom_hooks') or ():
-        if str(hook.get('type')).endswith('SearchHook'):
-            costs = [*(hook.get('budgets') or ())]
-            costs += [p.get('cost') or {} for p in hook.get('penalties') or ()]
-            first = next((c for c in costs if c), {})
-            common = {k: first[k] for k in ('input_shape', 'proposals') if k in first}
-            return first.get('type', 'BOPs').rpartition('.')[2], common
-    return 'BOPs', {}
+    costs = []
+    for hook in search_hooks(cfg)[:1]:
+        costs += hook.get('budgets') or ()
+        costs += [p.get('cost') or {} for p in hook.get('penalties') or ()]
+    first = next((c for c in costs if c), {})
+    common = {k: first[k] for k in ('input_shape', 'proposals') if k in first}
+    return first.get('type', 'BOPs').rpartition('.')[2], common
 
 
 def find_config(search_dir):

@@ -9,20 +9,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from torch import nn
 from torch.backends import cudnn, mkldnn
@@ -36,6 +27,7 @@ from mmmpq.hooks.held_out import unwrapped
 from mmmpq.launch import add_cfg_options, build_runner, check_file, load_config
 from mmmpq.layers import quantized_layers
 from mmmpq.policy import Precision
+from mmmpq.visualization.progress import progress_bar
 
 EXAMPLE = """Features and heads are computed by ONNX Runtime on the CPU; loading,
 preprocessing, decoding, NMS and metrics are those of the config. A two-stage detector
@@ -92,29 +84,20 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def tested(runner: Runner, title: str) -> tuple[dict[str, float], Predictions]:
     """Metrics and predictions of one run over the config's test set."""
+    total, done = len(runner.test_dataloader.dataset), 0
+
+    def step(images: int) -> None:
+        nonlocal done
+        done += images
+        move(done)
+
     with (
         contextlib.redirect_stdout(io.StringIO()),  # of pycocotools
-        _progress(title, len(runner.test_dataloader.dataset)) as step,
+        progress_bar(Console(stderr=True), title, total) as move,
         recording(unwrapped(runner), step) as predictions,
     ):
         metrics = runner.test()
     return metrics, predictions
-
-
-@contextlib.contextmanager
-def _progress(title: str, total: int) -> Iterator[Any]:
-    """A function that moves a bar on the terminal by so many images."""
-    progress = Progress(
-        TextColumn(title),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-    )
-    with progress:
-        task = progress.add_task(title, total=total)
-        yield lambda images: progress.advance(task, images)
 
 
 def check_model(model: nn.Module, network: OnnxNetwork, checkpoint: str | None) -> None:
