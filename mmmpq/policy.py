@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from mmmpq.fileio import atomic_write
 
 BITS = (1, 2, 3, 4, 5, 6, 7, 8, 32)
+QUANT = {'w_quantizer', 'a_quantizer', 'float_layers'}  # keys of a policy's meta.quant
 
 
 class Precision(NamedTuple):
@@ -95,7 +96,7 @@ class Policy:
         layers: Precision of each quantized layer, by its name in the model.
         meta: What the policy was found for: model, input_shape, budgets (with the
             cost that the policy has), seed, version of mmmpq; and in ``quant`` how its
-            net is quantized: ``w_quantizer``, ``a_quantizer``, ``float_layers``.
+            net is quantized, see ``QUANT``.
     """
 
     layers: dict[str, Precision]
@@ -159,9 +160,15 @@ class Policy:
             )
         if not isinstance(layers, Mapping) or not layers:
             raise ValueError(f'policy: {source} holds no layers')
+        meta = dict(data.get('meta') or {})
+        quant = meta.get('quant')
+        if quant is not None and (not isinstance(quant, Mapping) or {*quant} != QUANT):
+            raise ValueError(
+                f'policy: {source}: meta.quant: found {quant!r}; accepted is a dict of '
+                f'{", ".join(sorted(QUANT))}'
+            )
         return cls(
-            {n: Precision.parse(p, f'{source}: {n}') for n, p in layers.items()},
-            dict(data.get('meta') or {}),
+            {n: Precision.parse(p, f'{source}: {n}') for n, p in layers.items()}, meta
         )
 
     def to_dict(self) -> dict[str, Any]:

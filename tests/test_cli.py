@@ -2,14 +2,17 @@
 
 import argparse
 import importlib
+import os
+import time
 from pathlib import Path
+from threading import Event
 
 import pytest
 from rich.console import Console
 
 from mmmpq import cli
-from mmmpq.cli.run import finetune_config
-from mmmpq.cli.stages import Stages
+from mmmpq.cli.run import finetune_config, main
+from mmmpq.cli.stages import Stages, identity
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,6 +83,63 @@ def test_a_training_that_was_killed_goes_on(stages):
         ['train', 'fails', '--resume'],
         ['train', 'other'],
     ]
+
+
+def test_a_training_does_not_go_on_from_that_of_other_settings(stages, tmp_path):
+    make, calls = stages
+    folder = tmp_path / 'run'
+    folder.mkdir()
+    last = folder / 'last_checkpoint'
+    make()('search', 'train', 'one', '--work-dir', folder)
+    last.write_text('epoch_6.pth')
+    make()('search', 'train', 'two', '--work-dir', folder)
+    assert not last.exists() and '--resume' not in calls[-1]
+
+
+def test_an_input_written_anew_is_another_one(tmp_path):
+    path = tmp_path / 'float.pth'
+    path.write_text('one')
+    before = identity(path)
+    assert identity(path) == before
+    os.utime(path, ns=(1, 1))
+    assert identity(path) != before
+    assert identity('https://x.org/a.pth') == 'https://x.org/a.pth'
+
+
+@pytest.mark.parametrize('jobs', [1, 2])
+def test_where_a_stage_fails_no_other_begins(stages, jobs):
+    make, calls = stages
+    together = make()
+    together.jobs = jobs
+    begun = Event()
+
+    def first():
+        begun.wait(0 if jobs == 1 else 10)
+        together('search', 'train', 'fails')
+
+    def second():
+        begun.set()
+        while jobs == 2 and not together._failed:
+            time.sleep(0.01)
+        together('others', 'test', 'x')
+
+    with pytest.raises(ValueError, match=r'^it failed$'):
+        together.together(first, second)
+    assert calls == [['train', 'fails']]
+
+
+def test_damaged_notes_name_the_file(stages, tmp_path):
+    make, _ = stages
+    (tmp_path / 'stages.json').write_text('{"search": {"ke')
+    with pytest.raises(ValueError, match=r'stages\.json is damaged.*remove it'):
+        make()
+
+
+def test_run_wants_the_config_of_a_search(tmp_path):
+    path = tmp_path / 'net.py'
+    path.write_text("model = dict(type='RetinaNet')")
+    with pytest.raises(ValueError, match=r'^CONFIG: found no mmmpq\.SearchHook'):
+        main([str(path), '--work-dir', str(tmp_path / 'run'), '--budget', 'W4A4'])
 
 
 def test_the_fine_tuning_of_a_config_without_a_twin(tmp_path):

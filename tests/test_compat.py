@@ -238,7 +238,7 @@ def import_mmmpq(folder, code='import mmmpq'):
 def test_a_torchvision_of_another_torch(tmp_path):
     text = "raise RuntimeError('operator torchvision::nms does not exist')"
     (tmp_path / 'torchvision.py').write_text(text)
-    said = import_mmmpq(tmp_path, 'import mmmpq; mmmpq.models')
+    said = import_mmmpq(tmp_path, 'import mmmpq.models')
     assert said.startswith(f'ImportError: torch {torch.__version__} and torchvision ')
     assert 'do not match (operator torchvision::nms does not exist): pip' in said
 

@@ -154,7 +154,9 @@ def test_near_names():
 
 def test_a_saved_config_has_the_policy_in_it(tmp_path):
     """What a checkpoint says of its net needs no file beside it."""
-    meta = dict(quant=dict(w_quantizer=dict(type='LSQQuantizer'), float_layers=[]))
+    quantizer = dict(type='LSQQuantizer')
+    quant = dict(w_quantizer=quantizer, a_quantizer=quantizer, float_layers=[])
+    meta = dict(quant=quant)
     policy = Policy({'backbone.conv1': Precision(8, 8), 'fc': Precision(2, 4)}, meta)
     path = policy.save(tmp_path / 'policy.json')
     cfg = Config(dict(model=dict(type='x', quant=dict(policy=str(path)))))
@@ -166,3 +168,7 @@ def test_a_saved_config_has_the_policy_in_it(tmp_path):
     assert Policy.from_dict(saved.model.quant.policy) == policy
     with pytest.raises(ValueError, match=r'quant\.policy has format version 9'):
         Policy.from_dict(dict(policy.to_dict(), version=9), 'quant.policy')
+    for damaged in (3, dict(w_quantizer=quantizer)):
+        data = dict(policy.to_dict(), meta=dict(quant=damaged))
+        with pytest.raises(ValueError, match=r'meta\.quant: found .* accepted is'):
+            Policy.from_dict(data)

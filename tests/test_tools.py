@@ -116,6 +116,36 @@ def test_train_and_resume(folder, trained, monkeypatch):
     assert second['meta']['iter'] == 4
 
 
+def test_resume_before_the_first_checkpoint_starts_from_the_float_net(
+    folder, tmp_path, monkeypatch
+):
+    """MMEngine alone would start from random weights, without a word."""
+    start = tmp_path / 'float.pth'
+    torch.save(dict(state_dict={}), start)
+    seen = {}
+
+    class Runner:
+        def train(self):
+            pass
+
+    def build(cfg):
+        seen.update(resume=cfg.resume, load_from=cfg.load_from)
+        return Runner()
+
+    module = tool('train')
+    monkeypatch.setattr(module, 'build_runner', build)
+    flags = ['--resume', '--work-dir', tmp_path / 'run']
+    argv = ['train.py', folder / 'tiny.py', *flags, '--cfg-options']
+    argv.append(f'load_from={start}')
+    monkeypatch.setattr(sys, 'argv', list(map(str, argv)))
+    module.main()
+    assert seen == dict(resume=False, load_from=str(start))
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run/last_checkpoint').write_text('epoch_1.pth')
+    module.main()
+    assert seen == dict(resume=True, load_from=None)
+
+
 @pytest.mark.parametrize('tta', [False, True])
 def test_test_writes_metrics_and_predictions(folder, trained, monkeypatch, tta):
     def test(*flags):

@@ -77,7 +77,7 @@ def main() -> None:
     import_pymoo()
     work_dir, console = Path(args.work_dir), Console()
     stages = Stages(work_dir, console)
-    key = stages('make the digits', 'data digits', '--out', args.data)
+    keys = [stages('make the digits', 'data digits', '--out', args.data)]
     root = {
         f'{split}_dataloader.dataset.data_root': args.data
         for split in ('train', 'val', 'test')
@@ -86,13 +86,14 @@ def main() -> None:
     def train(title: str, config: Path, name: str, **start: str) -> str:
         options = {**root, **start, 'default_hooks.logger.interval': 5}
         options |= args.cfg_options or {}
-        stages(
+        key = stages(
             title,
             'train',
             *(config, '--work-dir', work_dir / name, '--cfg-options'),
-            *(f'{name}={value}' for name, value in options.items()),
-            after=[key],
+            *(f'{option}={value}' for option, value in options.items()),
+            after=keys,
         )
+        keys.append(key)
         return last_checkpoint(work_dir / name)
 
     largest = train('train the largest net in float', FLOAT, 'float')

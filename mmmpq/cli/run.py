@@ -13,9 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 from mmmpq.cli.baseline import METHODS, search_budgets
-from mmmpq.cli.stages import Stages, last_checkpoint
+from mmmpq.cli.stages import Stages, identity, last_checkpoint
 from mmmpq.fileio import atomic_write
-from mmmpq.launch import add_cfg_options, check_file, load_config, positive
+from mmmpq.launch import (
+    add_cfg_options,
+    check_file,
+    load_config,
+    positive,
+    search_hooks,
+)
 from mmmpq.policy import Policy
 from mmmpq.visualization import write_report
 
@@ -39,8 +45,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--budget',
         nargs='+',
         metavar='LIMIT',
-        help="W3A3, '30 GBOPs', or with a type: WeightBytes:'1 MB'; several hold at "
-        "once (default: those of the config's SearchHook)",
+        help="W3A3, 0.9*W4A4, '30 GBOPs', '12 MB'; several hold at once (default: "
+        "those of the config's SearchHook)",
     )
     parser.add_argument(
         '--compare',
@@ -102,7 +108,7 @@ def finetune_config(args: argparse.Namespace) -> Config:
     cfg = load_config(argparse.Namespace(**{**vars(args), 'config': path}))
     if path == args.config:
         cfg.custom_hooks = [
-            *(h for h in cfg.get('custom_hooks') or () if not _searches(h)),
+            *(h for h in cfg.get('custom_hooks') or () if h not in search_hooks(cfg)),
             dict(type='mmmpq.CalibrationHook'),
         ]
     cfg.pop('work_dir', None)
@@ -130,9 +136,15 @@ def run(
         ``report``, ``packed``, ``policy`` (paths), ``seconds``.
 
     Raises:
-        ValueError: The config names no float checkpoint; a stage failed.
+        ValueError: The config is of no search or names no float checkpoint; a stage
+            failed.
     """
     work_dir = stages.work_dir
+    if not search_hooks(search) or 'quant' not in search.model:
+        raise ValueError(
+            'CONFIG: found no mmmpq.SearchHook among its custom_hooks, or no quant in '
+            'its model; accepted is the config of a search'
+        )
     start = search.get('load_from')
     if not start:
         raise ValueError(
@@ -141,11 +153,11 @@ def run(
         )
     check_file(start, 'load_from')
     seeded = [] if seed is None else ['--seed', seed]
+    begin = [identity(start)]
     config = _written(search, work_dir / 'configs' / 'search.py')
     folder = work_dir / 'search'
     packed = work_dir / 'exported' / 'searched.safetensors'
-    policies = {method: work_dir / f'policy_{method}' for method in compare}
-    policies = {n: p / 'policy.json' for n, p in policies.items()}
+    policies = {m: work_dir / f'policy_{m}' / 'policy.json' for m in compare}
     policies['searched'] = folder / 'policy.json'
     metrics: dict[str, dict[str, float]] = {}
 
@@ -177,16 +189,16 @@ def run(
 
     def searched() -> None:
         args = (config, '--work-dir', folder, *seeded)
-        found = stages('search', 'train', *args)
+        found = stages('search', 'train', *args, after=begin)
         finetuned('searched', folder / 'searched.pth', found)
 
     def others() -> None:
         as_float = _written(_as_float(search), work_dir / 'configs' / 'float.py')
-        tested('float', as_float, start)
+        tested('float', as_float, start, *begin)
         for method in compare:
             own = policies[method].parent
             args = (config, '--method', method, '--work-dir', own, *seeded)
-            found = stages(f'policy {method}', 'baseline', *args)
+            found = stages(f'policy {method}', 'baseline', *args, after=begin)
             finetuned(method, start, found)
 
     stages.together(searched, others)
@@ -233,10 +245,6 @@ def show(results: dict[str, Any], console: Console) -> None:
             f'{rows[0]["weight_bytes"] / row["weight_bytes"]:.1f}x',
         )
     console.print(table)
-
-
-def _searches(hook: Any) -> bool:
-    return str(hook.get('type')).endswith('SearchHook')
 
 
 def _written(cfg: Config, path: Path) -> Path:

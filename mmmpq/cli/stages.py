@@ -42,9 +42,8 @@ class Stages:
         self._running = Progress(*columns, console=console, transient=True)
         self._lock = RLock()
         self.file = work_dir / 'stages.json'
-        self.done: dict = (
-            json.loads(self.file.read_text()) if self.file.exists() else {}
-        )
+        self.done = self._noted()
+        self._failed = ''
 
     def __call__(
         self, title: str, verb: str, *args: object, after: Sequence[str] = ()
@@ -59,8 +58,10 @@ class Stages:
             after: Keys of the stages whose results it reads.
 
         Raises:
-            ValueError: It failed; names the log.
+            ValueError: It failed; names the log. Or one beside it did.
         """
+        if self._failed:
+            raise ValueError(f'{title} is not begun: {self._failed}')
         words = [*verb.split(), *map(str, args)]
         configs = [p.read_text() for p in args if isinstance(p, Path) and p.is_file()]
         key = hashlib.sha256(json.dumps([words, configs, *after]).encode())
@@ -71,20 +72,28 @@ class Stages:
         if verb == 'train' and self.done.get(f'{title} (begun)') == key:
             words.append('--resume')
         elif verb == 'train':
+            if '--work-dir' in words:  # a checkpoint that is there is another's
+                folder = Path(words[words.index('--work-dir') + 1])
+                (folder / 'last_checkpoint').unlink(missing_ok=True)
             self._note(f'{title} (begun)', key)
-        seconds = self._run(title, words)
+        try:
+            seconds = self._run(title, words)
+        except ValueError as error:
+            self._failed = str(error)
+            raise
         self._note(title, dict(key=key, seconds=round(seconds, 1)))
         self.console.print(f'{title:<34} {seconds:6.0f} s')
         return key
 
-    def together(self, *chains: Callable[[], object]) -> list:
-        """Calls functions that run stages, ``jobs`` of them at once; what they return.
+    def together(self, *chains: Callable[[], object]) -> None:
+        """Calls functions that run stages, ``jobs`` of them at once.
 
-        Where one fails the others end first, and are not lost.
+        Where one fails the stages that run end first, and no other begins.
         """
         with ThreadPoolExecutor(self.jobs) as pool:
             futures = [pool.submit(chain) for chain in chains]
-        return [future.result() for future in futures]
+        for future in futures:
+            future.result()
 
     @contextmanager
     def _shown(self, title: str) -> Iterator[Callable[[str], None]]:
@@ -130,6 +139,17 @@ class Stages:
             )
         return time.time() - began
 
+    def _noted(self) -> dict:
+        if not self.file.exists():
+            return {}
+        try:
+            return json.loads(self.file.read_text())
+        except ValueError as error:
+            raise ValueError(
+                f'{self.file} is damaged: it is no JSON ({error}); remove it to have '
+                'every stage run again'
+            ) from error
+
     def _note(self, title: str, value: object) -> None:
         with self._lock:
             self.done[title] = value
@@ -151,3 +171,11 @@ def environment(jobs: int = 1) -> dict[str, str]:
 def last_checkpoint(folder: Path) -> str:
     """The last checkpoint of a training in ``folder``."""
     return (folder / 'last_checkpoint').read_text().strip()
+
+
+def identity(path: str | Path) -> str:
+    """A file as an input of a stage: another one whenever it was written anew."""
+    if '://' in str(path):
+        return str(path)
+    found = Path(path).stat()
+    return f'{path} {found.st_size} {found.st_mtime_ns}'

@@ -1,6 +1,7 @@
 """Train, search or fine-tune: run the training loop of a config."""
 
 import argparse
+from pathlib import Path
 
 from mmmpq.launch import (
     add_common_arguments,
@@ -55,9 +56,12 @@ def main() -> None:
         cfg.auto_scale_lr.enable = True
     if args.seed is not None:
         cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': args.seed}
-    if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-        if args.resume != 'auto':
-            check_file(args.resume, '--resume')
+    if args.resume == 'auto':
+        # Without a checkpoint it is the start: with load_from, which MMEngine drops.
+        cfg.resume = (Path(cfg.work_dir) / 'last_checkpoint').is_file()
+        if cfg.resume:
+            cfg.load_from = None
+    elif args.resume is not None:
+        check_file(args.resume, '--resume')
+        cfg.resume, cfg.load_from = True, args.resume
     build_runner(cfg).train()

@@ -1,5 +1,6 @@
 """Hooks of MMEngine's Runner: the only code that knows it."""
 
+from mmmpq import registry  # noqa: F401  before anything imports torchvision
 from mmmpq.hooks.calibration_hook import CalibrationHook
 from mmmpq.hooks.finite_hook import FiniteLossHook
 from mmmpq.hooks.reshape_hook import ScaleClipHook

@@ -1,5 +1,6 @@
 """Toolbox models with quantized layers."""
 
+from mmmpq import registry  # noqa: F401  before anything imports torchvision
 from mmmpq.models.backbones import *  # noqa: F403
 from mmmpq.models.build import build_model
 from mmmpq.models.calibration import calibrate, calibrate_subnet

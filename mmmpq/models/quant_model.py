@@ -341,7 +341,7 @@ def _quantizers_of(
     result = []
     for key, config in zip(('w_quantizer', 'a_quantizer'), given, strict=True):
         searched = carried[key]
-        if config is not None and _recorded(config) != searched:
+        if isinstance(config, Mapping) and _recorded(config) != searched:
             print_log(
                 f'quant.{key}: found {dict(config)}, but the policy was found with '
                 f'{searched}; the former is used, and to be calibrated or trained anew',
@@ -354,9 +354,10 @@ def _quantizers_of(
 
 def _recorded(config: dict[str, Any]) -> dict[str, Any]:
     """A quantizer's config as JSON holds it, with the name of its type alone."""
-    kind = config['type']
-    name = kind if isinstance(kind, str) else kind.__name__
-    return json.loads(json.dumps(dict(config, type=name.rpartition('.')[2])))
+    kind = config.get('type')
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    config = dict(config, type=name.rpartition('.')[2])
+    return json.loads(json.dumps(config, default=str))
 
 
 def _still_there(names: Iterable[str], model: nn.Module) -> list[str]:
