@@ -67,7 +67,7 @@ def library() -> SimpleNamespace | None:
         print_log(
             f'the fast CPU kernels cannot be built ({error}); the plain form gives the '
             'same results, but on a CPU a training step of a quantized net takes about '
-            '1.3 times as long, one of a search 2 to 3.5 times. A compiler for them '
+            '1.4 times as long, one of a search 1.9 to 2.5 times. A compiler for them '
             'comes with: pip install ziglang',
             logger='current',
         )
