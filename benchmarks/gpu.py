@@ -72,21 +72,21 @@ STAGES = (
     Stage('search', 'search', 120, 'gpu_search'),
     Stage('overhead', 'overhead', 60, 'gpu_overhead'),
     Stage('bandwidth', 'bandwidth', 45, 'gpu_bandwidth'),
-    Stage('distributed', 'distributed', 50, 'gpu_distributed'),
+    Stage('distributed', 'distributed', 80, 'gpu_distributed'),
     steps(
         'step-others',
-        80,
+        60,
         ('resnet50', 'float32', 'short'),
         ('mobilenet_v2', 'bfloat16', 'short'),
         ('faster_rcnn_r50', 'float32', 'short'),
         ('mobilenet_v2', 'bfloat16', 'graphs'),
     ),
-    Stage('step-compiled', 'step', 60, 'gpu_step', 'run_compiled'),
+    Stage('step-compiled', 'step', 50, 'gpu_step', 'run_compiled'),
 )
 # What of its records a file shows in the summary.
 COLUMNS = dict(
     correct='family dtype layout candidates gradient kernels other_level out_error '
-    'grad_error sums_error ok error skipped',
+    'grad_error sums_error repeats ok error skipped',
     step='model dtype variant step candidates time_ratio forward_ratio backward_ratio '
     'memory_ratio ms memory_mib first_seconds to_compiled_float note skipped',
     search='set run seed seconds iteration_ms metric cpu_metric spent distance spread '

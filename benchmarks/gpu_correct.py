@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from gpu_records import Records, Settings, last_line
@@ -29,6 +30,8 @@ SHAPES = {
     'per channel': (33, 7, 3, 3),
     'large': (5, 64, 113, 111),
 }
+WEIGHTS = ((64, 3, 7, 7), (64, 64, 1, 1), (130, 64, 3, 3), (512, 512, 3, 3), (10, 33))
+TINY_WEIGHTS = ((8, 3, 7, 7), (8, 8, 1, 1), (9, 8, 3, 3), (4, 300, 3, 3), (10, 33)) * 2
 # Of 12 candidates; None is float.
 LEVELS = [(-7, 7), (0, 15), None, (-1, 1), (0, 3), (-127, 127)]
 LEVELS += [(-8, 7), (0, 255), (-2, 1), (0, 7), (-3, 3), (0, 1)]
@@ -148,6 +151,12 @@ def check(case: Case, device: str) -> dict:
     grad = (torch.randn_like(x.float()) + 0.3).to(x.dtype)
     with noting_triton(record):
         out, grad_x, *small = evaluate(call, x, leaves, grad)
+    again = evaluate(call, x, leaves, grad)
+    record['repeats'] = all(
+        torch.equal(a, b)
+        for a, b in zip((out, grad_x, *small), again, strict=True)
+        if a is not None
+    )
     wanted, wanted_x, *wanted_small = evaluate(
         reference, x, leaves, grad, torch.float64
     )
@@ -168,7 +177,74 @@ def check(case: Case, device: str) -> dict:
     few = max(OTHER_LEVEL, 1.5 / x.numel())
     sums_bound = SUMS + 3 / x.numel()
     record['ok'] = record['strides'] and record['other_level'] <= few
-    record['ok'] &= record['sums_error'] <= sums_bound
+    record['ok'] &= record['sums_error'] <= sums_bound and record['repeats']
+    return record
+
+
+def check_together(dtype: str, device: str, shapes: Sequence = WEIGHTS * 4) -> dict:
+    """A record of the weights of a net in one launch, some of them mixed, some with a
+    range for every channel, one without a gradient."""
+    from mmmpq.quantizers import triton_batch
+
+    torch.manual_seed(0)
+    mixes, leaves = [], [[], [], []]
+    for number, shape in enumerate(shapes):
+        m = (1, 3, 5, 12)[number % 4]
+        channels = shape[0] if number % 3 == 2 else 1
+        x = torch.randn(shape, device=device) * 0.3
+        if number % 5 == 1:
+            x = x.contiguous(memory_format=torch.channels_last)
+        ranges = torch.rand(m, channels, device=device) + 0.5
+        for leaf, to in zip((x, ranges), leaves, strict=False):
+            to.append(leaf.requires_grad_(number != 7))
+        if m > 1:
+            probs = torch.softmax(torch.randn(m, device=device), 0)
+            leaves[2].append(probs.requires_grad_(number != 7))
+        levels = tuple(LEVELS[:m])
+        divisors = tuple(float(level[1]) if level else 1.0 for level in levels)
+        factors = tuple(0.5 + j for j in range(m))
+        mix = x.detach(), ranges.detach(), levels, divisors, factors, m > 1
+        mixes.append(triton_batch.Mix(*mix))
+    plan = triton_batch.Plan(mixes)
+    target = getattr(torch, dtype)
+    leaves = list(chain(*leaves))
+    trained = [leaf for leaf in leaves if leaf.requires_grad]
+    grads = [(torch.randn_like(mix.x) + 0.3).to(target) for mix in mixes]
+
+    def results(outs: Sequence) -> list[torch.Tensor]:
+        places = [i for i, out in enumerate(outs) if out.requires_grad]
+        given = [grads[i].to(outs[i].dtype) for i in places]
+        return [*outs, *torch.autograd.grad([outs[i] for i in places], trained, given)]
+
+    def together() -> list[torch.Tensor]:
+        return results(triton_batch.FakeQuantizeAll.apply(plan, target, *leaves))
+
+    found, again = together(), together()
+    probs = iter(leaves[2 * len(mixes) :])
+    wanted = []
+    for mix, x, ranges in zip(mixes, leaves, leaves[len(mixes) :], strict=False):
+        p = next(probs).double() if mix.mixed else None
+        how = mix.levels, mix.scale_grad, None, 'lsq', mix.divisors
+        wanted.append(mix_fake_quantize(x.double(), ranges.double(), p, *how))
+    pairs = list(zip(found, results(wanted), strict=True))
+    large = len(mixes) + sum(x.requires_grad for x in leaves[: len(mixes)])
+    values = [apart(a.detach(), b.detach()) for a, b in pairs[:large]]
+    sums = [
+        float((a.double() - b).abs().max() / b.abs().max().clamp_min(1e-30))
+        for a, b in pairs[large:]
+    ]
+    record = dict(
+        family='weights together',
+        kernels='triton',
+        dtype=dtype,
+        candidates=12,
+        other_level=max(share for share, _ in values),
+        out_error=max(error for _, error in values),
+        sums_error=max(sums),
+        repeats=all(map(torch.equal, found, again)),
+    )
+    record['ok'] = record['repeats'] and record['other_level'] <= OTHER_LEVEL
+    record['ok'] &= record['sums_error'] <= SUMS
     return record
 
 
@@ -248,10 +324,15 @@ def run(records: Records, settings: Settings) -> None:
         interpret()
         for case in todo:
             records.add(**check(case, 'cpu'))
+        records.add(**check_together('float32', 'cpu', TINY_WEIGHTS))
         return
     spawning = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(settings.jobs, mp_context=spawning) as pool:
-        started = {pool.submit(check, case, 'cuda'): vars(case) for case in todo}
+        started = {
+            pool.submit(check_together, dtype, 'cuda'): dict(family='weights together')
+            for dtype in DTYPES
+        }
+        started |= {pool.submit(check, case, 'cuda'): vars(case) for case in todo}
         for future in as_completed(started):
             _note(records, future, started[future])
         future = pool.submit(check_beyond_int32, 'cuda')

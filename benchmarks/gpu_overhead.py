@@ -49,7 +49,8 @@ class RandomImages(torch.utils.data.Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> dict:
-        return self.items[index % len(self.items)]
+        item = self.items[index % len(self.items)]
+        return dict(item, data_samples=item['data_samples'].clone())
 
 
 class Watch(Hook):

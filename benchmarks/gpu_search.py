@@ -197,7 +197,9 @@ def resumed(trainings: Trainings, tiny: bool) -> dict:
                 raise
             refused = log_of(error)
     one, two = (
-        torch.load(folder / f'epoch_{epochs}.pth', map_location='cpu')
+        torch.load(
+            folder / f'epoch_{epochs}.pth', map_location='cpu', weights_only=False
+        )
         for folder in (whole, again)
     )
     weights, others = one['state_dict'], two['state_dict']

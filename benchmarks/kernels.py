@@ -104,8 +104,8 @@ class Mix:
         x = torch.randn(*shape, device=device)
         self.x = (x if target == 'weight' else x.relu()).to(dtype).requires_grad_()
         self.grad = torch.randn_like(self.x)
-        self.bits = WIDTHS[:candidates]
-        self.quantizer = kind(sorted(set(self.bits)), target).to(device)
+        self.bits = tuple(sorted(WIDTHS[:candidates]))  # as a layer asks for them
+        self.quantizer = kind(self.bits, target).to(device)
         self.quantizer.calibrate(self.x.detach().flatten()[: 1 << 20].view(1, 1, -1))
         self.probs = torch.full((candidates,), 1 / candidates, device=device)
         self.leaves = [self.x, self.probs.requires_grad_()]

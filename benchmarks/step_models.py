@@ -165,6 +165,7 @@ class Step:
             loss = self.forward(kind, data)
             marks.append(self._now())
             self.backward(kind, loss)
+            del loss  # and with it what of its graph is still there
             marks.append(self._now())
             self.update(kind)
             marks.append(self._now())

@@ -14,10 +14,10 @@ from mmmpq.layers.handed import Handed
 from mmmpq.layers.linear import MixedLinear, QuantLinear
 from mmmpq.layers.mixed import MixedLayer
 from mmmpq.layers.probs import Probs, flat, on_host, padded
-from mmmpq.layers.quantized_weight import watch_passes
 from mmmpq.layers.relaxation import GumbelSoftmax, Softmax
 from mmmpq.layers.skip import Skip
 from mmmpq.layers.uniform import UniformSampling
+from mmmpq.layers.weights_ahead import watch_passes
 
 __all__ = [
     'LINEAR',

@@ -2,18 +2,33 @@
 
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmmpq.layers.quantized_weight import QuantizedWeight
+from mmmpq.layers.quantized_weight import QuantizedWeight, computed_dtype
 from mmmpq.policy import SKIP, Precision
 from mmmpq.quantizers import Quantizer, StoredQuantizer
+from mmmpq.quantizers.functional import saving_is_hooked
 from mmmpq.registry import QUANTIZERS, build
 
 LINEAR = dict(type='LinearQuantizer')
+
+
+class Ahead(NamedTuple):
+    """What a layer will quantize its weight to, as far as it knows beforehand.
+
+    Attributes:
+        bits: The widths.
+        probs: Their coefficients; None: there is one width.
+        state: As of :meth:`QuantizedLayer._once`.
+    """
+
+    bits: tuple[int, ...]
+    probs: Tensor | None
+    state: tuple
 
 
 class QuantizedLayer:
@@ -32,6 +47,8 @@ class QuantizedLayer:
     # 'float' or a list: the plain float layer, in the latter case collecting a sample
     # of its inputs. None: quantized.
     _mode: Any = None
+    # (state, weight) if it has been quantized with those of other layers.
+    _weight_ahead: tuple[tuple, Tensor] | None = None
 
     @classmethod
     def from_float(cls, layer: nn.Module, **quant: Any) -> nn.Module:
@@ -67,12 +84,21 @@ class QuantizedLayer:
 
     def _once(self, make: Callable[[], Tensor], *state: Any) -> Tensor:
         """The quantized weight ``make()``, remembered for one kind of ``state[0]``."""
+        if self._weight_ahead is not None and torch.is_grad_enabled():
+            of, weight = self._weight_ahead
+            good = of == state and weight.dtype == computed_dtype(self.weight)
+            if good and not saving_is_hooked():
+                return weight
         kept = self.__dict__.setdefault('_quantized_weights', {})
         if state[0] not in kept:
             kept[state[0]] = QuantizedWeight()
         quantizer = self.w_quantizer
         of = self.weight, *quantizer._parameters.values(), *quantizer._buffers.values()
         return kept[state[0]](make, of, *state)
+
+    def _ahead(self) -> Ahead | None:
+        """The weight of the forward pass that begins; None if it is not known yet."""
+        return None
 
     def _latent_weight(self) -> Tensor:
         """What is quantized: the weight, or what a subclass makes of it."""
@@ -151,6 +177,10 @@ class QuantLayer(QuantizedLayer):
                 )
             self.store(StoredQuantizer((bits,)))
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _ahead(self) -> Ahead | None:
+        bits = self.precision.w_bits
+        return None if bits == 32 else Ahead((bits,), None, (bits,))
 
     def _quantized(self, x: Tensor) -> Tensor:
         w_bits, a_bits = self.precision

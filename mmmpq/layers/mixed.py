@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmmpq.layers.base import QuantizedLayer, refuse_skip
+from mmmpq.layers.base import Ahead, QuantizedLayer, refuse_skip
 from mmmpq.layers.idle import with_idle
 from mmmpq.layers.relaxation import Softmax
 from mmmpq.layers.shares import Shares, selected, shares
@@ -121,10 +121,26 @@ class MixedLayer(QuantizedLayer):
     def candidates(self) -> tuple[Precision, ...]:
         return self.relaxation.candidates
 
+    def _ahead(self) -> Ahead | None:
+        """That of a composite, where its coefficients have been handed out."""
+        relaxation = self.relaxation
+        mixed = relaxation.handed.get(self._sampled)
+        if self.own or self.mixing == 'outputs' or not mixed:
+            return None
+        stamp = relaxation.stamp(self._sampled)
+        if stamp != mixed.stamp:
+            return None
+        bits = relaxation.w_bits
+        return Ahead(bits, mixed.marginals[0], (bits, *stamp))
+
+    @property
+    def _sampled(self) -> bool:
+        return self.mixing == 'sampled' and self.relaxation.choice is not None
+
     def _quantized(self, x: Tensor) -> Tensor:
         self._copy_weights()
         relaxation = self.relaxation
-        sampled = self.mixing == 'sampled' and relaxation.choice is not None
+        sampled = self._sampled
         if sampled and not relaxation.logits.requires_grad:
             return self._one(x, relaxation.choice)
         mixed = shares(relaxation, sampled)

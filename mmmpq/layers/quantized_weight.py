@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmmpq.quantizers.functional import saving_is_hooked
 
@@ -13,21 +13,25 @@ _passes = 0
 _now = 0
 
 
-def watch_passes(model: nn.Module) -> None:
-    """Lets the layers of ``model`` know when a forward pass begins and ends."""
-    model.register_forward_pre_hook(_begin)
-    model.register_forward_hook(_end, always_call=True)
-
-
-def _begin(*_: Any) -> None:
+def begin_pass() -> None:
+    """A forward pass of a quantized model begins."""
     global _passes, _now
     _passes += 1
     _now = _passes
 
 
-def _end(*_: Any) -> None:
+def end_pass() -> None:
+    """It has ended."""
     global _now
     _now = 0
+
+
+def computed_dtype(weight: Tensor) -> torch.dtype:
+    """What autocast, if there is any, makes of a weight in a convolution."""
+    device = weight.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return weight.dtype
 
 
 class QuantizedWeight:

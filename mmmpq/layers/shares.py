@@ -1,13 +1,12 @@
 """What the layers of a group mix their candidates with."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from mmmpq.layers.relaxation import Softmax
-from mmmpq.quantizers.base import constant
+from mmmpq.quantizers.base import constant, indices
 
 
 class Shares:
@@ -90,11 +89,4 @@ def unskipped(block: Tensor, probs: Tensor, others: Tensor) -> Tensor:
 
 def selected(probs: Tensor, kept: Sequence[int]) -> Tensor:
     """The coefficients of some of the candidates."""
-    return probs.index_select(0, _index(tuple(kept), probs.device))
-
-
-@lru_cache(maxsize=4096)
-def _index(values: tuple[int, ...], device: torch.device) -> Tensor:
-    """Copied to the device only once: a list as an index would be at every call."""
-    with torch.inference_mode(False):
-        return torch.tensor(values, device=device)
+    return probs.index_select(0, indices(kept, probs.device))

@@ -1,6 +1,7 @@
 """What every quantizer offers to a layer."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -197,7 +198,10 @@ class Quantizer(nn.Module):
         """The rows of ``values`` (widths, channels) that belong to ``bits``."""
         if self.bits == tuple(bits):
             return values
-        return values[[self.bits.index(b) for b in bits]]
+        if len(bits) == 1:
+            return values.narrow(0, self.bits.index(bits[0]), 1)
+        places = [self.bits.index(b) for b in bits]
+        return values.index_select(0, indices(places, values.device))
 
     def per_width(self) -> nn.Parameter:
         """Ones (widths, channels), trained unless float is the only width.
@@ -220,6 +224,17 @@ class Quantizer(nn.Module):
 def _note_widths(module: Quantizer, state: dict, prefix: str, metadata: dict) -> None:
     """Says in a state dict which width each row of the parameters belongs to."""
     metadata['bits'] = list(module.bits)
+
+
+def indices(values: Sequence[int], device: torch.device) -> Tensor:
+    """A tensor to index with, copied to the device only once."""
+    return _indices(tuple(values), device)
+
+
+@lru_cache(maxsize=4096)
+def _indices(values: tuple[int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device)
 
 
 def constant(values: Sequence[float], like: Tensor) -> Tensor:

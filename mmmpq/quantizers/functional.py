@@ -165,7 +165,10 @@ class _MixFakeQuantize(Function):
             ctx.needs_input_grad[0],
         )
         needed = zip(grads, (x, *small), ctx.needs_input_grad, strict=False)
-        return *(g.to(t.dtype) if need else None for g, t, need in needed), *[None] * 4
+        return *(
+            None if not need else g if g.dtype == t.dtype else g.to(t.dtype)
+            for g, t, need in needed
+        ), *[None] * 4
 
 
 def _kernels(x: Tensor, scale: Tensor) -> ModuleType | None:

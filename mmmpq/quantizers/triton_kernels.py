@@ -1,18 +1,30 @@
-"""Fake quantization on a GPU: one Triton kernel forward, two backward.
+"""Fake quantization on a GPU: one Triton kernel forward, one backward.
 
-The formulas are those of :mod:`mmmpq.quantizers.functional`. A program works on a block
-of one row, in float32, with all candidates in its registers; sums are written per block
-and added in one order, so that results repeat bit by bit.
+The formulas are those of :mod:`mmmpq.quantizers.functional`. A program works through
+blocks of one row, in float32, with all candidates in its registers, and sums up their
+gradients on the way; the last program of a row adds up the sums of all in one order, so
+that results repeat bit by bit.
 """
+
+import math
+from functools import lru_cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from mmmpq.quantizers.native import GRADIENTS, bounds, floats, plain, rows
+from mmmpq.quantizers.native import GRADIENTS, floats, plain, rows
+from mmmpq.quantizers.triton_launch import Kernel
 
-BLOCK = 2048
+BLOCK = 1024  # values of a program at a time
+# Backward, up to so many candidates: their sums, too, are to fit into the registers.
+BLOCKS = ((1, 1024), (5, 512), (7, 256), (math.inf, 128))
+PROGRAMS = 8  # of a multiprocessor
+# Arguments that Triton is not to compile anew for, since :class:`Kernel` does not look
+# at them.
+SIZES = ('rows', 'cols', 'parts')
+SMALL = ('factor', 'scale', 'offset', 'probs', 'table')
 RANGE_MIN = tl.constexpr(1e-8)
 ALL_NAN = tl.constexpr(tl.PropagateNan.ALL)
 
@@ -36,12 +48,13 @@ def forward(
 ) -> Tensor:
     """Σ_j p_j · Q_j(x), as the plain form gives it; ``x`` is dense."""
     out = torch.empty_like(x)
-    count, cols, blocks = _sizes(x, scale)
     if x.numel():
-        small, flags = _small(scale, offset, probs, levels, divisors)
-        _forward[count * blocks,](
-            x, out, count, cols, blocks, *small, M=len(levels), BLOCK=BLOCK, **flags
-        )
+        programs, *sizes, even = _sizes(x.numel(), rows(x, scale), BLOCK, x.device)
+        small, flags = _small(x, scale, offset, probs, levels, divisors)
+        _forward(
+            programs, (x, out), *small, *sizes,
+            constants=(even, len(levels), BLOCK, *flags),
+        )  # fmt: skip
     return out
 
 
@@ -58,48 +71,98 @@ def backward(
     need_x: bool,
 ) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None]:
     """Gradients to x, scale, offset and probs; ``grad`` lies in memory as ``x``."""
-    count, cols, blocks = _sizes(x, scale)
-    m = len(levels)
+    m, count = len(levels), rows(x, scale)
+    block = next(b for most, b in BLOCKS if m <= most)
+    programs, *sizes, even = _sizes(x.numel(), count, block, x.device)
     grad_x = torch.empty_like(x) if need_x else None
-    sums = torch.zeros(3, m, count, blocks, device=x.device)
-    found = torch.empty(3, m, count, device=x.device)  # to scale, offset, probs
-    small, flags = _small(scale, offset, probs, levels, divisors)
-    if x.numel():
-        _backward[count * blocks,](
-            x, grad, grad_x if need_x else x, sums, count, cols, blocks, *small, M=m,
-            BLOCK=BLOCK, GRADIENT=GRADIENTS.index(gradient), NEED_X=need_x, **flags,
-        )  # fmt: skip
-    _finish[m * count,](
-        sums, found, count, blocks, m, *small, floats(scale_grad, x.device),
-        BLOCK=1024, **flags,
+    # To scale, offset, probs; behind them the sums of every program.
+    size = m * count
+    found = x.new_empty(3 * (size + m * programs), dtype=torch.float32)
+    small, flags = _small(x, scale, offset, probs, levels, divisors)
+    _backward(
+        programs, (x, grad, grad_x if need_x else x), found,
+        _counters(count, x.device), floats(scale_grad, x.device), *small, *sizes,
+        constants=(
+            even, m, block, *flags, GRADIENTS.index(gradient), need_x,
+            programs == count,
+        ),
     )  # fmt: skip
-    return (
-        grad_x,
-        found[0].view(scale.shape),
-        None if offset is None else found[1].view(offset.shape),
-        None if probs is None else found[2].sum(1),
+    to_scale = found[:size].view(scale.shape)
+    to_offset = to_probs = None
+    if offset is not None:
+        to_offset = found[size : 2 * size].view(offset.shape)
+    if probs is not None:
+        to_probs = found[2 * size : 3 * size]
+        to_probs = to_probs if count == 1 else to_probs.view(m, count).sum(1)
+    return grad_x, to_scale, to_offset, to_probs
+
+
+@lru_cache(maxsize=4096)
+def _sizes(
+    numel: int, count: int, block: int, device: torch.device
+) -> tuple[int, int, int, int, bool]:
+    """Programs; rows, columns, and the programs of a row, which share its blocks; and
+    whether the columns are whole vectors."""
+    cols = numel // max(1, count)
+    blocks = max(1, -(-cols // block))
+    # Some blocks for each, as its start and end take a while, but work for all.
+    few, many = _programs(device)
+    parts = min(blocks, max(few, min(many, blocks // 8)))
+    parts = max(1, min(parts, many // max(1, count)))
+    return max(1, count) * parts, max(1, count), cols, parts, cols % 16 == 0
+
+
+@lru_cache
+def _programs(device: torch.device) -> tuple[int, int]:
+    """The fewest programs that occupy a device, and as many as it holds at a time."""
+    if device.type != 'cuda':
+        return 2, 4
+    count = torch.cuda.get_device_properties(device).multi_processor_count
+    return 2 * count, PROGRAMS * count
+
+
+_zeros: dict[tuple, Tensor] = {}
+
+
+def _counters(count: int, device: torch.device) -> Tensor:
+    """Zeros of a stream, which the kernels leave as they were (at least ``count``)."""
+    stream = None
+    if device.type == 'cuda':
+        stream = triton.runtime.driver.active.get_current_stream(device.index)
+    found = _zeros.get((device, stream))
+    if found is None or len(found) < count:
+        found = torch.zeros(max(4096, count), dtype=torch.int32, device=device)
+        _zeros[device, stream] = found
+    return found
+
+
+def _small(x, scale, offset, probs, levels, divisors) -> tuple[tuple, tuple]:
+    """The small tensors in float32, of which the first stands in for those that are
+    None and never read; and what there is of them, and which candidates are float."""
+    scale = plain(scale)
+    table, is_float = _table(levels, divisors, x.device)
+    small = (
+        scale,
+        scale if offset is None else plain(offset),
+        scale if probs is None else plain(probs),
+        table,
+    )
+    return small, (
+        is_float,
+        divisors is not None,
+        offset is not None,
+        probs is not None,
     )
 
 
-def _sizes(x: Tensor, scale: Tensor) -> tuple[int, int, int]:
-    """Rows, columns, and blocks per row."""
-    count = max(1, rows(x, scale))
-    cols = x.numel() // count
-    return count, cols, max(1, triton.cdiv(cols, BLOCK))
-
-
-def _small(scale, offset, probs, levels, divisors) -> tuple[list[Tensor], dict]:
-    """The small tensors in float32, and which there are; the first one stands in for
-    those that are None and never read."""
-    divisor = None if divisors is None else floats(divisors, scale.device)
-    given = [None if t is None else plain(t) for t in (scale, divisor, offset, probs)]
-    flags = dict(
-        HAS_DIVISOR=divisor is not None,
-        HAS_OFFSET=offset is not None,
-        HAS_PROBS=probs is not None,
-    )
-    low, high = bounds(levels, scale.device)
-    return [*(given[0] if t is None else t for t in given), low, high], flags
+@lru_cache(maxsize=4096)
+def _table(
+    levels: tuple, divisors: tuple | None, device: torch.device
+) -> tuple[Tensor, int]:
+    """qmin, qmax and divisor of each candidate (3 m,), and a bit for each float one."""
+    low, high = zip(*(level or (0, 0) for level in levels), strict=True)
+    is_float = sum(1 << j for j, level in enumerate(levels) if level is None)
+    return floats((*low, *high, *(divisors or ())), device), is_float
 
 
 @triton.jit
@@ -109,20 +172,31 @@ def _round(v):
 
 
 @triton.jit
-def _candidate(
-    j, row, rows, scale, divisor, offset, probs, low, high,
-    HAS_DIVISOR, HAS_OFFSET, HAS_PROBS,
-):  # fmt: skip
-    """Bounds, step and its slope to the scale given, offset and coefficient."""
-    lo = tl.load(low + j)
-    hi = tl.load(high + j)
-    s = tl.load(scale + j * rows + row)
+def _step(scale, divisor, HAS_DIVISOR: tl.constexpr):
+    """The step of a scale or range, and its slope to it."""
+    s = scale
     slope = 1.0
     if HAS_DIVISOR:
-        n = tl.load(divisor + j)
-        slope = tl.where(tl.abs(s) < RANGE_MIN, 0.0, tl.where(s < 0, -1.0, 1.0)) / n
-        s = tl.maximum(tl.abs(s), RANGE_MIN, propagate_nan=ALL_NAN) / n
-    s = tl.where(lo > hi, 1.0, s)
+        slope = tl.where(tl.abs(s) < RANGE_MIN, 0.0, tl.where(s < 0, -1.0, 1.0))
+        slope = slope / divisor
+        s = tl.maximum(tl.abs(s), RANGE_MIN, propagate_nan=ALL_NAN) / divisor
+    return s, slope
+
+
+@triton.jit
+def _candidate(
+    j, row, rows, scale, offset, probs, table, M: tl.constexpr, IS_FLOAT: tl.constexpr,
+    HAS_DIVISOR: tl.constexpr, HAS_OFFSET: tl.constexpr, HAS_PROBS: tl.constexpr,
+):  # fmt: skip
+    """Bounds, step and its slope to what is given, offset and coefficient."""
+    lo = tl.load(table + j)
+    hi = tl.load(table + M + j)
+    divisor = 1.0
+    if HAS_DIVISOR:
+        divisor = tl.load(table + 2 * M + j)
+    s, slope = _step(tl.load(scale + j * rows + row), divisor, HAS_DIVISOR)
+    if (IS_FLOAT >> j) & 1:
+        s = 1.0
     z = 0.0
     p = 1.0
     if HAS_OFFSET:
@@ -132,100 +206,195 @@ def _candidate(
     return lo, hi, s, slope, z, p
 
 
-@triton.jit
+@Kernel
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=SMALL)
 def _forward(
-    x, out, rows, cols, blocks, scale, divisor, offset, probs, low, high,
-    M: tl.constexpr, BLOCK: tl.constexpr, HAS_DIVISOR: tl.constexpr,
-    HAS_OFFSET: tl.constexpr, HAS_PROBS: tl.constexpr,
-):  # fmt: skip
-    program = tl.program_id(0).to(tl.int64)
-    row = program // blocks
-    column = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
-    mask = column < cols
-    at = row * cols + column
-    xs = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    for j in tl.static_range(M):
-        lo, hi, s, _slope, z, p = _candidate(
-            j, row, rows, scale, divisor, offset, probs, low, high,
-            HAS_DIVISOR, HAS_OFFSET, HAS_PROBS,
-        )  # fmt: skip
-        v = tl.maximum(xs * (1.0 / s) + z, lo, propagate_nan=ALL_NAN)
-        q = (_round(tl.minimum(v, hi, propagate_nan=ALL_NAN)) - z) * s
-        total += tl.where(lo > hi, xs, q) * p
-    tl.store(out + at, total.to(out.dtype.element_ty), mask=mask)
-
-
-@triton.jit
-def _backward(
-    x, grad, grad_x, sums, rows, cols, blocks, scale, divisor, offset, probs, low, high,
-    M: tl.constexpr, BLOCK: tl.constexpr, GRADIENT: tl.constexpr,
-    NEED_X: tl.constexpr, HAS_DIVISOR: tl.constexpr, HAS_OFFSET: tl.constexpr,
+    x, out, scale, offset, probs, table, rows: tl.int64, cols: tl.int64,
+    parts: tl.int64, EVEN: tl.constexpr, M: tl.constexpr, BLOCK: tl.constexpr,
+    IS_FLOAT: tl.constexpr, HAS_DIVISOR: tl.constexpr, HAS_OFFSET: tl.constexpr,
     HAS_PROBS: tl.constexpr,
 ):  # fmt: skip
     program = tl.program_id(0).to(tl.int64)
-    row = program // blocks
-    column = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
-    mask = column < cols
-    at = row * cols + column
-    xs = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-    gs = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32)
-    total = tl.zeros([BLOCK], tl.float32)
-    part = M * rows * blocks
+    row = program // parts
+    if EVEN:
+        cols = cols // 16 * 16  # so that Triton sees it
+    candidates = ()
     for j in tl.static_range(M):
         lo, hi, s, _slope, z, p = _candidate(
-            j, row, rows, scale, divisor, offset, probs, low, high,
-            HAS_DIVISOR, HAS_OFFSET, HAS_PROBS,
+            j, row, rows, scale, offset, probs, table, M, IS_FLOAT, HAS_DIVISOR,
+            HAS_OFFSET, HAS_PROBS,
         )  # fmt: skip
-        is_float = lo > hi
-        u = xs * (1.0 / s)
-        v = u + z
-        q = tl.maximum(v, lo, propagate_nan=ALL_NAN)
-        q = _round(tl.minimum(q, hi, propagate_nan=ALL_NAN)) - z
-        q = tl.where(is_float, xs, q)
-        inside = tl.where((v >= lo) & (v <= hi), gs, 0.0)
-        inside = tl.where(is_float, gs, inside)
-        if GRADIENT == 2:
-            total += gs * p
+        candidates = candidates + ((lo, hi, 1.0 / s, z, s * p),)
+    start = (program % parts) * BLOCK
+    while start < cols:
+        column = tl.multiple_of(start, BLOCK) + tl.arange(0, BLOCK)
+        mask = column < cols
+        at = row * cols + column
+        xs = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
+        total = tl.zeros([BLOCK], tl.float32)
+        for j in tl.static_range(M):
+            lo, hi, inverse, z, p = candidates[j]
+            if (IS_FLOAT >> j) & 1:
+                total += xs * p
+            else:
+                v = xs * inverse
+                if HAS_OFFSET:
+                    v += z
+                v = tl.maximum(v, lo, propagate_nan=ALL_NAN)
+                q = _round(tl.minimum(v, hi, propagate_nan=ALL_NAN))
+                if HAS_OFFSET:
+                    q -= z
+                total += q * p
+        tl.store(out + at, total.to(out.dtype.element_ty), mask=mask)
+        start += parts * BLOCK
+
+
+@Kernel
+@triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=SMALL)
+def _backward(
+    x, grad, grad_x, found, counters, factor, scale, offset, probs, table,
+    rows: tl.int64, cols: tl.int64, parts: tl.int64, EVEN: tl.constexpr,
+    M: tl.constexpr, BLOCK: tl.constexpr, IS_FLOAT: tl.constexpr,
+    HAS_DIVISOR: tl.constexpr, HAS_OFFSET: tl.constexpr, HAS_PROBS: tl.constexpr,
+    GRADIENT: tl.constexpr, NEED_X: tl.constexpr, ALONE: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0).to(tl.int64)
+    row = program // parts
+    if EVEN:
+        cols = cols // 16 * 16  # so that Triton sees it
+    candidates = ()
+    levels = ()  # Σ g q
+    insides = ()  # Σ g x inside, or Σ g q inside
+    missed = ()  # Σ g outside
+    for j in tl.static_range(M):
+        lo, hi, s, _slope, z, p = _candidate(
+            j, row, rows, scale, offset, probs, table, M, IS_FLOAT, HAS_DIVISOR,
+            HAS_OFFSET, HAS_PROBS,
+        )  # fmt: skip
+        candidates = candidates + ((lo, hi, 1.0 / s, z, p),)
+        levels = levels + (tl.zeros([BLOCK], tl.float32),)
+        insides = insides + (tl.zeros([BLOCK], tl.float32),)
+        if HAS_OFFSET:
+            missed = missed + (tl.zeros([BLOCK], tl.float32),)
+    start = (program % parts) * BLOCK
+    next_x, next_g = _load(x, grad, row, cols, start, BLOCK)
+    while start < cols:
+        column = tl.multiple_of(start, BLOCK) + tl.arange(0, BLOCK)
+        mask = column < cols
+        at = row * cols + column
+        xs, gs = next_x.to(tl.float32), next_g.to(tl.float32)
+        start += parts * BLOCK  # the next ones are on their way meanwhile
+        next_x, next_g = _load(x, grad, row, cols, start, BLOCK)
+        passed = tl.zeros([BLOCK], tl.float32)
+        old_levels, old_insides, old_missed = levels, insides, missed
+        levels = ()
+        insides = ()
+        missed = ()
+        for j in tl.static_range(M):
+            lo, hi, inverse, z, p = candidates[j]
+            level, inside = old_levels[j], old_insides[j]
+            if (IS_FLOAT >> j) & 1:
+                level += gs * xs
+                passed += p
+                if HAS_OFFSET:
+                    missed = missed + (old_missed[j],)
+            else:
+                v = xs * inverse
+                if HAS_OFFSET:
+                    v += z
+                q = tl.maximum(v, lo, propagate_nan=ALL_NAN)
+                q = tl.minimum(q, hi, propagate_nan=ALL_NAN)
+                is_inside = q == v
+                q = _round(q)
+                if HAS_OFFSET:
+                    q -= z
+                    missed = missed + (old_missed[j] + tl.where(is_inside, 0.0, gs),)
+                level += gs * q
+                if GRADIENT == 1:
+                    inside += tl.where(is_inside, gs * q, 0.0)
+                else:
+                    inside += tl.where(is_inside, gs * xs, 0.0)
+                if GRADIENT == 2:
+                    passed += p
+                else:
+                    passed += tl.where(is_inside, p, 0.0)
+            levels = levels + (level,)
+            insides = insides + (inside,)
+        if NEED_X:
+            result = (gs * passed).to(grad_x.dtype.element_ty)
+            tl.store(grad_x + at, result, mask=mask)
+    size = M * rows
+    part = program % parts
+    for j in tl.static_range(M):
+        level, inside, miss = tl.sum(levels[j]), tl.sum(insides[j]), 0.0
+        if HAS_OFFSET:
+            miss = tl.sum(missed[j])
+        if ALONE:
+            _finish(
+                j, row, rows, level, inside, miss, found, factor, scale, offset, probs,
+                table, M, IS_FLOAT, HAS_DIVISOR, HAS_OFFSET, HAS_PROBS, GRADIENT,
+            )  # fmt: skip
         else:
-            total += inside * p
-        slope = u
-        if GRADIENT == 1:
-            slope = q
-        to = sums + (j * rows + row) * blocks + program % blocks
-        tl.store(to, tl.sum(gs * q))
-        tl.store(to + part, tl.sum(inside * slope))
-        tl.store(to + 2 * part, tl.sum(inside - gs))
-    if NEED_X:
-        tl.store(grad_x + at, total.to(grad_x.dtype.element_ty), mask=mask)
+            to = found + 3 * size + (j * rows + row) * parts + part
+            tl.store(to, level)
+            tl.store(to + size * parts, inside)
+            if HAS_OFFSET:
+                tl.store(to + 2 * size * parts, miss)
+    if not ALONE:
+        tl.debug_barrier()
+        if tl.atomic_add(counters + row, 1, sem='acq_rel') == parts - 1:
+            for j in tl.static_range(M):
+                of = found + 3 * size + (j * rows + row) * parts
+                level_sum = _sum(of, parts, BLOCK)
+                inside_sum = _sum(of + size * parts, parts, BLOCK)
+                missed_sum = 0.0
+                if HAS_OFFSET:
+                    missed_sum = _sum(of + 2 * size * parts, parts, BLOCK)
+                _finish(
+                    j, row, rows, level_sum, inside_sum, missed_sum, found, factor,
+                    scale, offset, probs, table, M, IS_FLOAT, HAS_DIVISOR, HAS_OFFSET,
+                    HAS_PROBS, GRADIENT,
+                )  # fmt: skip
+            tl.store(counters + row, 0)
+
+
+@triton.jit
+def _load(x, grad, row, cols, start, BLOCK: tl.constexpr):
+    """A block of both."""
+    column = tl.multiple_of(start, BLOCK) + tl.arange(0, BLOCK)
+    mask, at = column < cols, row * cols + column
+    return tl.load(x + at, mask=mask, other=0.0), tl.load(grad + at, mask, other=0.0)
+
+
+@triton.jit
+def _sum(of, count, BLOCK: tl.constexpr):
+    """The sum of ``count`` values that other programs have written."""
+    total = tl.zeros([BLOCK], tl.float32)
+    start = count * 0
+    while start < count:
+        index = start + tl.arange(0, BLOCK)
+        total += tl.load(of + index, index < count, 0.0, cache_modifier='.cg')
+        start += BLOCK
+    return tl.sum(total)
 
 
 @triton.jit
 def _finish(
-    sums, found, rows, blocks, m, scale, divisor, offset, probs, low, high, factor,
-    BLOCK: tl.constexpr, HAS_DIVISOR: tl.constexpr, HAS_OFFSET: tl.constexpr,
-    HAS_PROBS: tl.constexpr,
+    j, row, rows, level, inside, miss, found, factor, scale, offset, probs, table,
+    M: tl.constexpr, IS_FLOAT: tl.constexpr, HAS_DIVISOR: tl.constexpr,
+    HAS_OFFSET: tl.constexpr, HAS_PROBS: tl.constexpr, GRADIENT: tl.constexpr,
 ):  # fmt: skip
-    program = tl.program_id(0)
-    j = program // rows
-    part = m * rows * blocks
-    level = tl.zeros([BLOCK], tl.float32)
-    inside = tl.zeros([BLOCK], tl.float32)
-    missed = tl.zeros([BLOCK], tl.float32)
-    start = 0
-    while start < blocks:
-        at = start + tl.arange(0, BLOCK)
-        mask = at < blocks
-        of = sums + program.to(tl.int64) * blocks + at
-        level += tl.load(of, mask=mask, other=0.0)
-        inside += tl.load(of + part, mask=mask, other=0.0)
-        missed += tl.load(of + 2 * part, mask=mask, other=0.0)
-        start += BLOCK
-    lo, hi, s, slope, _z, p = _candidate(
-        j, program % rows, rows, scale, divisor, offset, probs, low, high,
-        HAS_DIVISOR, HAS_OFFSET, HAS_PROBS,
+    """The gradients of a row to scale, offset and coefficient of a candidate."""
+    _lo, _hi, s, slope, _z, p = _candidate(
+        j, row, rows, scale, offset, probs, table, M, IS_FLOAT, HAS_DIVISOR, HAS_OFFSET,
+        HAS_PROBS,
     )  # fmt: skip
-    g = (tl.sum(level) - tl.sum(inside)) * p * tl.load(factor + j) * slope
-    tl.store(found + program, tl.where(lo > hi, 0.0, g))
-    tl.store(found + m * rows + program, tl.sum(missed) * p * s)
-    tl.store(found + 2 * m * rows + program, tl.sum(level) * s)
+    if GRADIENT != 1:
+        inside *= 1.0 / s
+    to = found + j * rows + row
+    if (IS_FLOAT >> j) & 1:
+        tl.store(to, 0.0)
+    else:
+        tl.store(to, (level - inside) * p * tl.load(factor + j) * slope)
+    tl.store(to + M * rows, -miss * p * s)
+    tl.store(to + 2 * M * rows, level * s)
