@@ -18,6 +18,7 @@ ROOMS = (
 NAMES = {
     'Policy': 'mmmpq.policy',
     'Precision': 'mmmpq.policy',
+    'Search': 'mmmpq.search',
     'apply_policy': 'mmmpq.models',
     'calibrate': 'mmmpq.models',
     'cost': 'mmmpq.costs.bill',

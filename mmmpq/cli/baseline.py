@@ -19,7 +19,6 @@ from mmmpq.baselines.measurements import Measurements, fingerprint
 from mmmpq.costs.budget_text import budget_cfgs
 from mmmpq.hooks import SearchHook
 from mmmpq.hooks.held_out import Batches, hold_out, train_batches, unwrapped
-from mmmpq.hooks.search_result import described
 from mmmpq.launch import (
     add_cfg_options,
     build_runner,
@@ -31,7 +30,7 @@ from mmmpq.layers import quantized_layers
 from mmmpq.models import calibrate
 from mmmpq.policy import Policy
 from mmmpq.registry import HOOKS
-from mmmpq.search import SearchSpace, cost_tables
+from mmmpq.search import Search
 from mmmpq.units import statement
 from mmmpq.visualization.progress import progress_bar
 
@@ -202,11 +201,12 @@ def find(
     method: str,
     runner: Runner,
     hook: SearchHook,
+    search: Search,
     args: argparse.Namespace,
     console: Console,
 ) -> list[int]:
-    """The choice of a method. ``hook`` has its space and tables."""
-    model, space, tables = unwrapped(runner), hook.space, hook.tables
+    """The choice of a method; ``hook`` says what is held out and calibrated on."""
+    model, space, tables = search.model, search.space, search.tables
     seed = runner.seed or 0
     if method == 'uniform':
         return largest_uniform(space, tables)
@@ -229,7 +229,7 @@ def find(
     held_out = Batches(hold_out(runner, hook.held_out), seed=seed)
     calibrate(model, train_batches(runner, hook.calibration))
     if method == 'random':
-        return _best_random(model, hook, held_out.take(args.batches), args, seed)
+        return _best_random(search, held_out.take(args.batches), args, seed)
     batches = train_batches(runner, args.batches)
     if method == 'sensitivity':
         with progress_bar(
@@ -254,13 +254,14 @@ def find(
     return least_harm(harms, tables)
 
 
-def _best_random(model, hook, batches, args, seed) -> list[int]:
+def _best_random(search, batches, args, seed) -> list[int]:
     losses = []
     with progress_bar(Console(stderr=True), 'random policies', args.samples) as bar:
         for i in range(args.samples):
-            choice = random_choice(hook.tables, seed + i)
-            with sensitivity.chosen(model, hook.space, choice):
-                losses.append((sensitivity.mean_loss(model, batches), i, choice))
+            choice = random_choice(search.tables, seed + i)
+            with sensitivity.chosen(search.model, search.space, choice):
+                loss = sensitivity.mean_loss(search.model, batches)
+            losses.append((loss, i, choice))
             bar(i + 1)
     return min(losses)[-1]
 
@@ -300,13 +301,9 @@ def main() -> None:
     measures = args.method in ('sensitivity', 'hessian')
     trained = measures or (args.method == 'random' and args.samples > 1)
     runner = prepared_runner(cfg, args.seed, trained)
-    model = unwrapped(runner)
-    hook.space = SearchSpace(model)
-    hook.tables = hook.prices = cost_tables(model, hook.space, hook.budgets)
-    for table in hook.tables:
-        table.check()
-    choice = find(args.method, runner, hook, args, console)
-    policy = described(runner, hook, choice)
+    search = Search(unwrapped(runner), hook.budgets, (), seed=runner.seed or 0)
+    choice = find(args.method, runner, hook, search, args, console)
+    policy = search.policy(choice)
     policy.meta['method'] = args.method
     path = policy.save(Path(args.work_dir) / 'policy.json')
     show(policy, args.method, console)

@@ -4,23 +4,20 @@ import argparse
 import json
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-from mmmpq.costs import Budget
 from mmmpq.costs.budget_text import HELP, budget_cfgs, file_name
 from mmmpq.fileio import atomic_write
-from mmmpq.hooks.choice import choose
 from mmmpq.hooks.evaluation import evaluate_policies
-from mmmpq.hooks.held_out import unwrapped
-from mmmpq.hooks.search_result import described, save_searched
+from mmmpq.hooks.held_out import train_batches, unwrapped
+from mmmpq.hooks.search_result import loss_on, save_searched
 from mmmpq.hooks.supernet import supernet_runner
 from mmmpq.launch import add_cfg_options, load_config, search_hooks
 from mmmpq.policy import Policy
-from mmmpq.search import SearchSpace, cost_tables, most_probable
+from mmmpq.search import Search, SearchSpace
 from mmmpq.units import human
 from mmmpq.visualization.history import SearchHistory
 from mmmpq.visualization.pareto import pareto
@@ -162,8 +159,8 @@ def history_probs(search_dir, space):
 
 
 def load_supernet(args):
-    """A Runner with the supernet, its search space with the final probabilities, and
-    what the search counted."""
+    """A Runner with the supernet, its search space, the final probabilities, and what
+    the search counted."""
     config = args.config or find_config(args.search_dir)
     cfg = load_config(
         argparse.Namespace(
@@ -181,17 +178,17 @@ def load_supernet(args):
     runner = supernet_runner(cfg, checkpoint)
     space = SearchSpace(unwrapped(runner))
     if checkpoint is None:
-        probs = history_probs(args.search_dir, space)
-        space.probs = lambda: probs
-    return runner, space, reference
+        return runner, space, history_probs(args.search_dir, space), reference
+    return runner, space, space.probs(), reference
 
 
-def solve_all(runner, space, budgets, spend=0):
+def solve_all(runner, space, probs, budgets, spend=0):
     """For each name in ``budgets`` the most probable policy inside them.
 
     Args:
         runner: A runner with the supernet.
         space: Its search space.
+        probs: Probabilities of each group's candidates.
         budgets: Name -> configs of the budgets that are to hold at once.
         spend: Training batches on which it is measured where what a policy leaves of
             its budgets helps most; 0 leaves it.
@@ -202,27 +199,24 @@ def solve_all(runner, space, budgets, spend=0):
     Raises:
         ValueError: A budget cannot be met; [min, max] are named.
     """
-    built = {name: [Budget.build(c) for c in cfgs] for name, cfgs in budgets.items()}
-    tables = iter(
-        cost_tables(unwrapped(runner), space, [b for bs in built.values() for b in bs])
-    )
-    tables = {name: [next(tables) for _ in bs] for name, bs in built.items()}
-    for name, each in tables.items():
-        for table in each:
-            table.check()
+    model, searches = unwrapped(runner), {}
+    for name, cfgs in budgets.items():
         try:
-            most_probable(space, each)
+            searches[name] = Search(
+                *(model, cfgs, ()),
+                seed=runner.seed or 0,
+                space=space,
+                log=runner.logger.info,
+            )
         except ValueError as error:
             raise ValueError(f'--budgets {name!r}: {error}') from error
-    log_p = [p.double().cpu().clamp_min(1e-12).log() for p in space.probs()]
+    loss_of = loss_on(model, train_batches(runner, spend)) if spend else None
+    log_p = [p.double().cpu().clamp_min(1e-12).log() for p in probs]
     points = []
-    for name, each in tables.items():
-        found = SimpleNamespace(
-            space=space, tables=each, prices=each, samples=0, measure=spend, joint=True
-        )
-        choice = choose(runner, found)
+    for name, search in searches.items():
+        choice = search.choose(loss_of, probs=probs)
         score = sum(float(row[j]) for row, j in zip(log_p, choice, strict=True))
-        points.append((name, described(runner, found, choice), score))
+        points.append((name, search.policy(choice), score))
     return points
 
 
@@ -256,12 +250,12 @@ def main():
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
-    runner, space, (kind, common) = load_supernet(args)
+    runner, space, probs, (kind, common) = load_supernet(args)
     budgets = {
         text: budget_cfgs(text, args.type or kind, common, args.table)
         for text in args.budgets
     }
-    solved = solve_all(runner, space, budgets, args.spend)
+    solved = solve_all(runner, space, probs, budgets, args.spend)
     metrics = [{} for _ in solved]
     if args.evaluate is not None:
         policies = {name: policy for name, policy, _ in solved}

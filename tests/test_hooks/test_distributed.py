@@ -62,11 +62,11 @@ def search(mode, folder):
     hook = next(h for h in runner.hooks if isinstance(h, SearchHook))
     held = hook.batches.loader.dataset if not hook.joint else []
     torch.save(
-        dict(logits=[p.detach() for p in hook.space.logits],
-             choice=most_probable(hook.space, hook.tables),
+        dict(logits=[p.detach() for p in hook.search.space.logits],
+             choice=most_probable(hook.search.space, hook.search.tables),
              weights=[p.detach() for p in runner.model.parameters()],
              labels=[int(held[i]['labels']) for i in range(len(held))],
-             noises=noises, steps=hook.steps, iters=runner.max_iters),
+             noises=noises, steps=hook.search.steps, iters=runner.max_iters),
         f'{folder}/rank{dist.get_rank()}.pt')
 
 launch.run(main)
