@@ -12,7 +12,7 @@ from mmmpq import compat, mmcv_finder, moved
 from mmmpq.version import __version__
 
 ROOMS = (
-    *('baselines', 'cli', 'costs', 'datasets', 'export', 'hooks', 'layers', 'losses'),
+    *('baselines', 'cli', 'costs', 'datasets', 'engine', 'export', 'layers', 'losses'),
     *('models', 'quantizers', 'search', 'subnets', 'visualization'),
 )
 NAMES = {
@@ -38,9 +38,10 @@ if 'mmengine' in sys.modules:  # a toolbox runs, and may load a checkpoint next
 
 
 def __getattr__(name: str) -> Any:
-    if name in ROOMS or name in NAMES:
+    room = name in ROOMS or f'mmmpq.{name}' in moved.MODULES
+    if room or name in NAMES:
         compat.prepare()
-    if name in ROOMS:
+    if room:
         return import_module(f'mmmpq.{name}')
     if name in NAMES:
         return getattr(import_module(NAMES[name]), name)

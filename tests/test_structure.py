@@ -68,6 +68,24 @@ def test_costs_and_losses_are_ground_floors():
             assert room(other).removeprefix('mmmpq.') in below, f'{one} -> {other}'
 
 
+# They change how MMEngine reads checkpoint files, whoever reads them.
+CHECKPOINTS = {'mmmpq.compat', 'mmmpq.export.packed.untrusted'}
+
+
+def test_the_engine_alone_knows_the_runner():
+    """A verb may, where it is but a call of a Runner."""
+    for name, path in FILES.items():
+        if room(name) in ('mmmpq.engine', 'mmmpq.cli') or name in CHECKPOINTS:
+            continue
+        assert not any(m.startswith('mmengine.runner') for m in imports(path)), name
+
+
+def test_nothing_but_verbs_stands_on_the_engine():
+    for one, other in EDGES:
+        if room(other) == 'mmmpq.engine':
+            assert room(one) in ('mmmpq.engine', 'mmmpq.cli'), f'{one} -> {other}'
+
+
 def test_tools_are_faces():
     for path in ROOT.glob('tools/**/*.py'):
         assert len(path.read_text().splitlines()) <= 25, path

@@ -17,9 +17,9 @@ from mmmpq.baselines.choices import largest_uniform, least_harm, random_choice
 from mmmpq.baselines.hutchinson import relative_error
 from mmmpq.baselines.measurements import Measurements, fingerprint
 from mmmpq.costs.budget_text import budget_cfgs
-from mmmpq.hooks import SearchHook
-from mmmpq.hooks.held_out import Batches, hold_out, train_batches, unwrapped
-from mmmpq.launch import (
+from mmmpq.engine.batches import Batches, hold_out, train_batches, unwrapped
+from mmmpq.engine.hooks import SearchHook
+from mmmpq.engine.launch import (
     add_cfg_options,
     build_runner,
     load_config,

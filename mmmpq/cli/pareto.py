@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 
 from mmmpq.costs.budget_text import HELP, budget_cfgs, file_name
+from mmmpq.engine.batches import train_batches, unwrapped
+from mmmpq.engine.evaluation import evaluate_policies
+from mmmpq.engine.launch import add_cfg_options, load_config, search_hooks
+from mmmpq.engine.results import loss_on, save_searched
+from mmmpq.engine.supernet import supernet_runner
 from mmmpq.fileio import atomic_write
-from mmmpq.hooks.evaluation import evaluate_policies
-from mmmpq.hooks.held_out import train_batches, unwrapped
-from mmmpq.hooks.search_result import loss_on, save_searched
-from mmmpq.hooks.supernet import supernet_runner
-from mmmpq.launch import add_cfg_options, load_config, search_hooks
 from mmmpq.policy import Policy
 from mmmpq.search import Search, SearchSpace
 from mmmpq.units import human

@@ -13,10 +13,10 @@ from mmmpq.baselines.measurements import digest
 from mmmpq.costs import Budget, Reference
 from mmmpq.costs.budget_text import HELP, budget_cfgs
 from mmmpq.costs.dry_run import is_detector
-from mmmpq.hooks.held_out import unwrapped
-from mmmpq.hooks.subnet_evaluation import LOSS, Measure, SubnetMeter
-from mmmpq.hooks.supernet import supernet_runner
-from mmmpq.launch import add_cfg_options, load_config, positive
+from mmmpq.engine.batches import unwrapped
+from mmmpq.engine.launch import add_cfg_options, load_config, positive
+from mmmpq.engine.subnet_evaluation import LOSS, Measure, SubnetMeter
+from mmmpq.engine.supernet import supernet_runner
 from mmmpq.subnets.budgets import SubnetBudgets
 from mmmpq.subnets.code import Codes
 from mmmpq.subnets.evolution import (

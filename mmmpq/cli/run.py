@@ -14,14 +14,13 @@ from rich.table import Table
 
 from mmmpq.cli.baseline import METHODS, search_budgets
 from mmmpq.cli.stages import Stages, identity, last_checkpoint
-from mmmpq.fileio import atomic_write
-from mmmpq.launch import (
+from mmmpq.engine.launch import (
     add_cfg_options,
-    check_file,
     load_config,
     positive,
     search_hooks,
 )
+from mmmpq.fileio import atomic_write, check_file
 from mmmpq.policy import Policy
 from mmmpq.visualization import write_report
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmmpq import launch
+from mmmpq.engine import launch
 from mmmpq.policy import Policy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,8 +24,8 @@ spec = importlib.util.spec_from_file_location('tiny', sys.argv[1])
 tiny = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tiny)
 from mmengine.config import Config
-from mmmpq import launch
-from mmmpq.hooks import SearchHook
+from mmmpq.engine import launch
+from mmmpq.engine.hooks import SearchHook
 from mmmpq.search import SearchSpace, most_probable
 
 COST = dict(type='BOPs', input_shape=(3, 8, 8))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmmpq.hooks import SearchHook
+from mmmpq.engine.hooks import SearchHook
 from mmmpq.policy import Policy
 from mmmpq.search import Search, problem
 from mmmpq.search.logits import learning

@@ -181,7 +181,7 @@ def test_joint_gradient_is_that_of_task_and_penalty(
         move(self, iteration, grads, used)
 
     monkeypatch.setattr(Search, 'move', compare)
-    monkeypatch.setattr('mmmpq.hooks.search_hook.loss_scale', lambda *_: scale)
+    monkeypatch.setattr('mmmpq.engine.hooks.search.loss_scale', lambda *_: scale)
     wrapper = dict(accumulative_counts=accumulated)
     runner = make(
         hooks=[Task()], search=dict(joint=True, measure=0), optim_wrapper=wrapper

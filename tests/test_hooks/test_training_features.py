@@ -12,8 +12,8 @@ from mmengine.registry import METRICS, MODELS, OPTIM_WRAPPERS
 from torch import nn
 from torch.nn import functional as F
 
-import mmmpq.launch  # noqa: F401  CPUAmpOptimWrapper
-from mmmpq.hooks.held_out import unwrapped
+import mmmpq.engine.launch  # noqa: F401  CPUAmpOptimWrapper
+from mmmpq.engine.batches import unwrapped
 from mmmpq.layers import MixedConv2d, quantized_layers
 from mmmpq.models import quantize
 from mmmpq.policy import Policy

@@ -9,8 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
 
-from mmmpq.hooks.finite_hook import FiniteLossHook
-from mmmpq.hooks.held_out import (
+from mmmpq.engine.batches import (
     Batches,
     Reseeding,
     hold_out,
@@ -18,8 +17,9 @@ from mmmpq.hooks.held_out import (
     train_batches,
     unwrapped,
 )
-from mmmpq.hooks.records import record
-from mmmpq.hooks.search_result import finish, loss_on, preview
+from mmmpq.engine.hooks.finite import FiniteLossHook
+from mmmpq.engine.records import record
+from mmmpq.engine.results import finish, loss_on, preview
 from mmmpq.losses import Objective
 from mmmpq.models import calibrate
 from mmmpq.registry import HOOKS

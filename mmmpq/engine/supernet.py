@@ -3,8 +3,9 @@
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmmpq.hooks.held_out import unwrapped
-from mmmpq.launch import build_runner, check_file
+from mmmpq.engine.batches import unwrapped
+from mmmpq.engine.launch import build_runner
+from mmmpq.fileio import check_file
 
 
 def supernet_runner(
