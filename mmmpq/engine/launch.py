@@ -20,6 +20,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 
+from mmmpq.costs.budget_text import with_texts
 from mmmpq.fileio import check_file
 from mmmpq.policy import Policy
 
@@ -110,9 +111,16 @@ def embed_policy(cfg: Config) -> None:
 
 
 def search_hooks(cfg: Config) -> list[dict]:
-    """The configs of a config's SearchHooks; parts of ``cfg``, not copies."""
+    """The configs of a config's SearchHooks; parts of ``cfg``, not copies.
+
+    Budgets that are texts become configs.
+    """
     hooks = cfg.get('custom_hooks') or ()
-    return [h for h in hooks if str(h.get('type')).endswith('SearchHook')]
+    hooks = [h for h in hooks if str(h.get('type')).endswith('SearchHook')]
+    for hook in hooks:
+        if any(isinstance(b, str) for b in hook.get('budgets') or ()):
+            hook['budgets'] = with_texts(hook['budgets'])
+    return hooks
 
 
 def positive(text: str) -> int:

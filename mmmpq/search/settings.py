@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmmpq.costs import Budget
-from mmmpq.costs.budget_text import budget_cfgs
+from mmmpq.costs.budget_text import with_texts
 from mmmpq.losses import Objective
 from mmmpq.search.start import STARTS
 
@@ -79,13 +79,8 @@ def budgets_of(
         budgets: They hold at once.
         input_shape: (C, H, W) of the reference input, where one names none.
     """
-    shared = {} if input_shape is None else dict(input_shape=tuple(input_shape))
-    built = []
-    for budget in budgets:
-        if isinstance(budget, str):
-            built += map(Budget.build, budget_cfgs(budget, 'BOPs', shared))
-        elif isinstance(budget, Mapping):
-            built.append(Budget.build({**shared, **budget}))
-        else:
-            built.append(budget if isinstance(budget, Budget) else Budget.build(budget))
-    return built
+    common = None if input_shape is None else dict(input_shape=tuple(input_shape))
+    return [
+        b if isinstance(b, Budget) else Budget.build(b)
+        for b in with_texts(budgets, common)
+    ]

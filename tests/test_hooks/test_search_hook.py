@@ -356,6 +356,15 @@ def test_measuring_leaves_the_supernet_as_it_was(make, hook_of):
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
 
 
+def test_budgets_may_be_texts(make, hook_of):
+    runner = make(search=dict(budgets=['W3A3, 1 KB']), train_cfg=dict(max_epochs=1))
+    runner.train()
+    policy = Policy.load(Path(runner.work_dir) / 'policy.json')
+    assert [b['given'] for b in policy.meta['budgets']] == ['W3A3', '1 KB']
+    assert all(b['cost'] <= b['limit'] for b in policy.meta['budgets'])
+    assert [t.name for t in hook_of(runner).search.tables] == ['BOPs', 'WeightBytes']
+
+
 def test_spending_the_rest_keeps_every_budget(make, hook_of):
     costs = []
     for measure in (0, 2):
