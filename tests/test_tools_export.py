@@ -19,7 +19,6 @@ from mmmpq.engine.hooks import CalibrationHook
 from mmmpq.export.packed.file import read_packed
 from mmmpq.layers import quantized_layers
 from mmmpq.layers.base import calibrating
-from mmmpq.models.fixed import load_strict
 from mmmpq.policy import Policy, Precision
 
 # Runners that start in the same second share a name, and so their logger.
@@ -99,7 +98,7 @@ def test_packed(tool, folder, capsys):
     file = folder / 'epoch_3.safetensors'
     assert sizes['total']['packed'] == file.stat().st_size
     net = build(folder / 'tiny.py')
-    load_strict(net, tool.read_checkpoint(str(folder / 'epoch_3.pth')), 'epoch_3.pth')
+    tool.load(net, tool.read_checkpoint(str(folder / 'epoch_3.pth')), 'epoch_3.pth')
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(mmmpq.load_packed(file)(images), net.eval()(images))
     found = tool.read_checkpoint(str(file))
