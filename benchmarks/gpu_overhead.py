@@ -22,7 +22,7 @@ from mmengine.registry import DATASETS
 from mmengine.runner import Runner
 from step_models import ROOT, make_batch
 
-from mmmpq.launch import build_runner
+from mmmpq.engine.launch import build_runner
 
 PASSES = 'passes of the model'  # their name in a profile
 # Name of the model for random images -> its search.

@@ -34,8 +34,8 @@ from rich.progress import (
 
 import mmmpq  # noqa: F401
 from mmmpq.costs import BOPs, profile, total_cost
-from mmmpq.fileio import atomic_write
-from mmmpq.launch import check_file, run
+from mmmpq.engine.launch import run
+from mmmpq.fileio import atomic_write, check_file
 from mmmpq.policy import Policy, Precision
 from mmmpq.version import __version__
 

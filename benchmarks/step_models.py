@@ -14,9 +14,9 @@ from mmengine.structures import InstanceData
 from torch.ao.quantization import get_default_qat_qconfig_mapping
 from torch.ao.quantization.quantize_fx import prepare_qat_fx
 
-from mmmpq.hooks.logits import set_gradients, task_gradient
 from mmmpq.models import calibrate
 from mmmpq.search import SearchSpace
+from mmmpq.search.logits import set_gradients, task_gradient
 
 ROOT = Path(__file__).resolve().parents[1]
 # Name -> config, (batch, height, width).

@@ -25,8 +25,8 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 
+from mmmpq.engine.launch import run
 from mmmpq.fileio import atomic_write
-from mmmpq.launch import run
 
 # Name -> config in configs/qfa, metric, epochs of a supernet there.
 SETS = {

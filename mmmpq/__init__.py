@@ -12,12 +12,13 @@ from mmmpq import compat, mmcv_finder, moved
 from mmmpq.version import __version__
 
 ROOMS = (
-    *('baselines', 'cli', 'costs', 'datasets', 'export', 'hooks', 'layers', 'losses'),
+    *('baselines', 'cli', 'costs', 'datasets', 'engine', 'export', 'layers', 'losses'),
     *('models', 'quantizers', 'search', 'subnets', 'visualization'),
 )
 NAMES = {
     'Policy': 'mmmpq.policy',
     'Precision': 'mmmpq.policy',
+    'Search': 'mmmpq.search',
     'apply_policy': 'mmmpq.models',
     'calibrate': 'mmmpq.models',
     'cost': 'mmmpq.costs.bill',
@@ -37,9 +38,10 @@ if 'mmengine' in sys.modules:  # a toolbox runs, and may load a checkpoint next
 
 
 def __getattr__(name: str) -> Any:
-    if name in ROOMS or name in NAMES:
+    room = name in ROOMS or f'mmmpq.{name}' in moved.MODULES
+    if room or name in NAMES:
         compat.prepare()
-    if name in ROOMS:
+    if room:
         return import_module(f'mmmpq.{name}')
     if name in NAMES:
         return getattr(import_module(NAMES[name]), name)

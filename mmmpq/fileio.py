@@ -1,5 +1,6 @@
 """Files that are whole or absent: written beside their place, then renamed."""
 
+import difflib
 import os
 import tempfile
 from collections.abc import Callable
@@ -46,3 +47,16 @@ def cache_folder() -> Path:
     """The user's cache folder of mmmpq: ``MMMPQ_CACHE``, or ~/.cache/mmmpq."""
     base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     return Path(os.environ.get('MMMPQ_CACHE') or Path(base) / 'mmmpq')
+
+
+def check_file(path: str, key: str) -> None:
+    """Raise a FileNotFoundError that lists near names if a local file is missing."""
+    if '://' in path or Path(path).expanduser().is_file():
+        return
+    folder = Path(path).expanduser().parent
+    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+    near = difflib.get_close_matches(Path(path).name, names, n=3)
+    hint = f'; near names there: {", ".join(near)}' if near else ''
+    if not folder.is_dir():
+        hint = f'; the folder {folder} does not exist either'
+    raise FileNotFoundError(f'{key}: found no file {path}{hint}')

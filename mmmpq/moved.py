@@ -26,7 +26,27 @@ MODULES = {
     'mmmpq.export.packed_file': 'mmmpq.export.packed.file',
     'mmmpq.export.safetensors_file': 'mmmpq.export.packed.safetensors',
     'mmmpq.export.untrusted': 'mmmpq.export.packed.untrusted',
+    'mmmpq.hooks': 'mmmpq.engine.hooks',
+    'mmmpq.hooks.calibration_hook': 'mmmpq.engine.hooks.calibration',
+    'mmmpq.hooks.choice': 'mmmpq.search.choose',
+    'mmmpq.hooks.distillation': 'mmmpq.engine.distillation',
+    'mmmpq.hooks.evaluation': 'mmmpq.engine.evaluation',
+    'mmmpq.hooks.finite_hook': 'mmmpq.engine.hooks.finite',
+    'mmmpq.hooks.held_out': 'mmmpq.engine.batches',
+    'mmmpq.hooks.history': 'mmmpq.search.history',
+    'mmmpq.hooks.joint': 'mmmpq.search.joint',
+    'mmmpq.hooks.logits': 'mmmpq.search.logits',
+    'mmmpq.hooks.records': 'mmmpq.engine.records',
+    'mmmpq.hooks.reshape_hook': 'mmmpq.engine.hooks.scale_clip',
+    'mmmpq.hooks.sandwich_hook': 'mmmpq.engine.hooks.sandwich',
+    'mmmpq.hooks.schedule': 'mmmpq.search.schedule',
+    'mmmpq.hooks.search_hook': 'mmmpq.engine.hooks.search',
+    'mmmpq.hooks.search_result': 'mmmpq.engine.results',
+    'mmmpq.hooks.subnet_evaluation': 'mmmpq.engine.subnet_evaluation',
+    'mmmpq.hooks.subnet_metrics': 'mmmpq.engine.subnet_metrics',
     'mmmpq.hooks.subnet_results': 'mmmpq.subnets.results',
+    'mmmpq.hooks.supernet': 'mmmpq.engine.supernet',
+    'mmmpq.launch': 'mmmpq.engine.launch',
     'mmmpq.models.elastic.ofa_names': 'mmmpq.models.elastic.names',
     'mmmpq.search.baselines': 'mmmpq.baselines.choices',
     'mmmpq.search.evolution': 'mmmpq.subnets.evolution',
@@ -63,9 +83,10 @@ class _Moved(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Lets the old names be imported; after all other finders, so at no cost."""
+    """Lets the old names be imported; before other finders, which may come across what
+    is left of an old folder."""
     if not any(isinstance(finder, _Moved) for finder in sys.meta_path):
-        sys.meta_path.append(_Moved())
+        sys.meta_path.insert(0, _Moved())
 
 
 def names(module: str, **moved: str) -> Callable[[str], Any]:

@@ -22,7 +22,7 @@ MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='mmmpq', locations=['mmmpq.models']
 )
 HOOKS = Registry(
-    'hook', parent=MMENGINE_HOOKS, scope='mmmpq', locations=['mmmpq.hooks']
+    'hook', parent=MMENGINE_HOOKS, scope='mmmpq', locations=['mmmpq.engine.hooks']
 )
 DATASETS = Registry(
     'dataset', parent=MMENGINE_DATASETS, scope='mmmpq', locations=['mmmpq.datasets']

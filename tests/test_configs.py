@@ -24,7 +24,7 @@ from mmengine.fileio import dump, load
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.datasets import CIFAR10
 
-from mmmpq.hooks import search_result
+from mmmpq.engine import results
 from mmmpq.layers import MixedLayer, QuantLayer, quantized_layers
 from mmmpq.subnets import SubnetSpace
 
@@ -286,7 +286,7 @@ def tool(folder, monkeypatch):
 @pytest.fixture
 def no_report(monkeypatch):
     """Drawing takes longer than the short search of a large net."""
-    monkeypatch.setattr(search_result, 'write_report', lambda work_dir: None)
+    monkeypatch.setattr(results, 'write_report', lambda work_dir: None)
 
 
 def in_own_process(path, config, *args):

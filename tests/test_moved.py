@@ -26,3 +26,20 @@ def test_names_that_have_moved():
     assert found is mmmpq.subnets.SubnetSpace
     with pytest.raises(AttributeError, match='nothing_such'):
         mmmpq.search.nothing_such  # noqa: B018
+
+
+def test_a_room_that_has_moved(monkeypatch):
+    monkeypatch.delitem(sys.modules, 'mmmpq.hooks', raising=False)
+    monkeypatch.delattr(mmmpq, 'hooks', raising=False)
+    with pytest.warns(DeprecationWarning, match=r'mmmpq\.hooks is now mmmpq\.engine'):
+        hooks = mmmpq.hooks
+    assert hooks.SearchHook is mmmpq.engine.hooks.SearchHook
+
+
+def test_what_is_left_of_an_old_folder_is_no_module(tmp_path, monkeypatch):
+    (tmp_path / 'hooks').mkdir()
+    monkeypatch.setattr(mmmpq, '__path__', [str(tmp_path), *mmmpq.__path__])
+    monkeypatch.delitem(sys.modules, 'mmmpq.hooks', raising=False)
+    with pytest.warns(DeprecationWarning, match='old name'):
+        module = importlib.import_module('mmmpq.hooks')
+    assert module is mmmpq.engine.hooks

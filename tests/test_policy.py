@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-from mmmpq.launch import embed_policy
+from mmmpq.engine.launch import embed_policy
 from mmmpq.policy import BITS, FLOAT, SKIP, Policy, Precision, near, parse_candidates
 
 

@@ -16,7 +16,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import AmpOptimWrapper
 
-from mmmpq import launch
+from mmmpq.engine import launch
 
 ROOT = Path(__file__).resolve().parents[1]
 on_cpu = pytest.mark.skipif(launch.get_device() != 'cpu', reason='about a CPU')

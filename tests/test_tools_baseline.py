@@ -12,8 +12,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmmpq import launch
 from mmmpq.baselines import sensitivity
+from mmmpq.engine import launch
 from mmmpq.policy import Policy
 
 # Runners that start in the same second share a name, and so their logger.

@@ -15,8 +15,8 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 import mmmpq
+from mmmpq.engine.hooks import CalibrationHook
 from mmmpq.export.packed.file import read_packed
-from mmmpq.hooks import CalibrationHook
 from mmmpq.layers import quantized_layers
 from mmmpq.layers.base import calibrating
 from mmmpq.policy import Policy, Precision

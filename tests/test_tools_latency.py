@@ -13,8 +13,8 @@ from mmcv.ops import DeformConv2d
 from mmengine.config import Config
 from torch import nn
 
-from mmmpq import launch
 from mmmpq.costs import Budget, Latency, LayerProfile, profile
+from mmmpq.engine import launch
 from mmmpq.models.quant_model import quantize
 from mmmpq.policy import FLOAT
 from mmmpq.search import SearchSpace, cost_tables

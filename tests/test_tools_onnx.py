@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmmpq import launch
+from mmmpq.engine import launch
 from mmmpq.export.onnx.graph import export_onnx
 from mmmpq.export.onnx.model import sums_are_cut
 from mmmpq.layers.base import calibrating

@@ -57,7 +57,7 @@ def call(name, *argv):
     module = importlib.import_module(f'mmmpq.cli.{name}')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, 'argv', [name, *map(str, argv)])
-        patch.setattr('mmmpq.hooks.search_result.write_report', lambda folder: None)
+        patch.setattr('mmmpq.engine.results.write_report', lambda folder: None)
         module.main()
 
 

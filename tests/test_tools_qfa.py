@@ -14,8 +14,8 @@ from mmengine.registry import MODELS, init_default_scope
 from sklearn.datasets import load_digits
 
 from mmmpq.costs import BOPs, WeightBytes, profile, total_cost
-from mmmpq.hooks.held_out import train_batches
-from mmmpq.launch import build_runner
+from mmmpq.engine.batches import train_batches
+from mmmpq.engine.launch import build_runner
 from mmmpq.models import calibrate_subnet
 from mmmpq.policy import Policy
 

@@ -59,7 +59,7 @@ def command(verb: str, argv: Sequence[str] | None = None) -> None:
     from mmmpq import compat
 
     compat.prepare()
-    from mmmpq.launch import run
+    from mmmpq.engine.launch import run
 
     module = verb.replace('-', '_').replace(' ', '.')
     run(import_module(f'mmmpq.cli.{module}').main)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.runner import CheckpointLoader, Runner
+from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 
@@ -16,22 +16,15 @@ from mmmpq.baselines import hessian, sensitivity
 from mmmpq.baselines.choices import largest_uniform, least_harm, random_choice
 from mmmpq.baselines.hutchinson import relative_error
 from mmmpq.baselines.measurements import Measurements, fingerprint
-from mmmpq.costs.budget_text import budget_cfgs
-from mmmpq.hooks import SearchHook
-from mmmpq.hooks.held_out import Batches, hold_out, train_batches, unwrapped
-from mmmpq.hooks.search_result import described
-from mmmpq.launch import (
-    add_cfg_options,
-    build_runner,
-    load_config,
-    positive,
-    search_hooks,
-)
-from mmmpq.layers import quantized_layers
+from mmmpq.engine.batches import Batches, hold_out, train_batches, unwrapped
+from mmmpq.engine.hooks import SearchHook
+from mmmpq.engine.launch import add_cfg_options, load_config, positive
+from mmmpq.engine.search_config import search_budgets
+from mmmpq.engine.supernet import float_supernet_runner
 from mmmpq.models import calibrate
 from mmmpq.policy import Policy
 from mmmpq.registry import HOOKS
-from mmmpq.search import SearchSpace, cost_tables
+from mmmpq.search import Search
 from mmmpq.units import statement
 from mmmpq.visualization.progress import progress_bar
 
@@ -121,92 +114,21 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def search_budgets(cfg: Config, limits: Sequence[str] | None) -> dict[str, Any]:
-    """The options of a config's SearchHook, with the budgets of a command line, if
-    there are any, put into the config.
-
-    They take the reference input and other keys from the config's budget of their type,
-    else the reference input of its first budget or penalty that has one.
-
-    Raises:
-        ValueError: There is no budget at all.
-    """
-    options = next(iter(search_hooks(cfg)), dict(type='mmmpq.SearchHook'))
-    budgets = list(options.get('budgets') or ())
-    if not limits and not budgets:
-        raise ValueError(
-            '--budget: none is given, and the config has no SearchHook with budgets; '
-            'accepted is a limit such as W4A4'
-        )
-    if limits:
-        priced = [p.get('cost') or {} for p in options.get('penalties') or ()]
-        shared = {
-            key: reference[key]
-            for reference in reversed([*budgets, *priced])
-            for key in ('input_shape', 'proposals')
-            if key in reference
-        }
-        known = {str(b.get('type')).rpartition('.')[2]: dict(b) for b in budgets}
-        table = known.get('Latency', {}).get('table')
-        given = [c for text in limits for c in budget_cfgs(text, 'BOPs', {}, table)]
-        options['budgets'] = [{**known.get(c['type'], shared), **c} for c in given]
-    return options
-
-
 def search_hook(cfg: Config, limits: Sequence[str] | None) -> SearchHook:
     """The config's SearchHook, with the budgets of the command line if it has any."""
     return HOOKS.build(dict(search_budgets(copy.deepcopy(cfg), limits)))
-
-
-def prepared_runner(cfg: Config, seed: int | None, trained: bool) -> Runner:
-    """A Runner with the supernet in it, its float weights loaded.
-
-    Raises:
-        ValueError: The checkpoint is of another model; or ``trained``, and the config
-            names none.
-    """
-    if trained and not cfg.get('load_from') and 'Pretrained' not in str(cfg.model):
-        raise ValueError(
-            'load_from: the config names no float checkpoint; give one with '
-            '--cfg-options load_from=FILE'
-        )
-    for key in ('custom_hooks', 'param_scheduler', 'auto_scale_lr'):
-        cfg.pop(key, None)  # nothing is trained
-    cfg.resume = False
-    cfg.log_level = 'ERROR'
-    if seed is not None:
-        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': seed}
-    elif (cfg.get('randomness') or {}).get('seed') is None:
-        cfg.randomness = {**(cfg.get('randomness') or {}), 'seed': 0}
-    runner = build_runner(cfg)
-    runner._init_model_weights()
-    if cfg.get('load_from'):
-        # Not by the runner, which would list every quantizer as missing.
-        model = unwrapped(runner)
-        checkpoint = CheckpointLoader.load_checkpoint(cfg.load_from, map_location='cpu')
-        weights = checkpoint.get('state_dict', checkpoint)
-        weights = {n.removeprefix('module.'): w for n, w in weights.items()}
-        model.load_state_dict(weights, strict=False)
-        layers = quantized_layers(model)
-        missing = [n for n in layers if f'{n}.weight' not in weights]
-        if missing:
-            raise ValueError(
-                f'load_from: {cfg.load_from} has no weights for {len(missing)} of '
-                f'{len(layers)} layers, such as {", ".join(missing[:3])}; is it of '
-                'another model?'
-            )
-    return runner
 
 
 def find(
     method: str,
     runner: Runner,
     hook: SearchHook,
+    search: Search,
     args: argparse.Namespace,
     console: Console,
 ) -> list[int]:
-    """The choice of a method. ``hook`` has its space and tables."""
-    model, space, tables = unwrapped(runner), hook.space, hook.tables
+    """The choice of a method; ``hook`` says what is held out and calibrated on."""
+    model, space, tables = search.model, search.space, search.tables
     seed = runner.seed or 0
     if method == 'uniform':
         return largest_uniform(space, tables)
@@ -229,7 +151,7 @@ def find(
     held_out = Batches(hold_out(runner, hook.held_out), seed=seed)
     calibrate(model, train_batches(runner, hook.calibration))
     if method == 'random':
-        return _best_random(model, hook, held_out.take(args.batches), args, seed)
+        return _best_random(search, held_out.take(args.batches), args, seed)
     batches = train_batches(runner, args.batches)
     if method == 'sensitivity':
         with progress_bar(
@@ -254,13 +176,14 @@ def find(
     return least_harm(harms, tables)
 
 
-def _best_random(model, hook, batches, args, seed) -> list[int]:
+def _best_random(search, batches, args, seed) -> list[int]:
     losses = []
     with progress_bar(Console(stderr=True), 'random policies', args.samples) as bar:
         for i in range(args.samples):
-            choice = random_choice(hook.tables, seed + i)
-            with sensitivity.chosen(model, hook.space, choice):
-                losses.append((sensitivity.mean_loss(model, batches), i, choice))
+            choice = random_choice(search.tables, seed + i)
+            with sensitivity.chosen(search.model, search.space, choice):
+                loss = sensitivity.mean_loss(search.model, batches)
+            losses.append((loss, i, choice))
             bar(i + 1)
     return min(losses)[-1]
 
@@ -299,14 +222,10 @@ def main() -> None:
     hook = search_hook(cfg, args.budget)
     measures = args.method in ('sensitivity', 'hessian')
     trained = measures or (args.method == 'random' and args.samples > 1)
-    runner = prepared_runner(cfg, args.seed, trained)
-    model = unwrapped(runner)
-    hook.space = SearchSpace(model)
-    hook.tables = hook.prices = cost_tables(model, hook.space, hook.budgets)
-    for table in hook.tables:
-        table.check()
-    choice = find(args.method, runner, hook, args, console)
-    policy = described(runner, hook, choice)
+    runner = float_supernet_runner(cfg, args.seed, trained)
+    search = Search(unwrapped(runner), hook.budgets, (), seed=runner.seed or 0)
+    choice = find(args.method, runner, hook, search, args, console)
+    policy = search.policy(choice)
     policy.meta['method'] = args.method
     path = policy.save(Path(args.work_dir) / 'policy.json')
     show(policy, args.method, console)

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from mmmpq.costs import Hardware
 from mmmpq.costs.bill import cost
-from mmmpq.launch import add_cfg_options, add_reference_arguments, search_hooks
+from mmmpq.engine.launch import add_cfg_options, add_reference_arguments, search_hooks
 from mmmpq.models import build_model
 from mmmpq.policy import Precision
 

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from mmmpq.cli.run import run, show
 from mmmpq.cli.stages import Stages, last_checkpoint
+from mmmpq.engine.launch import add_cfg_options
 from mmmpq.fileio import atomic_write
-from mmmpq.launch import add_cfg_options
 from mmmpq.policy import Policy
 from mmmpq.units import human
 

@@ -16,11 +16,11 @@ from torch import nn
 
 from mmmpq.costs import BOPs, WeightBytes, profile, total_cost
 from mmmpq.costs.profile import reference_input_shape
+from mmmpq.engine.launch import add_cfg_options, load_config
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.packed import load_from_packed, load_packed, save_packed
 from mmmpq.export.sizes import rest_bytes, sizes
-from mmmpq.fileio import atomic_write
-from mmmpq.launch import add_cfg_options, check_file, load_config
+from mmmpq.fileio import atomic_write, check_file
 from mmmpq.layers import quantized_layers
 from mmmpq.models import build_model
 from mmmpq.policy import Policy

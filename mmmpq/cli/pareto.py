@@ -2,27 +2,24 @@
 
 import argparse
 import json
-import re
 from pathlib import Path
-from types import SimpleNamespace
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from mmmpq.costs import Budget
 from mmmpq.costs.budget_text import HELP, budget_cfgs, file_name
+from mmmpq.engine.batches import train_batches, unwrapped
+from mmmpq.engine.evaluation import evaluate_policies
+from mmmpq.engine.launch import add_cfg_options, load_config
+from mmmpq.engine.results import loss_on, save_searched
+from mmmpq.engine.run_folder import find_checkpoint, find_config, history_probs
+from mmmpq.engine.search_config import search_reference
+from mmmpq.engine.supernet import supernet_runner
 from mmmpq.fileio import atomic_write
-from mmmpq.hooks.choice import choose
-from mmmpq.hooks.evaluation import evaluate_policies
-from mmmpq.hooks.held_out import unwrapped
-from mmmpq.hooks.search_result import described, save_searched
-from mmmpq.hooks.supernet import supernet_runner
-from mmmpq.launch import add_cfg_options, load_config, search_hooks
 from mmmpq.policy import Policy
-from mmmpq.search import SearchSpace, cost_tables, most_probable
+from mmmpq.search import SearchSpace
+from mmmpq.search.many_budgets import policies_within, searches_within
 from mmmpq.units import human
-from mmmpq.visualization.history import SearchHistory
 from mmmpq.visualization.pareto import pareto
 from mmmpq.visualization.theme import LIGHT, draw
 
@@ -104,66 +101,9 @@ def parse_args(argv=None):
     return args
 
 
-# --- the search -----------------------------------------------------------------------
-
-
-def search_reference(cfg):
-    """Type of the cost, reference input and proposals of the search in a config."""
-    costs = []
-    for hook in search_hooks(cfg)[:1]:
-        costs += hook.get('budgets') or ()
-        costs += [p.get('cost') or {} for p in hook.get('penalties') or ()]
-    first = next((c for c in costs if c), {})
-    common = {k: first[k] for k in ('input_shape', 'proposals') if k in first}
-    return first.get('type', 'BOPs').rpartition('.')[2], common
-
-
-def find_config(search_dir):
-    if not search_dir.is_dir():
-        raise FileNotFoundError(f'search_dir: there is no folder {search_dir}')
-    configs = sorted(search_dir.glob('*.py'), key=lambda p: p.stat().st_mtime)
-    if not configs:
-        raise FileNotFoundError(
-            f'search_dir: {search_dir} holds no config; a run writes it there. '
-            'Name it with --config'
-        )
-    return configs[-1]
-
-
-def find_checkpoint(search_dir):
-    """The last checkpoint of a run, or None; the folder may have been moved."""
-    last = search_dir / 'last_checkpoint'
-    if last.is_file():
-        named = Path(last.read_text().strip())
-        for path in (search_dir / named.name, named):
-            if path.is_file():
-                return str(path)
-    numbered = [
-        (int(match[1]), str(path))
-        for path in search_dir.glob('*.pth')
-        if (match := re.fullmatch(r'(?:epoch|iter)_(\d+)', path.stem))
-    ]
-    return max(numbered)[1] if numbered else None
-
-
-def history_probs(search_dir, space):
-    """Final probabilities of every group, from the records of the search."""
-    history = SearchHistory.load(search_dir / 'search_history.jsonl')
-    if not history.records:
-        raise ValueError(f'search_dir: the history in {search_dir} has no record')
-    probs = history.records[-1]['probs']
-    sizes = {g.name: len(g.candidates) for g in space.groups}
-    if {name: len(p) for name, p in probs.items()} != sizes:
-        raise ValueError(
-            f'search_dir: the history in {search_dir} is of another search space than '
-            'that of the config; name the right one with --config'
-        )
-    return [torch.tensor(probs[g.name]) for g in space.groups]
-
-
 def load_supernet(args):
-    """A Runner with the supernet, its search space with the final probabilities, and
-    what the search counted."""
+    """A Runner with the supernet, its search space, the final probabilities, and what
+    the search counted."""
     config = args.config or find_config(args.search_dir)
     cfg = load_config(
         argparse.Namespace(
@@ -181,52 +121,8 @@ def load_supernet(args):
     runner = supernet_runner(cfg, checkpoint)
     space = SearchSpace(unwrapped(runner))
     if checkpoint is None:
-        probs = history_probs(args.search_dir, space)
-        space.probs = lambda: probs
-    return runner, space, reference
-
-
-def solve_all(runner, space, budgets, spend=0):
-    """For each name in ``budgets`` the most probable policy inside them.
-
-    Args:
-        runner: A runner with the supernet.
-        space: Its search space.
-        budgets: Name -> configs of the budgets that are to hold at once.
-        spend: Training batches on which it is measured where what a policy leaves of
-            its budgets helps most; 0 leaves it.
-
-    Returns:
-        A list of (name, policy, score); the score is Σ log p.
-
-    Raises:
-        ValueError: A budget cannot be met; [min, max] are named.
-    """
-    built = {name: [Budget.build(c) for c in cfgs] for name, cfgs in budgets.items()}
-    tables = iter(
-        cost_tables(unwrapped(runner), space, [b for bs in built.values() for b in bs])
-    )
-    tables = {name: [next(tables) for _ in bs] for name, bs in built.items()}
-    for name, each in tables.items():
-        for table in each:
-            table.check()
-        try:
-            most_probable(space, each)
-        except ValueError as error:
-            raise ValueError(f'--budgets {name!r}: {error}') from error
-    log_p = [p.double().cpu().clamp_min(1e-12).log() for p in space.probs()]
-    points = []
-    for name, each in tables.items():
-        found = SimpleNamespace(
-            space=space, tables=each, prices=each, samples=0, measure=spend, joint=True
-        )
-        choice = choose(runner, found)
-        score = sum(float(row[j]) for row, j in zip(log_p, choice, strict=True))
-        points.append((name, described(runner, found, choice), score))
-    return points
-
-
-# --- results --------------------------------------------------------------------------
+        return runner, space, history_probs(args.search_dir, space), reference
+    return runner, space, space.probs(), reference
 
 
 def show(points, metric, console):
@@ -256,12 +152,18 @@ def main():
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
-    runner, space, (kind, common) = load_supernet(args)
+    runner, space, probs, (kind, common) = load_supernet(args)
     budgets = {
         text: budget_cfgs(text, args.type or kind, common, args.table)
         for text in args.budgets
     }
-    solved = solve_all(runner, space, budgets, args.spend)
+    model, loss_of = unwrapped(runner), None
+    searches = searches_within(
+        budgets, space, model=model, seed=runner.seed or 0, log=runner.logger.info
+    )
+    if args.spend:
+        loss_of = loss_on(model, train_batches(runner, args.spend))
+    solved = policies_within(searches, probs, loss_of)
     metrics = [{} for _ in solved]
     if args.evaluate is not None:
         policies = {name: policy for name, policy, _ in solved}
@@ -277,7 +179,7 @@ def main():
         policy.save(args.out / file)
         if args.weights:
             weights = file.replace('policy_', 'searched_').replace('.json', '.pth')
-            save_searched(unwrapped(runner), policy, args.out / weights)
+            save_searched(model, policy, args.out / weights)
         costs = policy.meta['costs']['searched']
         points.append(
             dict(

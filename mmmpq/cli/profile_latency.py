@@ -11,9 +11,9 @@ from rich.console import Console
 
 from mmmpq.cli.cost import search_budget
 from mmmpq.costs import Latency, LayerProfile, profile
+from mmmpq.engine.launch import add_cfg_options, add_reference_arguments
 from mmmpq.export.onnx.graph import deploy_extra
-from mmmpq.fileio import atomic_write
-from mmmpq.launch import add_cfg_options, add_reference_arguments, check_file
+from mmmpq.fileio import atomic_write, check_file
 from mmmpq.models import build_model
 from mmmpq.policy import FLOAT, Precision
 from mmmpq.units import human

@@ -4,36 +4,24 @@ import argparse
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 
-from mmmpq.baselines.measurements import digest
-from mmmpq.costs import Budget, Reference
-from mmmpq.costs.budget_text import HELP, budget_cfgs
+from mmmpq.costs.budget_text import HELP
 from mmmpq.costs.dry_run import is_detector
-from mmmpq.hooks.held_out import unwrapped
-from mmmpq.hooks.subnet_evaluation import LOSS, Measure, SubnetMeter
-from mmmpq.hooks.supernet import supernet_runner
-from mmmpq.launch import add_cfg_options, load_config, positive
+from mmmpq.engine.launch import add_cfg_options, load_config, positive
+from mmmpq.engine.subnet_evaluation import LOSS, Measure
+from mmmpq.engine.subnet_scores import SubnetScores
 from mmmpq.subnets.budgets import SubnetBudgets
 from mmmpq.subnets.code import Codes
-from mmmpq.subnets.evolution import (
-    distinct,
-    import_pymoo,
-    nondominated,
-    spread,
-)
-from mmmpq.subnets.measured import Samples
+from mmmpq.subnets.evolution import distinct, import_pymoo, nondominated, spread
 from mmmpq.subnets.predictor import PREDICTORS, held_out_tau
 from mmmpq.subnets.results import SubnetResults
 from mmmpq.subnets.search import Candidate, SubnetSearch
-from mmmpq.subnets.space import SubnetSpace
 from mmmpq.version import __version__
 from mmmpq.visualization.progress import progress_bar
 
-DATA = ('train_dataloader', 'val_dataloader', 'val_evaluator')
 EPILOG = f"""{HELP}
 examples
   mmmpq qfa-search configs/qfa/resnet_digits.py \\
@@ -174,113 +162,49 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-class Search:
+class QFASearch:
     """The stages of the tool; each leaves what it found for the next ones."""
 
     def __init__(self, args: argparse.Namespace, console: Console) -> None:
         self.args, self.console = args, console
-        cfg = self.cfg = load_config(args)
+        cfg = load_config(args)
         self.work_dir = Path(cfg.work_dir)
         cfg.work_dir = str(self.work_dir / 'logs')  # the training's config stays
         randomness = cfg.get('randomness') or {}
         self.seed = args.seed if args.seed is not None else randomness.get('seed') or 0
         cfg.randomness = {**randomness, 'seed': self.seed}
-        self.data = {k: v for k, v in cfg.to_dict().items() if k in DATA}
-        self.runner = supernet_runner(cfg, args.checkpoint)
-        self.model = unwrapped(self.runner)
-        self.weights = digest(self.model)  # before calibration adds to them
-        self.space = SubnetSpace(self.model)
+        self.scores = SubnetScores(
+            *(cfg, args.checkpoint, self.work_dir, console),
+            metric=args.metric,
+            processes=args.processes,
+        )
+        self.model, self.space = self.scores.model, self.scores.space
         images = None
         if args.val_batches and cfg.get('val_dataloader'):
             images = args.val_batches * cfg.val_dataloader.batch_size
         loss = args.measure == LOSS or (not args.measure and is_detector(self.model))
         self.sampled = Measure(args.batches, images, loss)
-        self.meter = SubnetMeter(self.runner, args.checkpoint, args.processes)
         self.budgets = self._budgets()
-        self.metric = LOSS
 
     def _budgets(self) -> SubnetBudgets:
         args = self.args
-        shape = args.input_shape or self.meter.evaluation(self.sampled).input_shape()
+        shape = args.input_shape or self.scores.input_shape(self.sampled)
         self.console.print(f'reference input: {tuple(shape)}')
         common = dict(input_shape=tuple(shape))
         if args.proposals:
             common['proposals'] = args.proposals
-        cfgs = {
-            name: budget_cfgs(name, args.type, common, args.table)
-            for name in args.budget
-        }
-        if 'Latency' in (args.objectives or ()) and not args.table:
-            raise ValueError('--objectives: Latency needs --table, a latency table')
-        table = dict(table=args.table)
-        objectives = [
-            dict(common, type=kind, **(table if kind == 'Latency' else {}))
-            for kind in args.objectives or ()
-        ]
-        return SubnetBudgets(
-            self.model,
-            self.space,
-            {name: [Budget.build(c) for c in each] for name, each in cfgs.items()},
-            [Reference.build(c, '--objectives') for c in objectives],
+        return SubnetBudgets.parse(
+            *(self.model, self.space, args.budget, args.type, common, args.table),
+            args.objectives or (),
         )
-
-    # --- measuring --------------------------------------------------------------------
-
-    def measure(
-        self, title: str, subnets: list, measure: Measure, file: str = ''
-    ) -> list:
-        """Metrics of subnets; what is in the file of before is not measured again."""
-        path = self.work_dir / f'{file or title}.jsonl'
-        samples = Samples(path, self._settings(measure))
-        todo = samples.missing(subnets)
-        with progress_bar(self.console, title, len(subnets)) as bar:
-            done = len(subnets) - len(todo)
-            bar(done)
-            for subnet, metrics in zip(todo, self.meter(todo, measure), strict=True):
-                if not measure.loss and metrics:
-                    self.name_metric(metrics)  # not only after an hour
-                samples[subnet] = metrics
-                done += 1
-                bar(done)
-        return [samples[s] for s in subnets]
-
-    def _settings(self, measure: Measure) -> dict[str, Any]:
-        """What measurements depend on."""
-        return {
-            'model': type(self.model).__name__,
-            'weights': self.weights,
-            'genes': {g: list(map(str, v)) for g, v in self.space.genes.items()},
-            **self.data,
-            'calibration batches': measure.batches,
-            'validation images': measure.images or 'all',
-            'measure': LOSS if measure.loss else 'metric',
-            'seed': self.seed,
-        }
-
-    def scores(self, metrics: list[dict[str, float]], loss: bool) -> np.ndarray:
-        """What is to be large. A detector that finds nothing reports no mAP: 0."""
-        if loss:
-            return np.array([-m[LOSS] for m in metrics])
-        self.name_metric(max(metrics, key=len))
-        return np.array([m.get(self.metric, 0.0) for m in metrics])
-
-    def name_metric(self, metrics: dict[str, float]) -> None:
-        """Sets the metric that is maximised."""
-        self.metric = self.args.metric or next(iter(metrics), '')
-        if self.metric not in metrics:
-            raise ValueError(
-                f'--metric: found {self.metric!r}; accepted are {", ".join(metrics)}'
-            )
-
-    # --- the search -------------------------------------------------------------------
 
     def sample(self) -> tuple[np.ndarray, np.ndarray]:
         """Codes (n, G) of random subnets and what they were measured to score (n,)."""
         args, code = self.args, self.budgets.code
         drawn = code.canonical(spread(code.sizes, 4 * args.samples, self.seed))
         genes = distinct(drawn)[: args.samples]
-        metrics = self.measure('samples', code.subnets(genes), self.sampled)
-        scores = self.scores(metrics, self.sampled.loss)
+        subnets = code.subnets(genes)
+        _, scores = self.scores.measure('samples', subnets, self.sampled)
         finite = np.isfinite(scores)
         return genes[finite], scores[finite]
 
@@ -320,9 +244,10 @@ class Search:
     ) -> tuple[Codes, np.ndarray]:
         """Measures what was proposed like the samples, and adds it to them."""
         subnets = [c.subnet for c in proposed]
-        metrics = self.measure(f'round {number}', subnets, self.sampled, 'refined')
+        title = f'round {number}'
+        _, more = self.scores.measure(title, subnets, self.sampled, 'refined')
         genes = np.concatenate([genes, self.budgets.code.of(subnets)])
-        scores = np.append(scores, self.scores(metrics, self.sampled.loss))
+        scores = np.append(scores, more)
         finite = np.isfinite(scores)
         first = np.unique(genes, axis=0, return_index=True)[1]
         kept = np.intersect1d(first, np.flatnonzero(finite))
@@ -331,8 +256,9 @@ class Search:
     def evaluate(self, candidates: list[Candidate]) -> SubnetResults:
         """Measures what was proposed on the whole validation set."""
         whole = Measure(self.sampled.batches)
-        metrics = self.measure('evaluated', [c.subnet for c in candidates], whole)
-        scores = self.scores(metrics, loss=False)
+        metrics, scores = self.scores.measure(
+            'evaluated', [c.subnet for c in candidates], whole
+        )
         meta = dict(
             model=type(self.model).__name__,
             method='qfa',
@@ -342,7 +268,7 @@ class Search:
         found = dict(predictor=self.predictor, tau=self.tau)
         return SubnetResults(
             *(self.space, self.budgets, candidates, metrics, scores),
-            *(self.metric, meta, found),
+            *(self.scores.metric, meta, found),
         )
 
 
@@ -352,14 +278,14 @@ def main() -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=120)
-    search = Search(args, console)
+    search = QFASearch(args, console)
     genes, scores = search.sample()
     proposed = search.search(genes, scores)
     for i in range(2, args.rounds + 1):
         genes, scores = search.refine(proposed, genes, scores, i)
         proposed = search.search(genes, scores)
     results = search.evaluate(proposed)
-    search.meter.close()
+    search.scores.close()
     # The loss is on another scale than the metric: the samples are then not drawn.
     cloud = None if search.sampled.loss else (genes, scores)
     results.show(console)

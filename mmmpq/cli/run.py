@@ -12,16 +12,16 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
-from mmmpq.cli.baseline import METHODS, search_budgets
+from mmmpq.cli.baseline import METHODS
 from mmmpq.cli.stages import Stages, identity, last_checkpoint
-from mmmpq.fileio import atomic_write
-from mmmpq.launch import (
+from mmmpq.engine.launch import (
     add_cfg_options,
-    check_file,
     load_config,
     positive,
     search_hooks,
 )
+from mmmpq.engine.search_config import search_budgets
+from mmmpq.fileio import atomic_write, check_file
 from mmmpq.policy import Policy
 from mmmpq.visualization import write_report
 

@@ -8,12 +8,12 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 
-from mmmpq.launch import (
+from mmmpq.engine.launch import (
     add_common_arguments,
     build_runner,
-    check_file,
     load_config,
 )
+from mmmpq.fileio import check_file
 
 
 def parse_args(argv=None) -> argparse.Namespace:

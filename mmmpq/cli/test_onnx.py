@@ -18,13 +18,13 @@ from rich.table import Table
 from torch import nn
 from torch.backends import cudnn, mkldnn
 
+from mmmpq.engine.batches import unwrapped
+from mmmpq.engine.launch import add_cfg_options, build_runner, load_config
 from mmmpq.export.integers import check_calibrated
 from mmmpq.export.onnx.agreement import Predictions, agreement, recording
 from mmmpq.export.onnx.levels import needs_vnni
 from mmmpq.export.onnx.model import OnnxNetwork, sums_are_cut, use_onnx
-from mmmpq.fileio import atomic_write
-from mmmpq.hooks.held_out import unwrapped
-from mmmpq.launch import add_cfg_options, build_runner, check_file, load_config
+from mmmpq.fileio import atomic_write, check_file
 from mmmpq.layers import quantized_layers
 from mmmpq.policy import Precision
 from mmmpq.visualization.progress import progress_bar

@@ -3,12 +3,8 @@
 import argparse
 from pathlib import Path
 
-from mmmpq.launch import (
-    add_common_arguments,
-    build_runner,
-    check_file,
-    load_config,
-)
+from mmmpq.engine.launch import add_common_arguments, build_runner, load_config
+from mmmpq.fileio import check_file
 
 
 def parse_args(argv=None) -> argparse.Namespace:

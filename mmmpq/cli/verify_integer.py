@@ -11,10 +11,10 @@ from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 
+from mmmpq.engine.batches import unwrapped
+from mmmpq.engine.launch import add_cfg_options, build_runner, load_config
 from mmmpq.export.integer_check import INT32, LayerCheck, checking
-from mmmpq.fileio import atomic_write
-from mmmpq.hooks.held_out import unwrapped
-from mmmpq.launch import add_cfg_options, build_runner, check_file, load_config
+from mmmpq.fileio import atomic_write, check_file
 from mmmpq.layers import quantized_layers
 from mmmpq.visualization.progress import progress_bar
 

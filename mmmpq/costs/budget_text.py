@@ -1,7 +1,7 @@
 """Budgets as they are written on a command line."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mmmpq.registry import COSTS
@@ -50,6 +50,30 @@ def budget_cfgs(
             cfg['table'] = table
         cfgs.append(cfg)
     return cfgs
+
+
+def with_texts(
+    budgets: Iterable[Any], common: Mapping[str, Any] | None = None
+) -> list[Any]:
+    """Budgets with the configs of those that are texts in their place.
+
+    Args:
+        budgets: Configs, texts, or what is built already.
+        common: Keys of a config that names none.
+
+    Examples:
+        >>> with_texts(['W3A3', dict(type='WeightBytes', limit='1 MB')])[0]
+        {'type': 'BOPs', 'limit': 'W3A3'}
+    """
+    found = []
+    for budget in budgets:
+        if isinstance(budget, str):
+            found += budget_cfgs(budget, 'BOPs', common or {})
+        elif common and isinstance(budget, Mapping):
+            found.append({**common, **budget})
+        else:
+            found.append(budget)
+    return found
 
 
 def file_name(text: str) -> str:

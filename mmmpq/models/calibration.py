@@ -15,13 +15,17 @@ from mmmpq.quantizers import BatchQuantizer, Quantizer
 
 
 @torch.no_grad()
-def run_batches(model: BaseModel, batches: Iterable[Any]) -> None:
-    """Passes batches of a train dataloader through ``model`` as training would."""
+def run_batches(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Passes batches of a train dataloader through ``model`` as training would; one
+    that is no toolbox model is called with them."""
     for batch in batches:
-        model._run_forward(model.data_preprocessor(batch, True), mode='loss')
+        if isinstance(model, BaseModel):
+            model._run_forward(model.data_preprocessor(batch, True), mode='loss')
+        else:
+            model(batch)
 
 
-def calibrate(model: BaseModel, batches: Iterable[Any]) -> None:
+def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:
     """Fits signs and ranges of quantizers that have none to what the float layers see.
 
     The model is in train mode meanwhile, as a detector computes no loss otherwise;
@@ -29,8 +33,8 @@ def calibrate(model: BaseModel, batches: Iterable[Any]) -> None:
     decides for all.
 
     Args:
-        model: A quantized toolbox model, unwrapped.
-        batches: Batches of its train dataloader.
+        model: A quantized model, unwrapped.
+        batches: Batches of its train dataloader; of what is no toolbox model, inputs.
     """
     with _training(model), _frozen(_norms(model)), calibrating(model):
         run_batches(model, batches)
@@ -43,7 +47,7 @@ def calibrate(model: BaseModel, batches: Iterable[Any]) -> None:
 
 @torch.no_grad()
 def calibrate_subnet(
-    model: BaseModel, batches: Iterable[Any], batchnorm: bool = True
+    model: nn.Module, batches: Iterable[Any], batchnorm: bool = True
 ) -> None:
     """Re-estimates what depends on the net that is active, as averages over batches.
 
@@ -53,9 +57,9 @@ def calibrate_subnet(
     statistics are frozen (``norm_eval``) keeps them, as does what no call reached.
 
     Args:
-        model: A toolbox model, unwrapped: a supernet with the subnet that is active,
-            or one of fixed precision.
-        batches: Batches of its train dataloader.
+        model: A model, unwrapped: a supernet with the subnet that is active, or one of
+            fixed precision.
+        batches: As of :func:`calibrate`.
         batchnorm: Whether to re-estimate BatchNorm.
     """
     ranges = [m for m in model.modules() if isinstance(m, BatchQuantizer)]

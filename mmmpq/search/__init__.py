@@ -1,8 +1,12 @@
-"""Search spaces, and the discrete choice under budgets."""
+"""The search: its space, budgets, start and steps, and the discrete choice."""
 
 from mmmpq import moved
 from mmmpq.search.discretise import measure_gains, most_probable, spend
+from mmmpq.search.history import History, record_of
+from mmmpq.search.problem import Problem
 from mmmpq.search.sample import sample_choices
+from mmmpq.search.search import Search
+from mmmpq.search.settings import Settings
 from mmmpq.search.solver import solve
 from mmmpq.search.space import Group, SearchSpace
 from mmmpq.search.start import STARTS, bias_logits, bounds, project
@@ -13,8 +17,12 @@ __all__ = [
     'CostTable',
     'CostTables',
     'Group',
+    'History',
     'Prices',
+    'Problem',
+    'Search',
     'SearchSpace',
+    'Settings',
     'bias_logits',
     'bounds',
     'cost_tables',
@@ -22,6 +30,7 @@ __all__ = [
     'most_probable',
     'pricing',
     'project',
+    'record_of',
     'sample_choices',
     'solve',
     'spend',

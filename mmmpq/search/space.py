@@ -122,6 +122,11 @@ class SearchSpace:
             ):
                 group.relaxation.prune(row[: len(group.candidates)])
 
+    def take(self, choice: Sequence[int]) -> None:
+        """Sets the path that layers of mixing 'sampled' compute."""
+        for group, j in zip(self.groups, choice, strict=True):
+            group.relaxation.choice = j
+
     def fetch(self) -> None:
         """Has the logits copied to the host, where the next :meth:`draw` needs them:
         by then they are there."""

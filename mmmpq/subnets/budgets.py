@@ -1,11 +1,13 @@
 """The budgets of a search among subnets, resolved to numbers."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from mmmpq.costs import BOPs, Budget, Reference, WeightBytes
+from mmmpq.costs.budget_text import budget_cfgs
 from mmmpq.subnets.code import GeneCode
 from mmmpq.subnets.costs import SubnetCosts
 from mmmpq.subnets.space import Subnet, SubnetSpace
@@ -55,6 +57,40 @@ class SubnetBudgets:
                 self.limits[name][i] = min(limit, self.limits[name][i])
         minimised = [_name(r) for r in (objectives or given)]
         self.minimise = [self.names.index(n) for n in dict.fromkeys(minimised)]
+
+    @classmethod
+    def parse(
+        cls,
+        model: nn.Module,
+        space: SubnetSpace,
+        texts: Sequence[str],
+        kind: str,
+        common: Mapping[str, Any],
+        table: str | None = None,
+        objectives: Sequence[str] = (),
+    ) -> 'SubnetBudgets':
+        """Budgets as a command line has them.
+
+        Args:
+            texts: See :data:`mmmpq.costs.budget_text.HELP`.
+            kind: Cost of uniform budgets.
+            common: ``input_shape`` and ``proposals`` of all.
+            table: Latency table.
+            objectives: Names of costs.
+        """
+        budgets = {name: budget_cfgs(name, kind, common, table) for name in texts}
+        if 'Latency' in objectives and not table:
+            raise ValueError('--objectives: Latency needs --table, a latency table')
+        costs = [
+            dict(common, type=name, **(dict(table=table) if name == 'Latency' else {}))
+            for name in objectives
+        ]
+        return cls(
+            model,
+            space,
+            {name: [*map(Budget.build, each)] for name, each in budgets.items()},
+            [Reference.build(c, '--objectives') for c in costs],
+        )
 
     def unit(self, i: int) -> str:
         """The unit of the i-th cost."""

@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import mmmpq
-from mmmpq.hooks import SearchHook
+from mmmpq.engine.hooks import SearchHook
 
 CANDIDATES = [(2, 2), (3, 3), (4, 4), (8, 8)]
 
@@ -78,7 +78,7 @@ class TinyNet(BaseModel):
 
 
 @HOOKS.register_module(name='KillHook', force=True)
-class KillHook(mmmpq.hooks.finite_hook.Hook):
+class KillHook(mmmpq.engine.hooks.finite.Hook):
     """Ends the process, so to speak, before iteration ``at``."""
 
     priority = 'VERY_LOW'
@@ -130,7 +130,7 @@ def quick(monkeypatch):
     """No report: drawing has tests of its own and would take most of the time here. And
     no pause before an iteration-based loop goes through its data again."""
     monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)
-    monkeypatch.setattr('mmmpq.hooks.search_result.write_report', lambda folder: None)
+    monkeypatch.setattr('mmmpq.engine.results.write_report', lambda folder: None)
 
 
 @pytest.fixture

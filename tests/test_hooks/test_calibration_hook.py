@@ -7,7 +7,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.registry import METRICS
 
-from mmmpq.hooks.held_out import train_batches
+from mmmpq.engine.batches import train_batches
 from mmmpq.layers import quantized_layers
 from mmmpq.models import calibrate, calibrate_subnet
 
@@ -89,10 +89,10 @@ def test_a_resumed_run_is_left_alone(make, tmp_path, monkeypatch):
     make(hooks=[CALIBRATION], work_dir=folder, **FIXED).train()
     seen = []
     monkeypatch.setattr(
-        'mmmpq.hooks.calibration_hook.calibrate', lambda *a: seen.append(a)
+        'mmmpq.engine.hooks.calibration.calibrate', lambda *a: seen.append(a)
     )
     monkeypatch.setattr(
-        'mmmpq.hooks.calibration_hook.calibrate_subnet', lambda *a: seen.append(a)
+        'mmmpq.engine.hooks.calibration.calibrate_subnet', lambda *a: seen.append(a)
     )
     make(
         hooks=[CALIBRATION],

@@ -8,7 +8,7 @@ from mmdet.testing import demo_mm_inputs
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmmpq.hooks.distillation import Distillation
+from mmmpq.engine.distillation import Distillation
 from mmmpq.models import quantize
 
 SMALL = {

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmmpq import launch
+from mmmpq.engine import launch
 from mmmpq.policy import Policy
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,8 +24,8 @@ spec = importlib.util.spec_from_file_location('tiny', sys.argv[1])
 tiny = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tiny)
 from mmengine.config import Config
-from mmmpq import launch
-from mmmpq.hooks import SearchHook
+from mmmpq.engine import launch
+from mmmpq.engine.hooks import SearchHook
 from mmmpq.search import SearchSpace, most_probable
 
 COST = dict(type='BOPs', input_shape=(3, 8, 8))
@@ -62,11 +62,11 @@ def search(mode, folder):
     hook = next(h for h in runner.hooks if isinstance(h, SearchHook))
     held = hook.batches.loader.dataset if not hook.joint else []
     torch.save(
-        dict(logits=[p.detach() for p in hook.space.logits],
-             choice=most_probable(hook.space, hook.tables),
+        dict(logits=[p.detach() for p in hook.search.space.logits],
+             choice=most_probable(hook.search.space, hook.search.tables),
              weights=[p.detach() for p in runner.model.parameters()],
              labels=[int(held[i]['labels']) for i in range(len(held))],
-             noises=noises, steps=hook.steps, iters=runner.max_iters),
+             noises=noises, steps=hook.search.steps, iters=runner.max_iters),
         f'{folder}/rank{dist.get_rank()}.pt')
 
 launch.run(main)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmmpq.hooks.finite_hook import FiniteLossHook, first_non_finite
+from mmmpq.engine.hooks.finite import FiniteLossHook, first_non_finite
 
 FINITE = dict(type='mmmpq.FiniteLossHook')
 FLOAT = dict(model=dict(_delete_=True, type='TinyNet'))
@@ -91,7 +91,7 @@ def test_a_loss_is_judged_when_it_is_watched(monkeypatch):
     """It is on its way to the host from then on, whatever becomes of the tensor."""
     stopped = []
     monkeypatch.setattr(
-        'mmmpq.hooks.finite_hook.stop_at_non_finite',
+        'mmmpq.engine.hooks.finite.stop_at_non_finite',
         lambda runner, batch, loss: stopped.append(batch),
     )
     hook, loss = FiniteLossHook(), torch.tensor(float('nan'))

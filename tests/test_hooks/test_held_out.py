@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmmpq.hooks.held_out import Batches, hold_out, train_batches
+from mmmpq.engine.batches import Batches, hold_out, train_batches
 
 SCHEDULE = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=6),

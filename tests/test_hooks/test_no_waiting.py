@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmmpq.hooks.logits import build_optimizer
 from mmmpq.layers import Softmax
+from mmmpq.search.logits import build_optimizer
 from mmmpq.transfer import Fetch
 
 BUDGETS = [
@@ -118,13 +118,17 @@ def iteration(make, hook_of, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             runner.train()
         hook, model, launches = hook_of(runner), runner.model, Launches()
-        assert len(hook.space.groups) == depth
+        assert len(hook.search.space.groups) == depth
         model.to('meta').train()
-        hook.optimizer = build_optimizer(hook.optimizer_cfg, hook.space.logits, None)
-        step = hook.optimizer.optimizer.step  # torch's Adam counts steps on the host
-        hook.optimizer.optimizer.step = launches.without(step)
+        hook.search.optimizer = build_optimizer(
+            hook.settings.optimizer, hook.search.space.logits, None
+        )
+        step = (
+            hook.search.optimizer.optimizer.step
+        )  # torch's Adam counts steps on the host
+        hook.search.optimizer.optimizer.step = launches.without(step)
         if joint:
-            hook._joint.__init__(hook.space.logits)
+            hook.search._gathered.__init__(hook.search.space.logits)
         batch = dict(
             inputs=torch.zeros(4, 3, 8, 8, device='meta'),
             labels=torch.zeros(4, dtype=torch.int64, device='meta'),

@@ -9,9 +9,10 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmmpq.hooks import SearchHook
-from mmmpq.hooks.logits import set_gradients
+from mmmpq.engine.hooks import SearchHook
 from mmmpq.policy import Policy
+from mmmpq.search import Search, problem
+from mmmpq.search.logits import learning
 from mmmpq.visualization import write_report
 
 SHAPE = (3, 8, 8)
@@ -46,26 +47,26 @@ def test_whole_search(make, hook_of, monkeypatch, search, quant, budgets):
     runner = make(search={**search, 'budgets': budgets}, **quant)
     runner.train()
     hook, folder = hook_of(runner), Path(runner.work_dir)
-    assert hook.steps > 0 and any(p.any() for p in hook.space.logits)
+    assert hook.search.steps > 0 and any(p.any() for p in hook.search.space.logits)
     policy = Policy.load(folder / 'policy.json')
     assert len(policy.layers) == 5
-    assert all(t.of(policy) <= t.limit for t in hook.tables)
+    assert all(t.of(policy) <= t.limit for t in hook.search.tables)
     if not budgets:
-        assert hook.tables == () and policy.meta['budgets'] == []
+        assert hook.search.tables == () and policy.meta['budgets'] == []
         if not hook.samples:
-            argmax = [int(p.argmax()) for p in hook.space.probs()]
-            assert policy.layers == hook.space.policy(argmax).layers
+            argmax = [int(p.argmax()) for p in hook.search.space.probs()]
+            assert policy.layers == hook.search.space.policy(argmax).layers
     assert policy.meta['input_shape'] == list(SHAPE)
     costs = policy.meta['costs']
     assert ('uniform' in costs) == bool(budgets)
-    assert costs['searched']['bops'] == hook.prices[-1].of(policy)
+    assert costs['searched']['bops'] == hook.search.prices[-1].of(policy)
     assert costs['float']['bops'] > costs['searched']['bops']
     header, *records = map(
         json.loads, (folder / 'search_history.jsonl').read_text().splitlines()
     )
     assert len(header['budgets']) == len(budgets)
     assert len(records[-1]['expected']) == len(records[-1]['bound']) == len(budgets)
-    (name,) = hook.objective.names
+    (name,) = hook.search.objective.names
     assert records[-1]['penalties'][name] > 0
     page = write_report(folder)
     assert (page.parent / 'cost.png').is_file() == bool(budgets)
@@ -80,8 +81,8 @@ def test_a_strong_penalty_ends_with_the_cheapest_and_none_does_not(make, hook_of
         runner = make(search={**EDMIPS, 'penalties': [dict(COMPLEXITY, eta=eta)]})
         runner.train()
         hook = hook_of(runner)
-        (prices,) = hook.prices
-        probs = hook.space.probs()
+        (prices,) = hook.search.prices
+        probs = hook.search.space.probs()
         found.append(float(prices.expected(probs).detach()) / prices.min)
     assert found[1] < 1.05 < found[0]
 
@@ -95,56 +96,55 @@ def test_bounds_start_and_projection_rest_without_a_budget(make, hook_of):
     )
     runner.train()
     hook = hook_of(runner)
-    assert hook.steps == 0 and hook.bounds(runner) == []
-    assert all((p == 0.3).all() for p in hook.space.logits)
+    assert hook.search.steps == 0 and hook.search.bounds(runner.iter) == []
+    assert all((p == 0.3).all() for p in hook.search.space.logits)
 
 
 # --- gradients ------------------------------------------------------------------------
 
 
-def gradients(hook, runner, *losses):
+def gradients(search, iteration, *losses):
     """Of the losses, the factor and the penalty, each alone."""
-    logits = hook.space.logits
-    set_gradients(logits, True)
-    terms = hook.penalty(runner)
-    scalars = [*losses, terms.factor, terms.penalty]
-    grads = [torch.autograd.grad(x, logits, retain_graph=True) for x in scalars]
-    set_gradients(logits, False)
+    logits = search.space.logits
+    with learning(logits):
+        terms = search.penalty(iteration)
+        scalars = [*losses, terms.factor, terms.penalty]
+        grads = [torch.autograd.grad(x, logits, retain_graph=True) for x in scalars]
     return terms.factor.detach(), *grads
 
 
-def test_architecture_step_is_the_gradient_of_the_product(make, monkeypatch):
+def test_architecture_step_is_the_gradient_of_the_product(make, hook_of, monkeypatch):
     """d(L · F + P) = F dL + L dF + dP, all on the same batch."""
     wanted, compared = [], []
-    architecture_step, step = SearchHook._architecture_step, SearchHook._step
+    step, move = Search.step, Search.move
 
-    def expect(self, runner):
-        batches, batch, state = self.batches, next(self.batches), torch.get_rng_state()
-        set_gradients(self.space.logits, True)
-        loss = runner.model(**batch, mode='loss')['loss']
-        factor, *grads = gradients(self, runner, loss)
+    def expect(self, iteration, loss_of, scale):
+        state = torch.get_rng_state()  # of dropout
+        batch = next(hook_of(runner).batches)
+        with learning(self.space.logits):
+            loss = self.model(**batch, mode='loss')['loss']
+            factor, *grads = gradients(self, iteration, loss)
         wanted[:] = [
             factor * task + loss.detach() * slope + more
             for task, slope, more in zip(*grads, strict=True)
         ]
-        torch.set_rng_state(state)  # of dropout
-        self.batches = iter([batch])
-        architecture_step(self, runner)
-        self.batches = batches
+        torch.set_rng_state(state)
+        step(self, iteration, lambda: self.model(**batch, mode='loss')['loss'], scale)
 
-    def compare(self, runner, grads, scale):
+    def compare(self, iteration, grads, scale):
         for grad, each in zip(grads, wanted, strict=True):
             torch.testing.assert_close(grad, each, atol=1e-6, rtol=1e-4)
         compared.append(len(grads))
-        step(self, runner, grads, scale)
+        move(self, iteration, grads, scale)
 
-    monkeypatch.setattr(SearchHook, '_architecture_step', expect)
-    monkeypatch.setattr(SearchHook, '_step', compare)
-    make(
+    monkeypatch.setattr(Search, 'step', expect)
+    monkeypatch.setattr(Search, 'move', compare)
+    runner = make(
         search=dict(budgets=[], penalties=[AWARE, COMPLEXITY], measure=0),
         **{'model.quant.mixing': 'outputs'},
         train_cfg=dict(max_epochs=1),
-    ).train()
+    )
+    runner.train()
     assert compared == [3] * 7
 
 
@@ -161,17 +161,17 @@ def test_joint_step_is_the_gradient_of_the_product(
 
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             hook, state = hook_of(runner), torch.get_rng_state()
-            hook._handed.release()
+            hook.search.handed.release()
             loss = runner.model(**data_batch, mode='loss')['loss']
-            grads = torch.autograd.grad(loss, hook.space.logits)
-            hook._handed = hook.space.hand()
+            grads = torch.autograd.grad(loss, hook.search.space.logits)
+            hook.search.hand(learn=True)
             seen.append((float(loss.detach()), grads))
             torch.set_rng_state(state)
 
-    step = SearchHook._step
+    move = Search.move
 
-    def compare(self, runner, grads, scale):
-        factor, slope, more = gradients(self, runner)
+    def compare(self, iteration, grads, scale):
+        factor, slope, more = gradients(self, iteration)
         loss = sum(x for x, _ in seen) / len(seen)
         for i, grad in enumerate(grads):
             task = sum(g[i] for _, g in seen) / len(seen)
@@ -179,9 +179,9 @@ def test_joint_step_is_the_gradient_of_the_product(
             torch.testing.assert_close(grad, wanted, atol=2e-5, rtol=1e-3)
         compared.append(len(seen))
         seen.clear()
-        step(self, runner, grads, scale)
+        move(self, iteration, grads, scale)
 
-    monkeypatch.setattr(SearchHook, '_step', compare)
+    monkeypatch.setattr(Search, 'move', compare)
     make(
         hooks=[Task()],
         search=dict(
@@ -198,7 +198,7 @@ def test_joint_without_any_gradient_of_a_penalty(make, hook_of):
     """No penalty at all, under a budget: the task's gradient alone."""
     runner = make(search=dict(joint=True, penalties=[], measure=0))
     runner.train()
-    assert hook_of(runner).steps > 0
+    assert hook_of(runner).search.steps > 0
 
 
 # --- optimizer, schedule, temperature -------------------------------------------------
@@ -208,7 +208,7 @@ def test_joint_without_any_gradient_of_a_penalty(make, hook_of):
 def test_weight_decay_of_the_logits(make, hook_of, joint, monkeypatch):
     """SGD's own, with gradients of zero: theta · (1 - lr · decay) a step."""
     monkeypatch.setattr(
-        'mmmpq.hooks.search_hook.mean_gradients',
+        'mmmpq.search.search.mean_gradients',
         lambda logits, grads, scale: [torch.zeros_like(p) for p in logits],
     )
     runner = make(
@@ -223,11 +223,11 @@ def test_weight_decay_of_the_logits(make, hook_of, joint, monkeypatch):
     )
     runner.train()
     hook = hook_of(runner)
-    wanted = math.prod(1 - 0.05 * 0.1 ** (i // 4) for i in range(hook.steps))
-    assert hook.steps == (10 if joint else 8)
-    for logits in hook.space.logits:
+    wanted = math.prod(1 - 0.05 * 0.1 ** (i // 4) for i in range(hook.search.steps))
+    assert hook.search.steps == (10 if joint else 8)
+    for logits in hook.search.space.logits:
         assert logits.tolist() == pytest.approx([wanted] * 4, rel=1e-5)
-    assert hook.optimizer.get_lr()['lr'][0] == pytest.approx(0.5 * 0.1**2)
+    assert hook.search.optimizer.get_lr()['lr'][0] == pytest.approx(0.5 * 0.1**2)
 
 
 @pytest.mark.parametrize(
@@ -245,9 +245,9 @@ def test_schedule_by_epoch(make, hook_of, search, accumulated, per_epoch):
     )
     runner.train()
     hook = hook_of(runner)
-    assert sorted(hook.scheduler.milestones) == [per_epoch, 2 * per_epoch]
-    assert hook.steps == 3 * per_epoch
-    assert hook.optimizer.get_lr()['lr'][0] == pytest.approx(0.05 * 0.01)
+    assert sorted(hook.search.scheduler.milestones) == [per_epoch, 2 * per_epoch]
+    assert hook.search.steps == 3 * per_epoch
+    assert hook.search.optimizer.get_lr()['lr'][0] == pytest.approx(0.05 * 0.01)
 
 
 class Temperatures(Hook):
@@ -259,7 +259,7 @@ class Temperatures(Hook):
         self.hook_of, self.seen = hook_of, []
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        relaxations = [g.relaxation for g in self.hook_of(runner).space.groups]
+        relaxations = [g.relaxation for g in self.hook_of(runner).search.space.groups]
         noise = torch.cat([r.noise for r in relaxations])
         taus = {r.tau for r in relaxations}
         self.seen.append((relaxations[0].epoch, taus, noise))
@@ -317,14 +317,14 @@ def test_the_best_sample_is_kept(make, hook_of, monkeypatch, budgets, joint):
     """Losses made up: the last choice that is measured is the best."""
     tried = []
 
-    def measured(runner, hook):
-        def loss_of(choice):
-            tried.append(list(choice))
+    def measured(hook, runner):
+        def loss_of():
+            tried.append([g.relaxation.choice for g in hook.search.space.groups])
             return 5.0 - len(tried) if len(tried) < 4 else 9.0
 
         return loss_of
 
-    monkeypatch.setattr('mmmpq.hooks.choice._measured', measured)
+    monkeypatch.setattr(SearchHook, '_loss_of_choice', measured)
     runner = make(
         search=dict(DNAS, budgets=budgets, joint=joint, measure=0, samples=12),
         **GUMBEL,
@@ -334,8 +334,8 @@ def test_the_best_sample_is_kept(make, hook_of, monkeypatch, budgets, joint):
     hook = hook_of(runner)
     assert 4 < len(tried) <= 13
     assert len({tuple(c) for c in tried}) == len(tried)
-    policies = [hook.space.policy(c) for c in tried]
-    assert all(t.of(p) <= t.limit for t in hook.tables for p in policies)
+    policies = [hook.search.space.policy(c) for c in tried]
+    assert all(t.of(p) <= t.limit for t in hook.search.tables for p in policies)
     policy = Policy.load(Path(runner.work_dir) / 'policy.json')
     assert policy.layers == policies[2].layers
 
@@ -344,10 +344,15 @@ def test_a_sample_without_a_finite_loss_is_not_taken(make, monkeypatch):
     losses = iter([3.0, float('nan'), float('-inf'), 2.0, *[4.0] * 9])
     tried = []
 
-    def measured(runner, hook):
-        return lambda choice: tried.append(hook.space.policy(choice)) or next(losses)
+    def measured(hook, runner):
+        def loss_of():
+            choice = [g.relaxation.choice for g in hook.search.space.groups]
+            tried.append(hook.search.space.policy(choice))
+            return next(losses)
 
-    monkeypatch.setattr('mmmpq.hooks.choice._measured', measured)
+        return loss_of
+
+    monkeypatch.setattr(SearchHook, '_loss_of_choice', measured)
     runner = make(search=dict(DNAS, samples=12), **GUMBEL, train_cfg=dict(max_epochs=1))
     runner.train()
     policy = Policy.load(Path(runner.work_dir) / 'policy.json')
@@ -359,30 +364,28 @@ def test_samples_are_measured_on_real_batches(make, hook_of, joint, monkeypatch)
     """BatchNorm in train mode, the supernet as it was afterwards; the rest of a budget
     is spent on top of the best sample."""
     modes = []
-    from mmmpq.hooks import choice as module
+    real = problem.best_sample
 
-    real = module._best_sample
-
-    def looking(runner, hook, choice, loss_of):
+    def looking(space, choices, loss_of, *args):
         net = runner.model
         before = {k: v.clone() for k, v in net.state_dict().items()}
         handle = net.norms[0].register_forward_hook(
             lambda m, i, o: modes.append(m.training)
         )
-        found = real(runner, hook, choice, loss_of)
+        found = real(space, choices, loss_of, *args)
         handle.remove()
         assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
-        assert loss_of(found) <= loss_of(choice)
+        assert loss_of(found) <= loss_of(choices[0])
         return found
 
-    monkeypatch.setattr(module, '_best_sample', looking)
+    monkeypatch.setattr(problem, 'best_sample', looking)
     runner = make(
         search=dict(DNAS, budgets=BUDGET, joint=joint, samples=6, measure=2), **GUMBEL
     )
     runner.train()
     assert len(modes) > 2 and all(modes)
     policy = Policy.load(Path(runner.work_dir) / 'policy.json')
-    assert all(t.of(policy) <= t.limit for t in hook_of(runner).tables)
+    assert all(t.of(policy) <= t.limit for t in hook_of(runner).search.tables)
 
 
 # --- bad input ------------------------------------------------------------------------

@@ -54,12 +54,12 @@ QUANTS = {
 def outcome(runner, hook):
     folder = Path(runner.work_dir)
     return dict(
-        logits=[p.clone() for p in hook.space.logits],
+        logits=[p.clone() for p in hook.search.space.logits],
         state=runner.model.state_dict(),
         written=torch.load(folder / 'searched.pth', weights_only=True)['state_dict'],
         policy=(folder / 'policy.json').read_text(),
         history=(folder / 'search_history.jsonl').read_text(),
-        optimizer=hook.optimizer.state_dict(),
+        optimizer=hook.search.optimizer.state_dict(),
     )
 
 

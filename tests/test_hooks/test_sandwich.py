@@ -16,10 +16,10 @@ from mmengine.registry import METRICS, MODELS
 from torch import nn
 from torch.nn import functional as F
 
-from mmmpq import launch
-from mmmpq.hooks import SandwichHook
-from mmmpq.hooks.distillation import LOSSES
-from mmmpq.hooks.held_out import train_batches, unwrapped
+from mmmpq.engine import launch
+from mmmpq.engine.batches import train_batches, unwrapped
+from mmmpq.engine.distillation import LOSSES
+from mmmpq.engine.hooks import SandwichHook
 from mmmpq.models import ElasticMobileNetV3, apply_policy, calibrate_subnet
 from mmmpq.subnets import SubnetSpace
 
@@ -311,7 +311,7 @@ def test_the_teacher_is_one_more_loss_and_no_part_of_the_model(train, teacher):
 def test_the_teacher_sees_a_batch_once(train, teacher, monkeypatch):
     calls = []
     monkeypatch.setattr(
-        'mmmpq.hooks.distillation.load_teacher',
+        'mmmpq.engine.distillation.load_teacher',
         lambda cfg: Counting(teacher()[0], calls),
     )
     match = dict(fc='l2')
@@ -425,9 +425,9 @@ def load(name, path):
 tiny = load('tiny', sys.argv[1])
 tests = load('tests', sys.argv[2])
 from mmengine.config import Config
-from mmmpq import launch
-from mmmpq.hooks import SandwichHook
-from mmmpq.hooks.distillation import LOSSES
+from mmmpq.engine import launch
+from mmmpq.engine.hooks import SandwichHook
+from mmmpq.engine.distillation import LOSSES
 from mmmpq.quantizers import BatchQuantizer
 
 def main():

@@ -7,14 +7,13 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
-from mmmpq.hooks import SearchHook
-from mmmpq.hooks.logits import set_gradients
 from mmmpq.layers import Softmax
 from mmmpq.models import QuantModel
 from mmmpq.policy import Policy
 from mmmpq.registry import RELAXATIONS
-from mmmpq.search import most_probable
+from mmmpq.search import Search, most_probable
 from mmmpq.search.chosen import chosen
+from mmmpq.search.logits import learning
 
 BOTH = [
     dict(type='BOPs', limit='W3A3', input_shape=(3, 8, 8)),
@@ -42,9 +41,9 @@ class Watch(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         hook = self.hook_of(runner)
-        probs = hook.space.probs()
-        costs = [float(t.expected(probs)) for t in hook.tables]
-        self.seen.append((runner.iter, costs, hook.bounds(runner)))
+        probs = hook.search.space.probs()
+        costs = [float(t.expected(probs)) for t in hook.search.tables]
+        self.seen.append((runner.iter, costs, hook.search.bounds(runner.iter)))
 
 
 @pytest.mark.parametrize('start', ['biased', 'continuation'])
@@ -73,45 +72,45 @@ def test_expected_cost_stays_inside(make, hook_of, start, lr, mode):
     if start == 'biased':
         steps = [costs for _, costs, _ in watch.seen]
     for costs in steps:
-        assert all(c < t.limit for c, t in zip(costs, hook.tables, strict=True))
+        assert all(c < t.limit for c, t in zip(costs, hook.search.tables, strict=True))
     policy = Policy.load(Path(runner.work_dir) / 'policy.json')
-    assert all(t.of(policy) <= t.limit for t in hook.tables)
+    assert all(t.of(policy) <= t.limit for t in hook.search.tables)
 
 
 def test_warm_up_and_interval_say_when_the_logits_move(make, hook_of, monkeypatch):
     moved = []
-    step = SearchHook._step
+    move = Search.move
 
-    def noting(self, runner, *args):
-        moved.append(runner.iter)
-        step(self, runner, *args)
+    def noting(self, iteration, *args):
+        moved.append(iteration)
+        move(self, iteration, *args)
 
-    monkeypatch.setattr(SearchHook, '_step', noting)
+    monkeypatch.setattr(Search, 'move', noting)
     runner = make(search=dict(warmup=0.25, interval=4, measure=0))
     runner.train()
     assert runner.max_iters == 24
     assert moved == [6, 10, 14, 18, 22]
-    assert hook_of(runner).steps == 5
+    assert hook_of(runner).search.steps == 5
 
 
 @pytest.mark.parametrize('accumulated', [1, 2])
 def test_architecture_step_touches_the_logits_alone(
     make, hook_of, monkeypatch, accumulated
 ):
-    step = SearchHook._architecture_step
+    step = Search.step
     checked = []
 
-    def compare(self, runner):
+    def compare(self, *args):
         logits = {id(p) for p in self.space.logits}
         params = [
-            (n, p) for n, p in runner.model.named_parameters() if id(p) not in logits
+            (n, p) for n, p in self.model.named_parameters() if id(p) not in logits
         ]
-        norms = {n: b.clone() for n, b in runner.model.named_buffers()}
+        norms = {n: b.clone() for n, b in self.model.named_buffers()}
         before = [
             (p.clone(), None if p.grad is None else p.grad.clone()) for _, p in params
         ]
         old = [p.clone() for p in self.space.logits]
-        step(self, runner)
+        step(self, *args)
         for (name, param), (value, grad) in zip(params, before, strict=True):
             assert torch.equal(param, value), name
             assert (param.grad is None) == (grad is None), name
@@ -119,11 +118,11 @@ def test_architecture_step_touches_the_logits_alone(
         for logits, value in zip(self.space.logits, old, strict=True):
             assert not torch.equal(logits, value)
             assert logits.grad is None and not logits.requires_grad
-        changed = {n for n, b in runner.model.named_buffers() if not b.equal(norms[n])}
+        changed = {n for n, b in self.model.named_buffers() if not b.equal(norms[n])}
         assert all('norms' in name for name in changed)
         checked.append(before[0][1] is not None)
 
-    monkeypatch.setattr(SearchHook, '_architecture_step', compare)
+    monkeypatch.setattr(Search, 'step', compare)
     make(
         search=dict(measure=0),
         optim_wrapper=dict(accumulative_counts=accumulated),
@@ -141,8 +140,8 @@ def test_weight_step_leaves_the_logits_alone(make, hook_of):
     )
     runner.train()
     hook = hook_of(runner)
-    assert hook.steps == 0
-    assert all(not p.any() for p in hook.space.logits)
+    assert hook.search.steps == 0
+    assert all(not p.any() for p in hook.search.space.logits)
 
 
 @pytest.mark.parametrize('accumulated', [1, 2])
@@ -159,30 +158,30 @@ def test_joint_gradient_is_that_of_task_and_penalty(
 
         def before_train_iter(self, runner, batch_idx, data_batch=None):
             hook, state = hook_of(runner), torch.get_rng_state()
-            if not hook.schedule.is_due(runner):
+            if not hook.search.is_due(runner.iter):
                 return
-            hook._handed.release()
+            hook.search.handed.release()
             loss = runner.model(**data_batch, mode='loss')['loss'] / accumulated
-            wanted.append(torch.autograd.grad(loss, hook.space.logits))
-            hook._handed = hook.space.hand()
+            wanted.append(torch.autograd.grad(loss, hook.search.space.logits))
+            hook.search.hand(learn=True)
             torch.set_rng_state(state)
 
-    step = SearchHook._step
+    move = Search.move
 
-    def compare(self, runner, grads, used):
-        set_gradients(self.space.logits, True)
-        penalty = torch.autograd.grad(self.penalty(runner)[0], self.space.logits)
-        set_gradients(self.space.logits, False)
+    def compare(self, iteration, grads, used):
+        with learning(self.space.logits):
+            penalty = self.penalty(iteration).penalty
+            penalty = torch.autograd.grad(penalty, self.space.logits)
         for *task, p, grad in zip(*wanted, penalty, grads, strict=True):
             assert torch.allclose(grad / used, sum(task) + p, atol=1e-5)
         compared.append(len(wanted))
         assert used == scale
         wanted.clear()
         assert all(logits.grad is None for logits in self.space.logits)
-        step(self, runner, grads, used)
+        move(self, iteration, grads, used)
 
-    monkeypatch.setattr(SearchHook, '_step', compare)
-    monkeypatch.setattr('mmmpq.hooks.search_hook.loss_scale', lambda *_: scale)
+    monkeypatch.setattr(Search, 'move', compare)
+    monkeypatch.setattr('mmmpq.engine.hooks.search.loss_scale', lambda *_: scale)
     wrapper = dict(accumulative_counts=accumulated)
     runner = make(
         hooks=[Task()], search=dict(joint=True, measure=0), optim_wrapper=wrapper
@@ -205,7 +204,7 @@ def test_joint_steps_count_weight_steps(make, hook_of, interval):
     )
     runner.train()
     # 30 iterations: eight steps of the weights, the last one after two iterations
-    assert hook_of(runner).steps == -(-8 // interval)
+    assert hook_of(runner).search.steps == -(-8 // interval)
 
 
 def test_clip_grad_of_the_logits(make, hook_of):
@@ -221,8 +220,8 @@ def test_clip_grad_of_the_logits(make, hook_of):
     )
     runner.train()
     hook = hook_of(runner)
-    moved = torch.cat(hook.space.logits).norm()
-    assert 0 < moved <= 1.001e-3 * hook.steps
+    moved = torch.cat(hook.search.space.logits).norm()
+    assert 0 < moved <= 1.001e-3 * hook.search.steps
     assert runner.message_hub.get_scalar('train/arch_grad_norm').current() > 1e-3
 
 
@@ -232,22 +231,23 @@ def test_scheduler_spans_the_architecture_steps(make, hook_of):
     )
     runner.train()
     hook = hook_of(runner)
-    assert hook.scheduler.T_max == hook.steps == 21
-    assert hook.optimizer.get_lr()['lr'][0] == pytest.approx(0, abs=1e-9)
+    assert hook.search.scheduler.T_max == hook.search.steps == 21
+    assert hook.search.optimizer.get_lr()['lr'][0] == pytest.approx(0, abs=1e-9)
 
 
 def test_overflow_of_fp16_skips_the_step(make, hook_of):
     runner = make(search=dict(measure=0), train_cfg=dict(max_epochs=1))
     runner.train()
     hook = hook_of(runner)
-    before, steps = [p.clone() for p in hook.space.logits], hook.steps
+    before, steps = [p.clone() for p in hook.search.space.logits], hook.search.steps
     grads = [torch.full_like(p, float('inf')) for p in before]
-    hook._step(runner, grads, scale=65536.0)
-    assert hook.steps == steps
-    assert all(map(torch.equal, before, hook.space.logits))
-    hook._step(runner, [65536.0 * torch.ones_like(p) for p in before], scale=65536.0)
-    assert hook.steps == steps + 1
-    assert all(torch.isfinite(p).all() for p in hook.space.logits)
+    hook.search.move(runner.iter, grads, scale=65536.0)
+    assert hook.search.steps == steps
+    assert all(map(torch.equal, before, hook.search.space.logits))
+    grads = [65536.0 * torch.ones_like(p) for p in before]
+    hook.search.move(runner.iter, grads, scale=65536.0)
+    assert hook.search.steps == steps + 1
+    assert all(torch.isfinite(p).all() for p in hook.search.space.logits)
 
 
 @RELAXATIONS.register_module(name='OwnRelaxation', force=True)
@@ -271,9 +271,9 @@ def test_a_relaxation_of_ones_own_is_searched_like_any(make, hook_of, mixing, jo
         )
         runner.train()
         hook = hook_of(runner)
-        assert (hook.space.batch is None) == (kind == 'OwnRelaxation')
-        assert hook.steps > 5
-        found.append(torch.cat(hook.space.logits))
+        assert (hook.search.space.batch is None) == (kind == 'OwnRelaxation')
+        assert hook.search.steps > 5
+        found.append(torch.cat(hook.search.space.logits))
     torch.testing.assert_close(*found, rtol=0, atol=2e-2)
 
 
@@ -284,23 +284,25 @@ def test_history(make, hook_of):
     path = Path(runner.work_dir) / 'search_history.jsonl'
     header, *records = map(json.loads, path.read_text().splitlines())
     assert [b['type'] for b in header['budgets']] == ['BOPs', 'WeightBytes']
-    for budget, table in zip(header['budgets'], hook.tables, strict=True):
+    for budget, table in zip(header['budgets'], hook.search.tables, strict=True):
         assert (budget['limit'], budget['min']) == (table.limit, table.min)
-    assert list(header['groups']) == [g.name for g in hook.space.groups]
+    assert list(header['groups']) == [g.name for g in hook.search.space.groups]
     assert [r['iter'] for r in records] == list(range(24))
     last = records[-1]
     assert last['loss'] > 0
     assert set(last['penalties']) == {'barrier', 'prob1'}
-    for group in hook.space.groups:
+    for group in hook.search.space.groups:
         assert last['probs'][group.name] == pytest.approx(group.relaxation.probs())
-    probs = hook.space.probs()
+    probs = hook.search.space.probs()
     assert last['expected'] == pytest.approx(
-        [float(t.expected(probs)) for t in hook.tables]
+        [float(t.expected(probs)) for t in hook.search.tables]
     )
-    policy = hook.space.policy(most_probable(hook.space, hook.tables))
-    assert last['realised'] == [t.of(policy) for t in hook.tables]
+    policy = hook.search.space.policy(
+        most_probable(hook.search.space, hook.search.tables)
+    )
+    assert last['realised'] == [t.of(policy) for t in hook.search.tables]
     scalar = runner.message_hub.get_scalar('train/BOPs_expected').current()
-    assert scalar == pytest.approx(last['expected'][0] / hook.tables[0].limit)
+    assert scalar == pytest.approx(last['expected'][0] / hook.search.tables[0].limit)
 
 
 @pytest.mark.parametrize('mixing', ['composite', 'outputs', 'sampled'])
@@ -312,9 +314,11 @@ def test_what_is_written_is_the_net_that_was_chosen(make, hook_of, mixing):
     runner.train()
     hook, folder = hook_of(runner), Path(runner.work_dir)
     policy = Policy.load(folder / 'policy.json')
-    choice = [g.candidates.index(policy.layers[g.layers[0]]) for g in hook.space.groups]
+    choice = [
+        g.candidates.index(policy.layers[g.layers[0]]) for g in hook.search.space.groups
+    ]
     x = torch.randn(5, 3, 8, 8)
-    with torch.no_grad(), chosen(runner.model, hook.space, choice):
+    with torch.no_grad(), chosen(runner.model, hook.search.space, choice):
         runner.model.eval()
         wanted = runner.model(x)
     saved = torch.load(folder / 'searched.pth', weights_only=True)
@@ -324,7 +328,7 @@ def test_what_is_written_is_the_net_that_was_chosen(make, hook_of, mixing):
     with torch.no_grad():
         assert torch.allclose(fixed.eval()(x), wanted, atol=1e-6)
     budget = policy.meta['budgets'][0]
-    assert budget['cost'] == hook.tables[0].of(policy) <= budget['limit']
+    assert budget['cost'] == hook.search.tables[0].of(policy) <= budget['limit']
     assert policy.meta['model'] == 'TinyNet' and policy.meta['seed'] == 3
     assert policy.meta['costs']['uniform']['name'] == 'W3A3'
     assert policy.meta['costs']['uniform']['bops'] == budget['limit']
@@ -343,13 +347,22 @@ def test_measuring_leaves_the_supernet_as_it_was(make, hook_of):
     hook, model = hook_of(runner), runner.model.eval()
     state = {k: v.clone() for k, v in model.state_dict().items()}
     mixings = [m.mixing for m in model.modules() if hasattr(m, 'mixing')]
-    with torch.no_grad(), chosen(model, hook.space, [0, 1, 2]):
+    with torch.no_grad(), chosen(model, hook.search.space, [0, 1, 2]):
         assert model.training
         model(**next(hook.batches), mode='loss')
-        assert [g.relaxation.choice for g in hook.space.groups] == [0, 1, 2]
+        assert [g.relaxation.choice for g in hook.search.space.groups] == [0, 1, 2]
     assert not model.training
     assert [m.mixing for m in model.modules() if hasattr(m, 'mixing')] == mixings
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+
+
+def test_budgets_may_be_texts(make, hook_of):
+    runner = make(search=dict(budgets=['W3A3, 1 KB']), train_cfg=dict(max_epochs=1))
+    runner.train()
+    policy = Policy.load(Path(runner.work_dir) / 'policy.json')
+    assert [b['given'] for b in policy.meta['budgets']] == ['W3A3', '1 KB']
+    assert all(b['cost'] <= b['limit'] for b in policy.meta['budgets'])
+    assert [t.name for t in hook_of(runner).search.tables] == ['BOPs', 'WeightBytes']
 
 
 def test_spending_the_rest_keeps_every_budget(make, hook_of):
@@ -358,7 +371,7 @@ def test_spending_the_rest_keeps_every_budget(make, hook_of):
         runner = make(search=dict(budgets=BOTH, measure=measure))
         runner.train()
         policy = Policy.load(Path(runner.work_dir) / 'policy.json')
-        tables = hook_of(runner).tables
+        tables = hook_of(runner).search.tables
         costs.append([t.of(policy) / t.limit for t in tables])
     assert all(a <= b <= 1 for a, b in zip(*costs, strict=True))
 
@@ -458,4 +471,4 @@ def test_a_test_of_the_supernet_neither_splits_nor_searches(make, hook_of):
     runner.call_hook('before_run')  # as Runner.test does, with no training loop built
     runner.call_hook('before_val')
     assert isinstance(runner._train_loop, dict)
-    assert not hasattr(hook_of(runner), 'space')
+    assert hook_of(runner).search is None

@@ -11,8 +11,8 @@ from mmengine.evaluator import Evaluator
 from mmengine.model import BaseModel
 from torch import nn
 
-from mmmpq.hooks import subnet_evaluation
-from mmmpq.hooks.subnet_evaluation import Measure, SubnetEvaluation
+from mmmpq.engine import subnet_evaluation
+from mmmpq.engine.subnet_evaluation import Measure, SubnetEvaluation
 from mmmpq.models import quantize
 
 

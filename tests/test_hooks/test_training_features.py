@@ -12,8 +12,8 @@ from mmengine.registry import METRICS, MODELS, OPTIM_WRAPPERS
 from torch import nn
 from torch.nn import functional as F
 
-import mmmpq.launch  # noqa: F401  CPUAmpOptimWrapper
-from mmmpq.hooks.held_out import unwrapped
+import mmmpq.engine.launch  # noqa: F401  CPUAmpOptimWrapper
+from mmmpq.engine.batches import unwrapped
 from mmmpq.layers import MixedConv2d, quantized_layers
 from mmmpq.models import quantize
 from mmmpq.policy import Policy
@@ -69,12 +69,12 @@ class BackboneNet(BaseModel):
 def searched(runner, hook):
     """The policy fits, the logits have moved, all is finite."""
     policy = Policy.load(Path(runner.work_dir) / 'policy.json')
-    assert all(t.of(policy) <= t.limit for t in hook.tables)
-    assert hook.steps > 0
-    assert any(p.any() for p in hook.space.logits)
+    assert all(t.of(policy) <= t.limit for t in hook.search.tables)
+    assert hook.search.steps > 0
+    assert any(p.any() for p in hook.search.space.logits)
     state = runner.model.state_dict()
     assert all(torch.isfinite(v).all() for v in state.values())
-    return [p.detach().clone() for p in hook.space.logits]
+    return [p.detach().clone() for p in hook.search.space.logits]
 
 
 @pytest.mark.parametrize('joint', [False, True])
@@ -121,7 +121,7 @@ def test_an_overflow_leaves_out_both_steps(make, hook_of, monkeypatch):
     )
     runner.train()
     searched(runner, hook_of(runner))
-    assert 0 < hook_of(runner).steps < runner.max_iters
+    assert 0 < hook_of(runner).search.steps < runner.max_iters
     assert runner.optim_wrapper.loss_scaler.get_scale() < 2.0**127
 
 
@@ -195,7 +195,7 @@ def test_frozen_stages_and_norm_eval(make, hook_of, joint):
         assert torch.equal(after[f'backbone.{name}'], before[f'backbone.{name}'])
     name = 'backbone.layer2.0.conv1.weight'
     assert not torch.equal(after[name], before[name])
-    frozen = next(g for g in hook.space.groups if 'layer1' in g.name)
+    frozen = next(g for g in hook.search.space.groups if 'layer1' in g.name)
     assert frozen.relaxation.logits.any()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmmpq.export.onnx import cut as onnx_cut
 from mmmpq.export.onnx.graph import FORMAT, VERSION, deploy_extra
-from mmmpq.launch import check_file
+from mmmpq.fileio import check_file
 
 
 class OnnxNetwork:

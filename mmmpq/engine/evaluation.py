@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from torch.utils.data import Dataset
 
-from mmmpq.hooks.held_out import train_batches, unwrapped
+from mmmpq.engine.batches import train_batches, unwrapped
 from mmmpq.models import apply_policy, calibrate_subnet
 from mmmpq.policy import Policy
 

@@ -7,7 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
-from mmmpq.hooks.held_out import unwrapped
+from mmmpq.engine.batches import unwrapped
 from mmmpq.quantizers import scale_clip_range
 from mmmpq.registry import HOOKS
 

@@ -8,7 +8,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from mmmpq.hooks.held_out import unwrapped
+from mmmpq.engine.batches import unwrapped
 from mmmpq.quantizers import Quantizer
 from mmmpq.registry import HOOKS
 from mmmpq.transfer import Fetch

@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,6 +59,16 @@ def build_scheduler(
 def set_gradients(logits: Sequence[nn.Parameter], on: bool) -> None:
     for each in logits:
         each.requires_grad_(on)
+
+
+@contextmanager
+def learning(logits: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Within it gradients reach the logits, and layers take a step of theirs."""
+    set_gradients(logits, True)
+    try:
+        yield
+    finally:
+        set_gradients(logits, False)
 
 
 def loss_scale(wrapper: OptimWrapper, device: torch.device) -> Tensor | float:
@@ -154,8 +165,7 @@ def step_logits(
     """One step by ``grads``, after which the logits hold no gradient."""
     for each, grad in zip(logits, grads, strict=True):
         each.grad = grad
-    set_gradients(logits, True)  # clip_grad passes by what does not require them
-    optimizer.step()
-    set_gradients(logits, False)
+    with learning(logits):  # clip_grad passes by what does not require them
+        optimizer.step()
     for each in logits:
         each.grad = None

@@ -17,9 +17,9 @@ from mmengine.runner import Runner
 from mmengine.utils import import_modules_from_strings
 from torch import nn
 
-from mmmpq.hooks.evaluation import count_only
-from mmmpq.hooks.held_out import train_batches, unwrapped
-from mmmpq.hooks.supernet import supernet_runner
+from mmmpq.engine.batches import train_batches, unwrapped
+from mmmpq.engine.evaluation import count_only
+from mmmpq.engine.supernet import supernet_runner
 from mmmpq.models import calibrate_subnet
 from mmmpq.models.task_loss import mean_loss
 from mmmpq.subnets.space import Subnet, SubnetSpace

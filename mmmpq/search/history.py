@@ -1,12 +1,12 @@
 """What a search went through, a line a record."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from mmmpq.fileio import atomic_write
-from mmmpq.search import CostTable, SearchSpace
+from mmmpq.layers import on_host
+from mmmpq.search.search import Search
 
 FILE = 'search_history.jsonl'
 
@@ -18,19 +18,17 @@ class History:
         work_dir: Folder of the run.
     """
 
-    def __init__(self, work_dir: str) -> None:
+    def __init__(self, work_dir: str | Path) -> None:
         self.path = Path(work_dir) / FILE
 
-    def begin(
-        self, space: SearchSpace, tables: Sequence[CostTable], interval: int
-    ) -> None:
+    def begin(self, search: Search) -> None:
         """Starts the file with what the records refer to."""
         header = dict(
             groups={
                 g.name: dict(
                     layers=g.layers, candidates=[list(c) for c in g.candidates]
                 )
-                for g in space.groups
+                for g in search.space.groups
             },
             budgets=[
                 dict(
@@ -40,9 +38,9 @@ class History:
                     min=t.min,
                     max=t.max,
                 )
-                for t in tables
+                for t in search.tables
             ],
-            interval=interval,
+            interval=search.settings.interval,
         )
         self.path.write_text(json.dumps(header) + '\n')
 
@@ -68,3 +66,29 @@ class History:
     def append(self, record: dict[str, Any]) -> None:
         with self.path.open('a') as file:
             file.write(json.dumps(record) + '\n')
+
+
+def record_of(
+    search: Search, iteration: int, epoch: int = 0, loss: float | None = None
+) -> dict[str, Any]:
+    """Where a search is, as a record of its history.
+
+    Args:
+        search: A search that has begun.
+        iteration, epoch: The present ones.
+        loss: Task loss of the weights.
+    """
+    probs, last = on_host(search.space.probs()), search.last
+    policy = search.space.policy(search.most_probable(probs))
+    return dict(
+        iter=iteration,
+        epoch=epoch,
+        loss=loss,
+        penalties={n: last[n] for n in search.objective.names if n in last},
+        expected=search.tables.expected(probs).tolist(),
+        realised=[t.of(policy) for t in search.tables],
+        bound=search.bounds(iteration),
+        probs={
+            g.name: p.tolist() for g, p in zip(search.space.groups, probs, strict=True)
+        },
+    )

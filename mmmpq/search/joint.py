@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mmmpq.hooks.logits import task_gradient
 from mmmpq.layers import Handed
+from mmmpq.search.logits import task_gradient
 
 
 class JointGradients:

@@ -1,48 +1,53 @@
 """What a search leaves behind: policy, weights, report."""
 
-import contextlib
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
 from mmengine import dist
+from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from mmmpq.costs import BOPs, WeightBytes, total_cost
 from mmmpq.fileio import atomic_save
-from mmmpq.hooks.choice import choose
-from mmmpq.hooks.held_out import unwrapped
 from mmmpq.models import apply_policy
-from mmmpq.policy import Policy, Precision
-from mmmpq.search import most_probable
+from mmmpq.models.task_loss import mean_loss
+from mmmpq.policy import Policy
+from mmmpq.search import Problem
 from mmmpq.version import __version__
 from mmmpq.visualization import write_report
 
 PREVIEW_SECONDS = 300  # drawing takes seconds, an epoch on a small set hardly more
 
-if TYPE_CHECKING:
-    from mmmpq.hooks.search_hook import SearchHook
 
-
-def preview(runner: Runner, hook: 'SearchHook') -> None:
+def preview(runner: Runner, search: Problem) -> None:
     """Writes the policy that the search would end with now, and, where the last one is
     some minutes old, its report."""
     if not dist.is_main_process():
         return
-    choice = most_probable(hook.space, hook.tables)
-    described(runner, hook, choice).save(Path(runner.work_dir) / 'policy.json')
+    search.policy().save(Path(runner.work_dir) / 'policy.json')
     page = Path(runner.work_dir) / 'report' / 'index.html'
     if not page.exists() or time.time() - page.stat().st_mtime > PREVIEW_SECONDS:
         write_report(runner.work_dir)
 
 
-def finish(runner: Runner, hook: 'SearchHook') -> None:
-    """Chooses the policy, checks it and writes all files."""
-    policy = described(runner, hook, choose(runner, hook))
-    for table in hook.tables:
+def loss_on(model: BaseModel, batches: Sequence[Any]) -> Callable[[], float]:
+    """What computes the task loss of ``model`` on batches, as all processes see it."""
+
+    def loss_of() -> float:
+        loss = torch.tensor(mean_loss(model, batches))
+        dist.all_reduce(loss, op='mean')
+        return float(loss)
+
+    return loss_of
+
+
+def finish(runner: Runner, search: Problem, policy: Policy) -> None:
+    """Checks the policy that a search ends with and writes all files."""
+    for table in search.tables:
         cost = table.of(policy)
         if cost > table.limit:
             raise RuntimeError(
@@ -52,11 +57,11 @@ def finish(runner: Runner, hook: 'SearchHook') -> None:
     if not dist.is_main_process():
         return
     work_dir = Path(runner.work_dir)
-    save_searched(unwrapped(runner), policy, work_dir / 'searched.pth')
+    save_searched(search.model, policy, work_dir / 'searched.pth')
     policy.save(work_dir / 'policy.json')
     write_report(work_dir)
     runner.logger.info('The net that was found:\n' + _comparison(policy))
-    for table in hook.tables:
+    for table in search.tables:
         cost = table.of(policy)
         runner.logger.info(
             f'{table.name}: {cost:.6g} of {table.limit:.6g} {table.budget.cost.unit} '
@@ -79,58 +84,6 @@ def save_searched(supernet: nn.Module, policy: Policy, path: Path) -> None:
     atomic_save(
         dict(state_dict=state, meta=dict(mmmpq=__version__, policy=layers)), path
     )
-
-
-def described(runner: Runner, hook: 'SearchHook', choice: Sequence[int]) -> Policy:
-    """The policy of a choice, with what it was found for."""
-    policy = hook.space.policy(choice)
-    model = unwrapped(runner)
-    reference = hook.prices[0].reference
-    policy.meta.update(
-        model=type(model).__name__,
-        input_shape=_shape(reference.input_shape),
-        proposals=reference.proposals,
-        budgets=[
-            dict(
-                type=t.name,
-                limit=t.limit,
-                given=t.budget.limit,
-                unit=t.budget.cost.unit,
-                cost=t.of(policy),
-                input_shape=_shape(t.budget.input_shape),
-            )
-            for t in hook.tables
-        ],
-        costs=_costs(hook, policy),
-        seed=runner.seed,
-        mmmpq=__version__,
-    )
-    return policy
-
-
-def _shape(shape: Any) -> Any:
-    return None if shape is None else list(shape)
-
-
-def _costs(hook: 'SearchHook', policy: Policy) -> dict[str, dict[str, Any]]:
-    """BOPs and weight bytes of the float net, a uniform one, and the policy's, at the
-    reference input of the first budget or else penalty."""
-    profiles = hook.prices[0].profiles
-
-    def row(layers: dict[str, Precision], **more: Any) -> dict[str, Any]:
-        return dict(
-            more,
-            bops=total_cost(BOPs(), profiles, layers),
-            weight_bytes=total_cost(WeightBytes(), profiles, layers),
-        )
-
-    costs = dict(float=row({}), searched=row(policy.layers))
-    limit = hook.tables[0].budget.limit if hook.tables else None
-    with contextlib.suppress(ValueError):  # an absolute budget has no uniform twin
-        uniform = Precision.parse(limit['of'] if isinstance(limit, dict) else limit)
-        layers = {n: hook.space.fixed.get(n, uniform) for n in hook.space.order}
-        costs['uniform'] = row(layers, name=str(uniform))
-    return costs
 
 
 def _comparison(policy: Policy) -> str:

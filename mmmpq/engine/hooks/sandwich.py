@@ -11,10 +11,10 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from mmmpq.hooks.distillation import Distillation
-from mmmpq.hooks.finite_hook import FiniteLossHook
-from mmmpq.hooks.held_out import Reseeding, reseed, train_batches, unwrapped
-from mmmpq.hooks.subnet_metrics import SubnetMetrics
+from mmmpq.engine.batches import Reseeding, reseed, train_batches, unwrapped
+from mmmpq.engine.distillation import Distillation
+from mmmpq.engine.hooks.finite import FiniteLossHook
+from mmmpq.engine.subnet_metrics import SubnetMetrics
 from mmmpq.layers.idle import with_idle
 from mmmpq.models import calibrate
 from mmmpq.registry import HOOKS
@@ -51,7 +51,7 @@ class SandwichHook(Hook):
         free: Patterns of the genes that the largest net draws at random; the default is
             what is published.
         teacher: ``config`` and ``checkpoint`` of a float net to learn from; None for
-            the labels alone. See :class:`mmmpq.hooks.distillation.Distillation`.
+            the labels alone. See :class:`mmmpq.engine.distillation.Distillation`.
         distill: Weight of that term.
         match: Outputs that are compared with the teacher's.
         calibration: Training batches that quantizers start from, and that a subnet is

@@ -6,7 +6,6 @@ functions here make the same commands work on a CPU.
 
 import argparse
 import atexit
-import difflib
 import os
 import sys
 from collections.abc import Callable
@@ -21,6 +20,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 
+from mmmpq.costs.budget_text import with_texts
+from mmmpq.fileio import check_file
 from mmmpq.policy import Policy
 
 USER_ERRORS = (
@@ -110,9 +111,16 @@ def embed_policy(cfg: Config) -> None:
 
 
 def search_hooks(cfg: Config) -> list[dict]:
-    """The configs of a config's SearchHooks; parts of ``cfg``, not copies."""
+    """The configs of a config's SearchHooks; parts of ``cfg``, not copies.
+
+    Budgets that are texts become configs.
+    """
     hooks = cfg.get('custom_hooks') or ()
-    return [h for h in hooks if str(h.get('type')).endswith('SearchHook')]
+    hooks = [h for h in hooks if str(h.get('type')).endswith('SearchHook')]
+    for hook in hooks:
+        if any(isinstance(b, str) for b in hook.get('budgets') or ()):
+            hook['budgets'] = with_texts(hook['budgets'])
+    return hooks
 
 
 def positive(text: str) -> int:
@@ -178,19 +186,6 @@ def build_runner(cfg: Config) -> Runner:
                 'device_ids': None,
             }
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-
-
-def check_file(path: str, key: str) -> None:
-    """Raise a FileNotFoundError that lists near names if a local file is missing."""
-    if '://' in path or Path(path).expanduser().is_file():
-        return
-    folder = Path(path).expanduser().parent
-    names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-    near = difflib.get_close_matches(Path(path).name, names, n=3)
-    hint = f'; near names there: {", ".join(near)}' if near else ''
-    if not folder.is_dir():
-        hint = f'; the folder {folder} does not exist either'
-    raise FileNotFoundError(f'{key}: found no file {path}{hint}')
 
 
 def run(main: Callable[[], None]) -> None:

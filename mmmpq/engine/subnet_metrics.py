@@ -4,7 +4,7 @@ from numbers import Number
 
 from mmengine.runner import Runner, TestLoop, ValLoop
 
-from mmmpq.hooks.held_out import train_batches, unwrapped
+from mmmpq.engine.batches import train_batches, unwrapped
 from mmmpq.models import calibrate_subnet
 from mmmpq.randomness import isolated_randomness
 from mmmpq.subnets import Subnet, SubnetSpace

@@ -5,7 +5,7 @@ import torch
 from mmengine.optim import OptimWrapper
 from torch import nn
 
-from mmmpq.hooks.logits import (
+from mmmpq.search.logits import (
     build_optimizer,
     build_scheduler,
     loss_scale,

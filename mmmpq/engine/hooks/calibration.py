@@ -5,7 +5,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from mmmpq.hooks.held_out import train_batches, unwrapped
+from mmmpq.engine.batches import train_batches, unwrapped
 from mmmpq.layers import QuantLayer, quantized_layers
 from mmmpq.models import calibrate, calibrate_subnet
 from mmmpq.quantizers import BatchQuantizer

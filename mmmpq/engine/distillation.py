@@ -11,7 +11,7 @@ from mmengine.runner.checkpoint import load_checkpoint
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmmpq.launch import check_file
+from mmmpq.fileio import check_file
 from mmmpq.policy import near
 
 CLASSIFIER = dict(head='soft_cross_entropy')

@@ -1,0 +1,1 @@
+"""What knows MMEngine's Runner: hooks, loaders, evaluation, launching."""

@@ -1,0 +1,52 @@
+"""What the SearchHook of a config says of its costs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+from mmmpq.costs.budget_text import budget_cfgs
+from mmmpq.engine.launch import search_hooks
+
+
+def search_budgets(cfg: Config, limits: Sequence[str] | None) -> dict[str, Any]:
+    """The options of a config's SearchHook, with the budgets of a command line, if
+    there are any, put into the config.
+
+    They take the reference input and other keys from the config's budget of their type,
+    else the reference input of its first budget or penalty that has one.
+
+    Raises:
+        ValueError: There is no budget at all.
+    """
+    options = next(iter(search_hooks(cfg)), dict(type='mmmpq.SearchHook'))
+    budgets = list(options.get('budgets') or ())
+    if not limits and not budgets:
+        raise ValueError(
+            '--budget: none is given, and the config has no SearchHook with budgets; '
+            'accepted is a limit such as W4A4'
+        )
+    if limits:
+        priced = [p.get('cost') or {} for p in options.get('penalties') or ()]
+        shared = {
+            key: reference[key]
+            for reference in reversed([*budgets, *priced])
+            for key in ('input_shape', 'proposals')
+            if key in reference
+        }
+        known = {str(b.get('type')).rpartition('.')[2]: dict(b) for b in budgets}
+        table = known.get('Latency', {}).get('table')
+        given = [c for text in limits for c in budget_cfgs(text, 'BOPs', {}, table)]
+        options['budgets'] = [{**known.get(c['type'], shared), **c} for c in given]
+    return options
+
+
+def search_reference(cfg: Config) -> tuple[str, dict[str, Any]]:
+    """Type of the cost, reference input and proposals of the search in a config."""
+    costs = []
+    for hook in search_hooks(cfg)[:1]:
+        costs += hook.get('budgets') or ()
+        costs += [p.get('cost') or {} for p in hook.get('penalties') or ()]
+    first = next((c for c in costs if c), {})
+    common = {k: first[k] for k in ('input_shape', 'proposals') if k in first}
+    return first.get('type', 'BOPs').rpartition('.')[2], common

@@ -1,0 +1,61 @@
+"""The choice that a search ends with: of samples the best, and what it leaves spent."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from mmmpq.search.discretise import measure_gains, spend
+from mmmpq.search.space import SearchSpace
+from mmmpq.search.tables import CostTable, Prices
+
+ROUNDS = 3  # each measures every upgrade that fits on its own
+ENOUGH = 0.99  # share of a budget from which upgrades are not worth measuring
+
+Loss = Callable[[Sequence[int]], float]
+Log = Callable[[str], None]
+
+
+def best_sample(
+    space: SearchSpace,
+    choices: Sequence[list[int]],
+    loss_of: Loss,
+    prices: Prices,
+    log: Log,
+) -> list[int]:
+    """The choice of least loss; the first is the most probable one, others samples.
+
+    Args:
+        loss_of: Loss of the net of a choice; one that is not finite counts as ∞.
+        prices: The cost that is logged beside it.
+    """
+    losses = []
+    for i, choice in enumerate(choices):
+        loss = loss_of(choice)
+        losses.append(loss if math.isfinite(loss) else math.inf)
+        name = f'sample {i} of {len(choices) - 1}' if i else 'the most probable policy'
+        cost, unit = prices.of(space.policy(choice)), prices.reference.cost.unit
+        log(f'Loss {loss:.4f}, {cost:.6g} {unit}: {name}')
+    return choices[losses.index(min(losses))]
+
+
+def spend_rest(
+    space: SearchSpace,
+    choice: list[int],
+    tables: Sequence[CostTable],
+    loss_of: Loss,
+    log: Log,
+) -> list[int]:
+    """Measures upgrades of ``choice`` and takes the best that still fit."""
+    for _ in range(ROUNDS):
+        policy = space.policy(choice)
+        spent = max(t.of(policy) / t.limit for t in tables)
+        log(
+            f'{spent:.1%} of the budget is spent'
+            + ('' if spent > ENOUGH else '; measuring where the rest helps most')
+        )
+        if spent > ENOUGH:
+            break
+        better = spend(choice, measure_gains(space, choice, tables, loss_of), tables)
+        if better == choice:
+            break
+        choice = better
+    return choice
