@@ -19,7 +19,7 @@ from mmmpq.baselines.hutchinson import (
     trace_sample,
 )
 from mmmpq.baselines.measurements import Measurements
-from mmmpq.layers import MixedLayer, float_mode
+from mmmpq.layers import MixedLayer, float_mode, open_checkpoints
 from mmmpq.policy import SKIP
 from mmmpq.randomness import isolated_randomness
 from mmmpq.search.space import SearchSpace
@@ -132,7 +132,7 @@ def traces(
     error = relative_error(samples)
     if samples and step is not None:
         step(len(samples), error)
-    with _Probe(model, names) as probe:
+    with _Probe(model, names) as probe, open_checkpoints(recompute=False):
         while len(samples) < vectors:
             enough = len(samples) >= max(FEWEST, len(batches))
             if enough and error <= tolerance:
@@ -177,7 +177,7 @@ def quantization_errors(
     """
     names = [n for group in space.groups for n in group.layers]
     errors = {}
-    with _Probe(model, names) as probe:
+    with _Probe(model, names) as probe, open_checkpoints(recompute=False):
         for name, layer in probe.layers.items():
             w_errors = [
                 _error(

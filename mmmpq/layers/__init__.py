@@ -9,6 +9,7 @@ from mmmpq.layers.base import (
     quantized_layers,
 )
 from mmmpq.layers.batched_relaxation import BatchedRelaxation
+from mmmpq.layers.checkpointing import open_checkpoints
 from mmmpq.layers.conv import MixedConv2d, QuantConv2d
 from mmmpq.layers.handed import Handed
 from mmmpq.layers.linear import MixedLinear, QuantLinear
@@ -39,6 +40,7 @@ __all__ = [
     'flat',
     'float_mode',
     'on_host',
+    'open_checkpoints',
     'padded',
     'quantized_layers',
     'watch_passes',

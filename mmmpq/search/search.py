@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.costs import Budget
-from mmmpq.layers import Handed
+from mmmpq.layers import Handed, open_checkpoints
 from mmmpq.losses import Objective, Terms
 from mmmpq.search.joint import JointGradients
 from mmmpq.search.logits import (
@@ -23,6 +23,7 @@ from mmmpq.search.logits import (
     with_penalties,
 )
 from mmmpq.search.problem import LOG, Problem
+from mmmpq.search.reach import Reach
 from mmmpq.search.schedule import Schedule
 from mmmpq.search.settings import PENALTIES, Settings, budgets_of
 from mmmpq.search.space import SearchSpace
@@ -86,6 +87,7 @@ class Search(Problem):
         self.before_step = before_step
         self.generator = torch.Generator()
         self.steps = 0
+        self._reach = Reach(self.space, log)
         self._note({})
 
     # --- the loop -----------------------------------------------------------------
@@ -180,12 +182,14 @@ class Search(Problem):
         """
         handed, logits = self.hand(learn=True), self.space.logits
         try:
-            loss = loss_of()
             inputs = [*handed.leaves, *logits]
-            grads = torch.autograd.grad(loss * scale, inputs, allow_unused=True)
+            with open_checkpoints():
+                loss = loss_of()
+                grads = torch.autograd.grad(loss * scale, inputs, allow_unused=True)
             count = len(handed.leaves)
             task = task_gradient(logits, handed, grads[:count], grads[count:])
             terms = self.penalty(iteration, handed.probs)
+            self._reach.note(task)
             grads = with_penalties(logits, handed, task, terms, loss, scale)
         finally:
             self.release()
@@ -202,6 +206,7 @@ class Search(Problem):
         logits, (task, loss) = self.space.logits, self._gathered.take()
         with learning(logits):
             terms = self.penalty(iteration, self.handed.probs)
+            self._reach.note(task)
             grads = with_penalties(logits, self.handed, task, terms, loss, scale)
         self.move(iteration, grads, scale)
         self._note(terms.parts)

@@ -1,5 +1,7 @@
 """Traces against exact Hessians, and the perturbation against its formula."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from mmmpq.baselines import hessian, hutchinson
 from mmmpq.baselines.hessian import (
@@ -37,10 +40,12 @@ class Net(BaseModel):
         self.norm = nn.BatchNorm2d(4)
         self.fc = nn.Linear(4, 3)
         self.loss = loss
+        self.checkpoint = lambda block, x: block(x)
 
     def forward(self, inputs, labels=None, mode='tensor'):
         x = self.stem(inputs).tanh()
-        x = self.twice(self.norm(self.twice(x)).tanh())
+        x = self.checkpoint(lambda x: self.norm(self.twice(x)).tanh(), x)
+        x = self.twice(x)
         x = self.fc(x.mean((2, 3)))
         return dict(loss=self.loss(x, labels)) if mode == 'loss' else x
 
@@ -173,6 +178,16 @@ def test_traces_of_a_net_against_its_exact_hessian(problem):
     errors = np.std(cache['samples'], axis=0).reshape(2, 2) / 600**0.5
     assert np.all(np.abs(means - exact) < 4 * errors)
     assert np.all(errors < [[0.7], [0.1]] * exact)  # and these are small
+
+
+@pytest.mark.parametrize('reentrant', [True, False])
+def test_activation_checkpointing_changes_nothing(problem, reentrant):
+    expected = traces(*problem(), vectors=4, tolerance=0.0)
+    model, space, batches = problem()
+    model.checkpoint = partial(checkpoint, use_reentrant=reentrant)
+    found = traces(model, space, batches, vectors=4, tolerance=0.0)
+    assert found.weights == pytest.approx(expected.weights, rel=1e-4)
+    assert found.inputs == pytest.approx(expected.inputs, rel=1e-4)
 
 
 def test_finite_differences_where_there_is_no_second_derivative(problem, monkeypatch):
