@@ -84,6 +84,8 @@ class QuantizedLayer:
 
     def _once(self, make: Callable[[], Tensor], *state: Any) -> Tensor:
         """The quantized weight ``make()``, remembered for one kind of ``state[0]``."""
+        if torch.compiler.is_compiling():
+            return make()
         if self._weight_ahead is not None and torch.is_grad_enabled():
             of, weight = self._weight_ahead
             good = of == state and weight.dtype == computed_dtype(self.weight)

@@ -121,6 +121,9 @@ class MixedLayer(QuantizedLayer):
     def candidates(self) -> tuple[Precision, ...]:
         return self.relaxation.candidates
 
+    # Left out of what is compiled, which would be new whenever the logits are.
+    forward = torch.compiler.disable(QuantizedLayer.forward)
+
     def _ahead(self) -> Ahead | None:
         """That of a composite, where its coefficients have been handed out."""
         relaxation = self.relaxation

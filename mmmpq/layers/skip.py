@@ -1,5 +1,6 @@
 """Residual blocks that a search may leave out: the 0-bit candidate."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -58,6 +59,10 @@ class Skip:
             return x
         if self.layer._mode is not None:
             return forward(self.block, x, *args, **kwargs)
+        return self._mixed(x, forward, *args, **kwargs)
+
+    @torch.compiler.disable
+    def _mixed(self, x: Tensor, forward: Callable, *args: Any, **kwargs: Any) -> Tensor:
         relaxation = self.layer.relaxation
         sampled = self.layer.mixing == 'sampled' and relaxation.choice is not None
         if sampled and not relaxation.logits.requires_grad:

@@ -28,6 +28,8 @@ def watch_passes(model: nn.Module) -> None:
 
 
 def _begin(model: nn.Module, *_: Any) -> None:
+    if torch.compiler.is_compiling():
+        return
     begin_pass()
     if torch.is_grad_enabled():
         if model not in _of_models:
@@ -36,6 +38,8 @@ def _begin(model: nn.Module, *_: Any) -> None:
 
 
 def _end(model: nn.Module, *_: Any) -> None:
+    if torch.compiler.is_compiling():
+        return
     end_pass()
     if model in _of_models:
         _of_models[model].end()
@@ -112,7 +116,6 @@ def served(weight: Tensor) -> bool:
         weight.device.type == 'cuda'
         and functional._triton() is not None
         and not functional.saving_is_hooked()
-        and not torch.compiler.is_compiling()
     )
 
 

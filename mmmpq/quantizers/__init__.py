@@ -1,6 +1,6 @@
 """Tensor to tensor at b bits. Knows no layer and no search."""
 
-from mmmpq.quantizers import native
+from mmmpq.quantizers import native, operators
 from mmmpq.quantizers.base import Quantizer
 from mmmpq.quantizers.batch_quant import BatchQuantizer
 from mmmpq.quantizers.dorefa import DoReFaQuantizer, PACTQuantizer
@@ -28,6 +28,7 @@ __all__ = [
     'least_squares_range',
     'mix_fake_quantize',
     'native',
+    'operators',
     'recomputing',
     'scale_clip_range',
 ]

@@ -2,8 +2,8 @@
 
 import importlib
 import importlib.util
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -64,9 +64,8 @@ def fake_quantize(
     if levels is None:
         return x
     offset = None if offset is None else offset[None]
-    return _MixFakeQuantize.apply(
-        x, scale[None], offset, None, (levels,), (scale_grad,), gradient, None
-    )
+    how = (levels,), (scale_grad,), gradient, None
+    return _apply(x, scale[None], offset, None, *how)
 
 
 def mix_fake_quantize(
@@ -96,27 +95,26 @@ def mix_fake_quantize(
             max(|r|, 1e-8) / n.
     """
     divisors = None if divisors is None else tuple(divisors)
-    return _MixFakeQuantize.apply(
-        x, scale, offset, probs, tuple(levels), tuple(scale_grad), gradient, divisors
-    )
+    how = tuple(levels), tuple(scale_grad), gradient, divisors
+    return _apply(x, scale, offset, probs, *how)
 
 
-@contextmanager
-def recomputing(*quantized: Tensor) -> Iterator[None]:
+def recomputing(*quantized: Tensor) -> AbstractContextManager:
     """Within it, operations do not save ``quantized`` for their backward pass.
 
     They take each one anew out of what its fake quantization has saved: x, which is
     then the only copy. Tensors that no fake quantization made are saved as ever, and so
-    are all of them under activation checkpointing.
+    are all of them under activation checkpointing, and by a compiler.
     """
-    if saving_is_hooked():
-        yield
-        return
+    if torch.compiler.is_compiling() or saving_is_hooked():
+        return nullcontext()
     nodes = {
         t.data_ptr(): t.grad_fn
         for t in quantized
         if getattr(t.grad_fn, '_forward_cls', None) is _MixFakeQuantize and t.numel()
     }
+    if not nodes:
+        return nullcontext()
 
     def pack(tensor: Tensor) -> Any:
         node = nodes.get(tensor.data_ptr())
@@ -130,14 +128,24 @@ def recomputing(*quantized: Tensor) -> Iterator[None]:
         x, *small = node.saved_tensors
         return _forward(x, *small, node.levels, node.divisors).as_strided(shape, stride)
 
-    with saved_tensors_hooks(pack, unpack):
-        yield
+    return saved_tensors_hooks(pack, unpack)
 
 
 def saving_is_hooked() -> bool:
     """Whether hooks on saved tensors are set, as by activation checkpointing."""
     top = getattr(torch._C._autograd, '_top_saved_tensors_default_hooks', None)
     return top is None or top(True) is not None
+
+
+def _apply(x, scale, offset, probs, levels, scale_grad, gradient, divisors):
+    if not torch.compiler.is_compiling():
+        return _MixFakeQuantize.apply(
+            x, scale, offset, probs, levels, scale_grad, gradient, divisors
+        )
+    # Float has bounds the wrong way round.
+    bounds = [b for level in levels for b in (level or (1, -1))]
+    how = bounds, list(scale_grad), gradient, list(divisors or ())
+    return torch.ops.mmmpq.fake_quantize(x, scale, offset, probs, *how)
 
 
 class _MixFakeQuantize(Function):
@@ -152,23 +160,22 @@ class _MixFakeQuantize(Function):
     @once_differentiable
     def backward(ctx, grad):
         x, *small = ctx.saved_tensors
-        dense = _dense(x)
-        kernels = _kernels(dense, small[0])
-        grads = (kernels.backward if kernels else _backward)(
-            _laid_out_as(grad, dense),
-            dense,
-            *small,
-            ctx.levels,
-            ctx.divisors,
-            ctx.scale_grad,
-            ctx.gradient,
-            ctx.needs_input_grad[0],
-        )
+        how = ctx.levels, ctx.divisors, ctx.scale_grad, ctx.gradient
+        grads = _gradients(grad, x, small, *how, ctx.needs_input_grad[0])
         needed = zip(grads, (x, *small), ctx.needs_input_grad, strict=False)
         return *(
             None if not need else g if g.dtype == t.dtype else g.to(t.dtype)
             for g, t, need in needed
         ), *[None] * 4
+
+
+def _gradients(grad, x, small, levels, divisors, scale_grad, gradient, need_x):
+    """Those to x and the small tensors, in dtypes of the kernels' choice."""
+    dense = _dense(x)
+    kernels = _kernels(dense, small[0])
+    backward = kernels.backward if kernels else _backward
+    how = levels, divisors, scale_grad, gradient
+    return backward(_laid_out_as(grad, dense), dense, *small, *how, need_x)
 
 
 def _kernels(x: Tensor, scale: Tensor) -> ModuleType | None:
