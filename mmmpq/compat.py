@@ -147,8 +147,7 @@ def register_safe_globals() -> None:
     if _release(torch.__version__) < (2, 6):
         return
     if hasattr(checkpoint, '_safe_torch_load'):
-        # Looked up at each load: export/untrusted.py replaces it for a while.
-        checkpoint._safe_torch_load = lambda *args, **kw: torch.load(*args, **kw)
+        checkpoint._safe_torch_load = torch.load
     module = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
     classes = {HistoryBuffer, np.ndarray, np.dtype}
     classes |= {type(np.dtype(code)) for code in '?bBhHiIlLqQefd'}

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmpq.layers import quantized_layers
 from mmmpq.policy import Policy, Precision
@@ -35,12 +36,14 @@ def without_batchnorm(model: nn.Module, folded: Mapping[str, str]) -> nn.Module:
         ValueError: The model has no such modules.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    missing = [n for pair in folded.items() for n in pair if n not in modules]
-    if missing:
-        raise ValueError(
-            f'the checkpoint is of another model: it has folded {missing[0]}, which '
-            f'{type(model).__name__} does not have'
-        )
+    for name, layer in folded.items():
+        norm = isinstance(modules.get(name), (_BatchNorm, Folded))
+        weight = getattr(modules.get(layer), 'weight', None)
+        if not norm or not isinstance(weight, Tensor):
+            raise ValueError(
+                f'the checkpoint is of another model: it has folded '
+                f'{name} into {layer}, which {type(model).__name__} does not have'
+            )
     for name, layer in folded.items():
         parent, _, child = name.rpartition('.')
         if not isinstance(modules[name], Folded):

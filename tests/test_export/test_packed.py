@@ -442,12 +442,6 @@ def test_a_deep_header(file):
         load_packed(file)
 
 
-def test_an_index_that_grows(file, monkeypatch):
-    monkeypatch.setattr('mmmpq.export.packed.file.LARGEST_INDEX', 100)
-    with pytest.raises(ValueError, match=r'x\.safetensors.*more than 100 bytes'):
-        load_packed(file)
-
-
 def test_a_net_of_another_policy(file, classifier):
     config = classifier(policy='W4A4')
     model = build(config)
