@@ -75,7 +75,7 @@ def prepare() -> None:
     """
     require_a_matching_torchvision()
     register_safe_globals()
-    register_packed_files()
+    register_checkpoints()
     warn_pkg_resources()
 
 
@@ -93,19 +93,23 @@ def require_a_matching_torchvision() -> None:
         ) from error
 
 
-def register_packed_files() -> None:
-    """Let MMEngine load a packed checkpoint, as by ``load_from='x.safetensors'``.
+def register_checkpoints() -> None:
+    """Let MMEngine load a packed checkpoint, as by ``load_from='x.safetensors'``, and
+    say in one line what is wrong with any local one.
 
     It takes the first prefix that matches, from the last in the alphabet: '~?', which
-    every name has, comes before all schemes.
+    every name has, comes before all schemes, and '' after them.
     """
     from mmengine.runner import CheckpointLoader
+
+    from mmmpq.fileio import read_checkpoint
 
     def load(filename: str, map_location: Any = None) -> dict[str, Any]:
         packed = import_module('mmmpq.export.packed')
         return packed.load_from_packed(filename, map_location)
 
     CheckpointLoader.register_scheme(r'~?.*\.safetensors$', loader=load, force=True)
+    CheckpointLoader.register_scheme('', loader=read_checkpoint, force=True)
 
 
 def safe_getattr(obj, name: str):

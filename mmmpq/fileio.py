@@ -1,7 +1,11 @@
-"""Files that are whole or absent: written beside their place, then renamed."""
+"""Files that are whole or absent, written beside their place; checkpoints read."""
 
+import contextlib
 import os
+import re
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,61 @@ def atomic_write(path: str | Path, data: str | bytes) -> Path:
 def atomic_save(obj: Any, path: str | Path) -> Path:
     """``torch.save`` to ``path``, making its folder if need be."""
     return _replace(path, lambda beside: torch.save(obj, beside))
+
+
+def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
+    """A checkpoint of MMEngine, or a state dict, under ``torch.load``'s protection.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, is no checkpoint, or asks for more than weights: the
+            last whole one beside it is named.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f'checkpoint: found no file {path}')
+    try:
+        found = torch.load(path, map_location=map_location)
+    except (MemoryError, torch.cuda.OutOfMemoryError):
+        raise
+    except Exception as error:  # a pickle may raise any
+        text = str(error)
+        asked = re.search(r'asks for (.+?);|GLOBAL (\S+)|Unsupported class (\S+)', text)
+        if asked:
+            fault = (
+                f'asks for {next(filter(None, asked.groups()))}, which may run code; '
+                'accepted are tensors, numbers and texts'
+            )
+        else:
+            # torch puts advice to switch its protection off before the reason
+            reason = text.rpartition('WeightsUnpickler error: ')[2]
+            reason = '' if reason.startswith('Weights only') else reason.strip()
+            reason = ': '.join([type(error).__name__, *reason.splitlines()[:1]])
+            fault = f'is damaged, or holds more than weights: {reason:.200}'
+        raise ValueError(f'checkpoint: {path} {fault}{_whole_beside(path)}') from error
+    state = found.get('state_dict', found) if isinstance(found, dict) else found
+    meta = found.get('meta') if isinstance(found, dict) else None
+    if (
+        not isinstance(state, dict)
+        or not all(isinstance(key, str) for key in state)
+        or not isinstance(meta, dict | None)
+    ):
+        raise ValueError(
+            f'checkpoint: {path} holds {type(state).__name__} {state!s:.60}; accepted '
+            f'is a dict of tensors by name, alone or as state_dict{_whole_beside(path)}'
+        )
+    return found
+
+
+def _whole_beside(path: Path) -> str:
+    """Names the newest whole checkpoint in the folder of one that is not."""
+    others = [p for p in path.parent.glob('*.pth') if p.name != path.name]
+    for other in sorted(others, key=lambda p: p.stat().st_mtime, reverse=True):
+        faults = contextlib.suppress(OSError, zipfile.BadZipFile, zlib.error)
+        with faults, zipfile.ZipFile(other) as file:
+            if file.testzip() is None:
+                return f'; the last whole checkpoint beside it is {other}'
+    return ''
 
 
 def cache_folder() -> Path:

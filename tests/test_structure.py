@@ -15,6 +15,7 @@ FILES = {
 KNOWN = {
     ('mmmpq.hooks.choice', 'mmmpq.hooks.search_hook'),
     ('mmmpq.hooks.records', 'mmmpq.hooks.search_hook'),
+    ('mmmpq.hooks.resumed', 'mmmpq.hooks.search_hook'),
     ('mmmpq.hooks.search_result', 'mmmpq.hooks.search_hook'),
 }
 

@@ -125,6 +125,9 @@ def test_resume_before_the_first_checkpoint_starts_from_the_float_net(
     seen = {}
 
     class Runner:
+        def register_hook(self, hook):
+            pass
+
         def train(self):
             pass
 

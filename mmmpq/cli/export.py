@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import pickle
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,25 +10,26 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
 from rich.console import Console
 from torch import nn
 
 from mmmpq.costs import BOPs, WeightBytes, profile, total_cost
 from mmmpq.costs.profile import reference_input_shape
 from mmmpq.export.fold import fold_batchnorm
-from mmmpq.export.packed import load_from_packed, load_packed, save_packed
+from mmmpq.export.packed import load_packed, save_packed
 from mmmpq.export.sizes import rest_bytes, sizes
 from mmmpq.fileio import atomic_write
 from mmmpq.launch import add_cfg_options, check_file, load_config
 from mmmpq.layers import quantized_layers
 from mmmpq.models import build_model
+from mmmpq.models.loading import AS_FLOAT, load_whole
 from mmmpq.policy import Policy
 from mmmpq.units import human
 from mmmpq.visualization.sizes import size_table
 
 SUFFIX = dict(packed='.safetensors', onnx='.onnx')
 ENDINGS = (*SUFFIX.values(), '.pth', '.pt', '.ckpt', '.bin')
-AS_FLOAT = "model.quant.policy=W32A32 'model.quant.fixed.*=None'"
 EXAMPLE = f"""formats:
   packed   safetensors with every weight at its own width; `mmmpq.load_packed(FILE)`
            and `load_from='FILE'` restore the very same net
@@ -139,79 +139,6 @@ def beside(paths: dict[str, Path]) -> Iterator[dict[str, Path]]:
             new[kind].replace(path)
 
 
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """A checkpoint as MMEngine gives it; of a .pth, tensors and plain values alone.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read.
-    """
-    check_file(path, 'checkpoint')
-    if path.endswith('.safetensors'):
-        return load_from_packed(path)
-    try:
-        found = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(
-            f'checkpoint: {path} is damaged, or holds more than weights: {reason[0]}'
-        ) from error
-    return found if 'state_dict' in found else dict(state_dict=found)
-
-
-def unused_quantizers(layers: dict[str, nn.Module]) -> list[str]:
-    """Names of what the quantizers of 32-bit weights and inputs hold: nothing."""
-    return [
-        f'{name}.{kind}_quantizer.{key}'
-        for name, layer in layers.items()
-        for kind, bits in zip('wa', layer.precision, strict=True)
-        if bits == 32
-        for key in getattr(layer, f'{kind}_quantizer').state_dict()
-    ]
-
-
-def load(model: nn.Module, checkpoint: dict[str, Any], path: str) -> None:
-    """Loads all of a model's state.
-
-    Raises:
-        ValueError: It is of another model or policy, or a float one; names what lacks.
-    """
-    layers = quantized_layers(model)
-    found = (checkpoint.get('meta') or {}).get('policy')  # of a search or fine-tuning
-    others = [
-        n for n, layer in layers.items() if found and found.get(n) != [*layer.precision]
-    ]
-    if others:
-        raise ValueError(
-            f'checkpoint: {path} is of another policy than the config: '
-            f'{others[0]} is at {found.get(others[0])}, here '
-            f'{[*layers[others[0]].precision]}'
-        )
-    state = checkpoint['state_dict']
-    kept = getattr(state, '_metadata', None)
-    state = type(state)((k.removeprefix('module.'), v) for k, v in state.items())
-    if kept is not None:
-        state._metadata = kept
-    try:
-        missing = model.load_state_dict(state, strict=False).missing_keys
-    except RuntimeError as error:
-        raise ValueError(
-            f'checkpoint: {path} is of another model: '
-            f'{str(error).splitlines()[-1].strip()}'
-        ) from error
-    unused = 'num_batches_tracked', *unused_quantizers(layers)
-    missing = [n for n in missing if not n.endswith(unused)]
-    if missing:
-        kind, hint = 'another', ''
-        if any('quantizer' in n for n in missing):
-            kind, hint = 'a float net', f'; for a float file: --cfg-options {AS_FLOAT}'
-        raise ValueError(
-            f'checkpoint: {path} has nothing for {len(missing)} tensors, such as '
-            f'{", ".join(missing[:3])}; it is of {kind} and not of this model, '
-            f'fine-tuned{hint}'
-        )
-
-
 def build(cfg: Config) -> nn.Module:
     """The config's model, whose precisions must be fixed.
 
@@ -274,10 +201,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     console = Console()
     paths = outputs(args)
     cfg = load_config(args)
-    checkpoint = read_checkpoint(args.checkpoint)
+    check_file(args.checkpoint, 'checkpoint')
+    checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu')
     meta = policy_meta(cfg)
     model = build(cfg)
-    load(model, checkpoint, args.checkpoint)
+    load_whole(model, checkpoint, args.checkpoint)
     shape = args.input_shape or meta.get('input_shape') or reference_input_shape(model)
     rest = rest_bytes(model)
     if not meta.get('costs'):

@@ -8,6 +8,7 @@ from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 
+from mmmpq.hooks.checkpoint_hook import WholeCheckpointHook
 from mmmpq.launch import (
     add_common_arguments,
     build_runner,
@@ -112,6 +113,7 @@ def main() -> None:
     if args.tta:
         augment(cfg)
     runner = build_runner(cfg)
+    runner.register_hook(WholeCheckpointHook())
     if args.out and args.out_item == 'pred':
         metric = DumpResults
         if cfg.get('default_scope') == 'mmdet':

@@ -11,18 +11,17 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 from torch.backends import cudnn, mkldnn
 
-from mmmpq.export.integers import check_calibrated
 from mmmpq.export.onnx.agreement import Predictions, agreement, recording
 from mmmpq.export.onnx.levels import needs_vnni
 from mmmpq.export.onnx.model import OnnxNetwork, sums_are_cut, use_onnx
 from mmmpq.fileio import atomic_write
+from mmmpq.hooks.checkpoint_hook import WholeCheckpointHook
 from mmmpq.hooks.held_out import unwrapped
 from mmmpq.launch import add_cfg_options, build_runner, check_file, load_config
 from mmmpq.layers import quantized_layers
@@ -147,19 +146,6 @@ def other_sums() -> Iterator[None]:
         mkldnn.set_flags(*before[:1])
 
 
-class CheckpointHook(Hook):
-    """Refuses a checkpoint without the quantizers, which would fit to the test set."""
-
-    def __init__(self, checkpoint: str) -> None:
-        self.checkpoint = checkpoint
-
-    def before_test(self, runner: Runner) -> None:
-        try:
-            check_calibrated(quantized_layers(unwrapped(runner)))
-        except ValueError as error:
-            raise ValueError(f'--checkpoint: {self.checkpoint} is {error}') from error
-
-
 def limits(model: nn.Module) -> dict[str, float]:
     """Where the model's lists of detections end, for :func:`agreement`."""
     cfg = getattr(model, 'test_cfg', None) or {}
@@ -192,7 +178,7 @@ def main() -> None:
         )
     runs = {}
     if args.checkpoint:
-        runner.register_hook(CheckpointHook(args.checkpoint))
+        runner.register_hook(WholeCheckpointHook('--checkpoint'))
         runs['PyTorch'] = tested(runner, 'PyTorch')
     if args.yardstick:
         with other_sums():

@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from mmmpq.hooks.checkpoint_hook import WholeCheckpointHook
 from mmmpq.launch import (
     add_common_arguments,
     build_runner,
@@ -64,4 +65,6 @@ def main() -> None:
     elif args.resume is not None:
         check_file(args.resume, '--resume')
         cfg.resume, cfg.load_from = True, args.resume
-    build_runner(cfg).train()
+    runner = build_runner(cfg)
+    runner.register_hook(WholeCheckpointHook('resume'))
+    runner.train()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 import torch
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from rich.console import Console
 from rich.table import Table
 
@@ -16,6 +16,7 @@ from mmmpq.fileio import atomic_write
 from mmmpq.hooks.held_out import unwrapped
 from mmmpq.launch import add_cfg_options, build_runner, check_file, load_config
 from mmmpq.layers import quantized_layers
+from mmmpq.models.loading import load_whole
 from mmmpq.visualization.progress import progress_bar
 
 EXAMPLE = """examples:
@@ -68,7 +69,8 @@ def check(runner: Runner, batches: int, console: Console) -> list[LayerCheck]:
         raise ValueError('config: found neither test_dataloader nor val_dataloader')
     loader = runner.build_dataloader(loader)
     model = unwrapped(runner)
-    runner.load_or_resume()
+    path = runner._load_from
+    load_whole(model, CheckpointLoader.load_checkpoint(path, 'cpu'), path)
     model.eval()
     count = min(batches, len(loader))
     bar = progress_bar(console, 'batches', count)

@@ -33,6 +33,7 @@ from mmmpq.hooks.logits import (
     with_penalties,
 )
 from mmmpq.hooks.records import record
+from mmmpq.hooks.resumed import resumed_state
 from mmmpq.hooks.schedule import Schedule
 from mmmpq.hooks.search_result import finish, preview
 from mmmpq.losses import Objective, Terms
@@ -181,7 +182,7 @@ class SearchHook(Hook):
             self.batches = Batches(loader, seed=runner.seed or 0)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self._resumed = checkpoint.get(self.KEY) if runner._resume else None
+        self._resumed = resumed_state(runner, self, checkpoint)
 
     def before_train(self, runner: Runner) -> None:
         if self._resumed is None:
