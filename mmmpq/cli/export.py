@@ -20,7 +20,7 @@ from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.packed import load_packed, save_packed
 from mmmpq.export.sizes import rest_bytes, sizes
 from mmmpq.fileio import atomic_write
-from mmmpq.launch import add_cfg_options, check_file, load_config
+from mmmpq.launch import add_cfg_options, check_file, load_config, positive
 from mmmpq.layers import quantized_layers
 from mmmpq.models import build_model
 from mmmpq.models.loading import AS_FLOAT, load_whole
@@ -94,7 +94,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--input-shape',
-        type=int,
+        type=positive,
         nargs=3,
         metavar=('C', 'H', 'W'),
         help="of an image, to trace with (default: the policy's reference input, else "

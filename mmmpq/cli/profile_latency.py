@@ -9,7 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from rich.console import Console
 
-from mmmpq.cli.cost import search_budget
+from mmmpq.cli.cost import reference
 from mmmpq.costs import Latency, LayerProfile, profile
 from mmmpq.export.onnx.graph import deploy_extra
 from mmmpq.fileio import atomic_write
@@ -95,15 +95,10 @@ def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> N
     from mmmpq.export.latency.graphs import works_of
     from mmmpq.export.latency.table import save_table
 
-    budget = search_budget(cfg)
     model = build_model(cfg)
     shapes = []  # of the padded image, the one that worked last
     model.register_forward_pre_hook(lambda _, x: shapes.append(tuple(x[0].shape[1:])))
-    profiles = profile(
-        model,
-        args.input_shape or budget.get('input_shape'),
-        args.proposals or budget.get('proposals'),
-    )
+    profiles = profile(model, *reference(cfg, args))
     profiles = [layer for layer in profiles if layer.calls]
     shape = shapes[-1]
     left = left_in_float(cfg, shape, console)

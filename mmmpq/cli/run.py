@@ -193,14 +193,15 @@ def run(
         finetuned('searched', folder / 'searched.pth', found)
 
     def others() -> None:
-        as_float = _written(_as_float(search), work_dir / 'configs' / 'float.py')
-        tested('float', as_float, start, *begin)
         for method in compare:
             own = policies[method].parent
             args = (config, '--method', method, '--work-dir', own, *seeded)
             found = stages(f'policy {method}', 'baseline', *args, after=begin)
             finetuned(method, start, found)
 
+    # Where load_from is no such net this is refused before hours of search.
+    as_float = _written(_as_float(search), work_dir / 'configs' / 'float.py')
+    tested('float', as_float, start, *begin)
     stages.together(searched, others)
 
     metric = _metric(metrics)
