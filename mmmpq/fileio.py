@@ -46,6 +46,30 @@ def atomic_save(obj: Any, path: str | Path) -> Path:
     return _replace(path, lambda beside: torch.save(obj, beside))
 
 
+def check_place(path: str | Path, key: str) -> str:
+    """Whether a file can be written, before what it is to hold is computed.
+
+    Args:
+        path: Of the file.
+        key: The flag that names it, for the message of an error.
+
+    Returns:
+        What to say of the file later: '', or ', replaced' where there is one now.
+
+    Raises:
+        ValueError: A folder is there, its folder is a file, or may not be written to.
+    """
+    path = Path(path).expanduser().absolute()
+    folder = next(parent for parent in path.parents if parent.exists())
+    if path.is_dir():
+        raise ValueError(f'{key}: {path} is a folder; accepted is the name of a file')
+    if not folder.is_dir():
+        raise ValueError(f'{key}: {folder} is a file; accepted is a file in a folder')
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f'{key}: the folder {folder} may not be written to')
+    return ', replaced' if path.exists() else ''
+
+
 def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, Any]:
     """A checkpoint of MMEngine, or a state dict, under ``torch.load``'s protection.
 

@@ -8,10 +8,12 @@ import argparse
 import atexit
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import torch.distributed as dist
@@ -26,8 +28,10 @@ from mmmpq.policy import Policy
 USER_ERRORS = (
     ValueError,
     KeyError,
-    FileNotFoundError,
-    ModuleNotFoundError,
+    OSError,
+    ImportError,
+    EOFError,
+    UnpicklingError,
     FloatingPointError,
 )
 
@@ -196,8 +200,9 @@ def check_file(path: str, key: str) -> None:
 def run(main: Callable[[], None]) -> None:
     """Call ``main``; end with status 2 and one line on standard error for user errors.
 
-    These are ValueError, KeyError, FileNotFoundError, ModuleNotFoundError (an extra is
-    not installed) and FloatingPointError (a loss that became NaN).
+    These are ValueError, KeyError, OSError, ImportError (an extra is not installed),
+    EOFError and UnpicklingError (a damaged file), and FloatingPointError (a loss that
+    became NaN).
     ``MMMPQ_TRACEBACK=1`` shows their traceback instead.
     """
     try:
@@ -205,8 +210,7 @@ def run(main: Callable[[], None]) -> None:
     except USER_ERRORS as error:
         if os.environ.get('MMMPQ_TRACEBACK', '0') not in ('', '0'):
             raise
-        # str() of a KeyError is the repr of its message
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        message = _message(error)
         print(f'error: {message} (MMMPQ_TRACEBACK=1 shows where)', file=sys.stderr)
         sys.exit(2)
     if dist.is_initialized() and dist.get_backend() == 'gloo':
@@ -218,3 +222,16 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _message(error: Exception) -> str:
+    """One line; what Python and libraries say in a word is put into a sentence."""
+    message = str(error)
+    if isinstance(error, KeyError) and error.args:
+        # str() of it is the repr of its message, or of the key alone
+        message = str(error.args[0])
+        if not re.search(r'\s', message):
+            message = f'found no key {error.args[0]!r}, which is needed'
+    elif isinstance(error, OSError) and error.filename is not None:
+        message = f'{error.filename}: {error.strerror}'
+    return ' '.join(message.split()) or type(error).__name__

@@ -182,8 +182,8 @@ class Policy:
 
     def check_layers(self, names: Iterable[str]) -> None:
         """Raises ValueError if the policy's layers are not exactly ``names``."""
-        names = list(names)
-        unknown = [n for n in self.layers if n not in set(names)]
+        names = dict.fromkeys(names)
+        unknown = [n for n in self.layers if n not in names]
         missing = [n for n in names if n not in self.layers]
         if unknown or missing:
             raise ValueError(

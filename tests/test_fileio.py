@@ -7,7 +7,7 @@ import stat
 import pytest
 import torch
 
-from mmmpq.fileio import atomic_save, atomic_write, read_checkpoint
+from mmmpq.fileio import atomic_save, atomic_write, check_place, read_checkpoint
 
 
 def test_text_bytes_and_folders(tmp_path):
@@ -100,3 +100,19 @@ def test_no_checkpoint(tmp_path):
     for path in (tmp_path / 'x.pth', tmp_path):
         with pytest.raises(FileNotFoundError, match='checkpoint: found no file'):
             read_checkpoint(path)
+
+
+def test_a_place_to_write_to(tmp_path, monkeypatch):
+    file = atomic_write(tmp_path / 'file', 'x')
+    assert check_place(tmp_path / 'new/x.json', '--out') == ''
+    assert not (tmp_path / 'new').exists()
+    assert check_place(file, '--out') == ', replaced'
+    for path, message in (
+        (tmp_path, f'--out: {tmp_path} is a folder'),
+        (file / 'x' / 'y.json', f'--out: {file} is a file'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_place(path, '--out')
+    monkeypatch.setattr(os, 'access', lambda *args: False)
+    with pytest.raises(ValueError, match=f'--out: the folder {tmp_path} may not be'):
+        check_place(tmp_path / 'x', '--out')

@@ -150,6 +150,20 @@ def test_fold_and_out(tool, folder, tmp_path, capsys):
     assert not [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
 
 
+def test_what_is_replaced_is_said(tool, folder, tmp_path, capsys):
+    out = tmp_path / 'run[/red]' / 'x.safetensors'
+    for times in range(2):
+        export(tool, folder, '--format', 'packed', '--out', str(out))
+        said = capsys.readouterr().out
+        assert f'{out} (' in said and said.count(', replaced') == 2 * times
+    (tmp_path / 'file').write_text('x')
+    with pytest.raises(ValueError, match='file is a file; accepted is a file in a'):
+        export(
+            *(tool, folder, '--format', 'packed'),
+            *('--out', str(tmp_path / 'file' / 'x.safetensors')),
+        )
+
+
 def test_a_packed_file_is_exported_again(tool, folder, tmp_path):
     first, second = tmp_path / 'a.safetensors', tmp_path / 'b.safetensors'
     export(tool, folder, '--format', 'packed', '--out', str(first))

@@ -4,9 +4,6 @@ import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
-from rich.markup import escape
-
 from mmmpq.costs import Hardware
 from mmmpq.costs.bill import cost
 from mmmpq.launch import (
@@ -21,6 +18,7 @@ from mmmpq.policy import Precision
 from mmmpq.registry import HOOKS
 from mmmpq.search import SearchSpace, cost_tables, most_probable
 from mmmpq.units import human
+from mmmpq.visualization.progress import terminal
 
 EXAMPLE = """example:
   mmmpq cost configs/bpnas/retinanet_r50_coco.py --policy W4A4
@@ -99,15 +97,12 @@ def main(argv=None):
         more = dict(budgets=budgets) if budgets else {}
         print(json.dumps({**bill.to_dict(), **more}, indent=2))
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
-    console.print(bill.table(escape(args.config)))
+    console = terminal(140)
+    console.print(bill.table(args.config))
     for row in budgets:
         limit, low, high = (human(row[k], row['unit']) for k in ('limit', 'min', 'max'))
         console.print(
             f'budget {row["type"]} {row["given"]}: {limit}; the candidates span {low} '
             f'to {high}',
-            markup=False,
             soft_wrap=True,
         )

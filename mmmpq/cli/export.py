@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
-from rich.console import Console
 from torch import nn
 
 from mmmpq.costs import BOPs, WeightBytes, profile, total_cost
@@ -19,13 +18,14 @@ from mmmpq.costs.profile import reference_input_shape
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.packed import load_packed, save_packed
 from mmmpq.export.sizes import rest_bytes, sizes
-from mmmpq.fileio import atomic_write
+from mmmpq.fileio import atomic_write, check_place
 from mmmpq.launch import add_cfg_options, check_file, load_config, positive
 from mmmpq.layers import quantized_layers
 from mmmpq.models import build_model
 from mmmpq.models.loading import AS_FLOAT, load_whole
 from mmmpq.policy import Policy
 from mmmpq.units import human
+from mmmpq.visualization.progress import terminal
 from mmmpq.visualization.sizes import size_table
 
 SUFFIX = dict(packed='.safetensors', onnx='.onnx')
@@ -198,8 +198,10 @@ def check_packed(model: nn.Module, path: Path) -> None:
 @torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    console = Console()
+    console = terminal(120)
     paths = outputs(args)
+    file = next(iter(paths.values())).parent / 'sizes.json'
+    replaced = {path: check_place(path, '--out') for path in (*paths.values(), file)}
     cfg = load_config(args)
     check_file(args.checkpoint, 'checkpoint')
     checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu')
@@ -233,11 +235,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 save_packed(model, new['packed'], cfg, meta, known)
                 check_packed(model, new['packed'])
     found = sizes(model, paths.get('packed'), onnx, rest)
-    console = console if console.is_terminal else Console(width=120)
     console.print(size_table(found))
-    file = next(iter(paths.values())).parent / 'sizes.json'
     atomic_write(file, json.dumps(found, indent=2) + '\n')
     for kind, path in paths.items():
         size = human(path.stat().st_size, 'B')
-        console.print(f'{kind}: {path} ({size})', soft_wrap=True)
-    console.print(f'sizes: {file}', soft_wrap=True)
+        console.print(f'{kind}: {path} ({size}{replaced[path]})', soft_wrap=True)
+    console.print(f'sizes: {file}{replaced[file]}', soft_wrap=True)

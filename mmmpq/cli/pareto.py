@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from mmmpq.costs import Budget
@@ -24,6 +23,7 @@ from mmmpq.search import SearchSpace, cost_tables, most_probable
 from mmmpq.units import human
 from mmmpq.visualization.history import SearchHistory
 from mmmpq.visualization.pareto import pareto
+from mmmpq.visualization.progress import terminal
 from mmmpq.visualization.theme import LIGHT, draw
 
 EPILOG = f"""{HELP}
@@ -253,9 +253,7 @@ def show(points, metric, console):
 def main():
     args = parse_args()
     args.out = args.out or args.search_dir / 'pareto'
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = terminal(140)
     runner, space, (kind, common) = load_supernet(args)
     budgets = {
         text: budget_cfgs(text, args.type or kind, common, args.table)

@@ -31,7 +31,7 @@ from mmmpq.subnets.results import SubnetResults
 from mmmpq.subnets.search import Candidate, SubnetSearch
 from mmmpq.subnets.space import SubnetSpace
 from mmmpq.version import __version__
-from mmmpq.visualization.progress import progress_bar
+from mmmpq.visualization.progress import progress_bar, terminal
 
 DATA = ('train_dataloader', 'val_dataloader', 'val_evaluator')
 EPILOG = f"""{HELP}
@@ -349,9 +349,7 @@ class Search:
 def main() -> None:
     args = parse_args()
     import_pymoo()  # not only after an hour of samples
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = terminal(120)
     search = Search(args, console)
     genes, scores = search.sample()
     proposed = search.search(genes, scores)

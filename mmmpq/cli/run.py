@@ -24,6 +24,7 @@ from mmmpq.launch import (
 )
 from mmmpq.policy import Policy
 from mmmpq.visualization import write_report
+from mmmpq.visualization.progress import terminal
 
 EXAMPLE = """example:
   mmmpq run configs/bpnas/resnet_digits.py --budget W4A4 --compare uniform sensitivity
@@ -81,9 +82,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = terminal(120)
     work_dir = Path(args.work_dir)
     search = load_config(args)
     finetune = finetune_config(args)

@@ -38,7 +38,7 @@ class Stages:
     def __init__(self, work_dir: Path, console: Console, jobs: int = 1) -> None:
         self.work_dir, self.console, self.jobs = work_dir, console, jobs
         self.started = time.time()
-        columns = SpinnerColumn(), TextColumn('{task.description}')
+        columns = SpinnerColumn(), TextColumn('{task.description}', markup=False)
         self._running = Progress(*columns, console=console, transient=True)
         self._lock = RLock()
         self.file = work_dir / 'stages.json'

@@ -2,12 +2,14 @@
 
 import argparse
 from copy import deepcopy
+from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 
+from mmmpq.fileio import atomic_write, check_place
 from mmmpq.hooks.checkpoint_hook import WholeCheckpointHook
 from mmmpq.launch import (
     add_common_arguments,
@@ -15,6 +17,7 @@ from mmmpq.launch import (
     check_file,
     load_config,
 )
+from mmmpq.visualization.progress import terminal
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -106,6 +109,7 @@ def main() -> None:
     cfg = load_config(args)
     check_file(args.checkpoint, 'checkpoint')
     cfg.load_from, cfg.resume = args.checkpoint, False
+    replaced = check_place(args.out, '--out') if args.out else ''
     if args.amp:
         cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:
@@ -120,5 +124,8 @@ def main() -> None:
             from mmdet.evaluation import DumpDetResults as metric
         runner.test_evaluator.metrics.append(metric(out_file_path=args.out))
     metrics = runner.test()
-    if args.out and args.out_item == 'metrics' and is_main_process():
-        dump(metrics, args.out)
+    if args.out and is_main_process():
+        if args.out_item == 'metrics':
+            kind = Path(args.out).suffix[1:]
+            atomic_write(args.out, dump(metrics, file_format=kind))
+        terminal().print(f'wrote {args.out}{replaced}', soft_wrap=True)

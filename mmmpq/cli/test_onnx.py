@@ -20,13 +20,13 @@ from torch.backends import cudnn, mkldnn
 from mmmpq.export.onnx.agreement import Predictions, agreement, recording
 from mmmpq.export.onnx.levels import needs_vnni
 from mmmpq.export.onnx.model import OnnxNetwork, sums_are_cut, use_onnx
-from mmmpq.fileio import atomic_write
+from mmmpq.fileio import atomic_write, check_place
 from mmmpq.hooks.checkpoint_hook import WholeCheckpointHook
 from mmmpq.hooks.held_out import unwrapped
 from mmmpq.launch import add_cfg_options, build_runner, check_file, load_config
 from mmmpq.layers import quantized_layers
 from mmmpq.policy import Precision
-from mmmpq.visualization.progress import progress_bar
+from mmmpq.visualization.progress import progress_bar, terminal
 
 EXAMPLE = """Features and heads are computed by ONNX Runtime on the CPU; loading,
 preprocessing, decoding, NMS and metrics are those of the config. A two-stage detector
@@ -92,7 +92,7 @@ def tested(runner: Runner, title: str) -> tuple[dict[str, float], Predictions]:
 
     with (
         contextlib.redirect_stdout(io.StringIO()),  # of pycocotools
-        progress_bar(Console(stderr=True), title, total) as move,
+        progress_bar(terminal(stderr=True), title, total) as move,
         recording(unwrapped(runner), step) as predictions,
     ):
         metrics = runner.test()
@@ -158,6 +158,7 @@ def limits(model: nn.Module) -> dict[str, float]:
 def main() -> None:
     args = parse_args()
     cfg: Config = load_config(args)
+    replaced = check_place(args.out, '--out') if args.out else ''
     network = OnnxNetwork(args.model, args.threads)
     if args.checkpoint:
         check_file(args.checkpoint, '--checkpoint')
@@ -166,7 +167,7 @@ def main() -> None:
     runner = build_runner(cfg)
     model = unwrapped(runner)
     check_model(model, network, args.checkpoint)
-    console = Console()
+    console = terminal()
     cut = cut_layers(args.model, network)
     if cut:
         console.print(
@@ -198,7 +199,8 @@ def main() -> None:
     show(figures, agreements, console)
     if args.out:
         written = dict(figures=figures, agreement=agreements)
-        atomic_write(args.out, json.dumps(written, indent=2) + '\n')
+        path = atomic_write(args.out, json.dumps(written, indent=2) + '\n')
+        console.print(f'wrote {path}{replaced}', soft_wrap=True)
 
 
 def show(

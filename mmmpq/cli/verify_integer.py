@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from mmmpq.export.integer_check import INT32, LayerCheck, checking
-from mmmpq.fileio import atomic_write
+from mmmpq.fileio import atomic_write, check_place
 from mmmpq.hooks.held_out import unwrapped
 from mmmpq.launch import add_cfg_options, build_runner, check_file, load_config
 from mmmpq.layers import quantized_layers
 from mmmpq.models.loading import load_whole
-from mmmpq.visualization.progress import progress_bar
+from mmmpq.visualization.progress import progress_bar, terminal
 
 EXAMPLE = """examples:
   mmmpq verify-integer configs/bpnas/resnet_digits_finetune.py \\
@@ -131,14 +131,13 @@ def faults(checks: Sequence[LayerCheck], tolerance: float) -> list[str]:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
+    replaced = check_place(args.json, '--json') if args.json else ''
     check_file(args.checkpoint, 'checkpoint')
     cfg.load_from, cfg.resume = args.checkpoint, False
     cfg.custom_hooks, cfg.log_level = [], 'ERROR'
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = terminal(140)
     runner = build_runner(cfg)
-    checks = check(runner, args.batches, Console(stderr=True))
+    checks = check(runner, args.batches, terminal(stderr=True))
     names = {c.name for c in checks}
     others = [n for n in quantized_layers(unwrapped(runner)) if n not in names]
     show(checks, others, console)
@@ -146,7 +145,7 @@ def main() -> None:
     if args.json:
         result = dict(layers=[c.as_dict() for c in checks], others=others, faults=found)
         path = atomic_write(args.json, json.dumps(result, indent=2) + '\n')
-        console.print(f'wrote {path}', soft_wrap=True)
+        console.print(f'wrote {path}{replaced}', soft_wrap=True)
     for line in found:
         print(line, file=sys.stderr)
     if found:
