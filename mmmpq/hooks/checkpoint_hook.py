@@ -7,11 +7,12 @@ from mmengine.model import BaseTTAModel
 from mmengine.runner import Runner
 
 from mmmpq.hooks.held_out import unwrapped
-from mmmpq.models.loading import load_whole
+from mmmpq.models.loading import check_some, load_whole
 
 
 class WholeCheckpointHook(Hook):
-    """Refuses a checkpoint that is not wholly the net's, before a test or a resume.
+    """Refuses a checkpoint that is not wholly the net's, before a test or a resume, and
+    one of which nothing is, before a training.
 
     MMEngine loads what fits of it; ranges that are not in it would be fitted to the
     images of the test.
@@ -28,6 +29,15 @@ class WholeCheckpointHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self._loaded = checkpoint
+        known = checkpoint.get('meta') or {}
+        if runner._resume and not (
+            'message_hub' in checkpoint and {'epoch', 'iter'} <= set(known)
+        ):
+            raise ValueError(
+                f'{self.key}: {runner._load_from} is no checkpoint of a training: it '
+                'says not how far it came; accepted is one that a run wrote. To start '
+                'from its weights give it as load_from, without resume'
+            )
 
     def before_test(self, runner: Runner) -> None:
         self._check(runner)
@@ -35,6 +45,9 @@ class WholeCheckpointHook(Hook):
     def before_train(self, runner: Runner) -> None:
         if runner._resume:
             self._check(runner)
+        elif self._loaded is not None:  # what is missing is trained
+            check_some(unwrapped(runner), self._loaded, runner._load_from)
+            self._loaded = None
 
     def _check(self, runner: Runner) -> None:
         """Once: what comes later may change the net."""

@@ -149,6 +149,18 @@ def load_whole(
         )
 
 
+def check_some(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
+    """Raises ValueError if nothing of a checkpoint to start from is the model's."""
+    state = checkpoint.get('state_dict', checkpoint)
+    given = {name.removeprefix('module.') for name in state}
+    wanted = model.state_dict()
+    if not given & set(wanted):
+        raise ValueError(
+            f'load_from: {path} has nothing of this model: found '
+            f'{min(given, default="")!r}, and no {min(wanted, default="")!r}'
+        )
+
+
 def _check_recorded(
     layers: Mapping[str, nn.Module], checkpoint: Mapping[str, Any], where: str
 ) -> None:

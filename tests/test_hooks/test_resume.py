@@ -245,9 +245,29 @@ def test_a_net_without_ranges_is_not_resumed(make, tmp_path):
         k: v for k, v in found['state_dict'].items() if 'quantizer' not in k
     }
     path = atomic_save(found, tmp_path / 'float.pth')
+    started = make(
+        hooks=[*hooks, WholeCheckpointHook('resume')], **tune, load_from=str(path)
+    )
+    started.train()  # not resumed, it is calibrated
     bare = make(
         hooks=[*hooks, WholeCheckpointHook('resume')],
         **(tune | dict(resume=True, load_from=str(path))),
     )
     with pytest.raises(ValueError, match=r'resume: .*float\.pth has nothing for'):
         bare.train()
+
+
+@pytest.mark.parametrize(
+    ('content', 'resume', 'message'),
+    [
+        (dict(weight=torch.ones(2)), True, r'resume: .*x\.pth is no checkpoint of'),
+        (dict(weight=torch.ones(2)), False, r"load_from: .*x\.pth has .*'weight'"),
+        (dict(state_dict={}, meta=dict(epoch=1, iter=9)), True, 'says not how far'),
+    ],
+)
+def test_a_checkpoint_of_something_else(make, tmp_path, content, resume, message):
+    path = atomic_save(content, tmp_path / 'x.pth')
+    hooks = [WholeCheckpointHook('resume')]
+    runner = make(hooks=hooks, load_from=str(path), resume=resume)
+    with pytest.raises(ValueError, match=message):
+        runner.train()
