@@ -1,6 +1,7 @@
 """Files that are whole or absent, written beside their place; checkpoints read."""
 
 import contextlib
+import json
 import os
 import re
 import tempfile
@@ -44,6 +45,31 @@ def atomic_write(path: str | Path, data: str | bytes) -> Path:
 def atomic_save(obj: Any, path: str | Path) -> Path:
     """``torch.save`` to ``path``, making its folder if need be."""
     return _replace(path, lambda beside: torch.save(obj, beside))
+
+
+def strict_json(text: str) -> Any:
+    """The value of JSON that somebody may have written by hand.
+
+    Raises:
+        ValueError: It is none, is nested too deep, or has a key twice, or a number
+            that is not finite.
+    """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in found if names.count(name) > 1)
+            raise ValueError(f'the key {twice!r} is there twice')
+        return found
+
+    def finite(number: str) -> None:
+        raise ValueError(f'found {number}; accepted are finite numbers')
+
+    try:
+        return json.loads(text, object_pairs_hook=once, parse_constant=finite)
+    except RecursionError as error:
+        raise ValueError('it is nested too deep') from error
 
 
 def check_place(path: str | Path, key: str) -> str:

@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,7 @@ from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 
 from mmmpq.policy import Policy
+from mmmpq.user_config import read_config
 
 USER_ERRORS = (
     ValueError,
@@ -135,9 +137,7 @@ def load_config(args: argparse.Namespace) -> Config:
         FileNotFoundError: If there is no such config; lists near names.
     """
     check_file(args.config, 'config')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options)
     embed_policy(cfg)
     cfg.launcher = getattr(args, 'launcher', 'none')
     if getattr(args, 'work_dir', None) is not None:
@@ -192,7 +192,9 @@ def check_file(path: str, key: str) -> None:
     names = [p.name for p in folder.iterdir()] if folder.is_dir() else []
     near = difflib.get_close_matches(Path(path).name, names, n=3)
     hint = f'; near names there: {", ".join(near)}' if near else ''
-    if not folder.is_dir():
+    if Path(path).expanduser().is_dir():
+        hint = ', but a folder of this name'
+    elif not folder.is_dir():
         hint = f'; the folder {folder} does not exist either'
     raise FileNotFoundError(f'{key}: found no file {path}{hint}')
 
@@ -207,10 +209,12 @@ def run(main: Callable[[], None]) -> None:
     """
     try:
         main()
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, TypeError, RuntimeError) as error:
+        if not (isinstance(error, USER_ERRORS) or _of_config(error)):
+            raise
         if os.environ.get('MMMPQ_TRACEBACK', '0') not in ('', '0'):
             raise
-        message = _message(error)
+        message = ('config: ' if _of_config(error) else '') + _message(error)
         print(f'error: {message} (MMMPQ_TRACEBACK=1 shows where)', file=sys.stderr)
         sys.exit(2)
     if dist.is_initialized() and dist.get_backend() == 'gloo':
@@ -235,3 +239,12 @@ def _message(error: Exception) -> str:
     elif isinstance(error, OSError) and error.filename is not None:
         message = f'{error.filename}: {error.strerror}'
     return ' '.join(message.split()) or type(error).__name__
+
+
+def _of_config(error: Exception) -> bool:
+    """Whether MMEngine itself refuses what a config says: a key that a class lacks."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get('__name__') in (
+        'mmengine.registry.build_functions',
+        'mmengine.runner.runner',
+    )

@@ -17,6 +17,7 @@ from mmmpq.launch import add_cfg_options, add_reference_arguments, check_file
 from mmmpq.models import build_model
 from mmmpq.policy import FLOAT, Precision
 from mmmpq.units import human
+from mmmpq.user_config import read_config
 from mmmpq.visualization.latency import file_table, layer_table
 from mmmpq.visualization.progress import progress_bar, terminal
 
@@ -208,9 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_file(args.config, 'config')
     out = args.out or (None if args.end_to_end else 'latency.json')
     replaced = check_place(out, '--out') if out else ''
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options)
     console = terminal(140)
     if args.end_to_end:
         profile_files(args, console)

@@ -32,7 +32,7 @@ def rebuildable(
         model['quant'] = quant = dict(quantized_with or {})
         if excluded := quant.pop('float_layers', ()):
             quant['exclude'] = excluded
-    return dict(default_scope=config.get('default_scope', 'mmengine'), model=model)
+    return dict(default_scope=config.get('default_scope') or 'mmengine', model=model)
 
 
 def to_json(value: Any, key: str = 'model') -> str:
