@@ -141,8 +141,16 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
 
 
 def _whole_beside(path: Path) -> str:
-    """Names the newest whole checkpoint in the folder of one that is not."""
-    others = [p for p in path.parent.glob('*.pth') if p.name != path.name]
+    """Names the newest whole checkpoint of the run that wrote one that is not."""
+
+    def kind(other: Path) -> str:  # 'epoch_' of epoch_12.pth
+        return other.stem.rstrip('0123456789')
+
+    others = [
+        other
+        for other in path.parent.glob('*.pth')
+        if other.name != path.name and kind(other) == kind(path)
+    ]
     for other in sorted(others, key=lambda p: p.stat().st_mtime, reverse=True):
         faults = contextlib.suppress(OSError, zipfile.BadZipFile, zlib.error)
         with faults, zipfile.ZipFile(other) as file:

@@ -116,3 +116,15 @@ def test_a_place_to_write_to(tmp_path, monkeypatch):
     monkeypatch.setattr(os, 'access', lambda *args: False)
     with pytest.raises(ValueError, match=f'--out: the folder {tmp_path} may not be'):
         check_place(tmp_path / 'x', '--out')
+
+
+def test_only_a_checkpoint_of_the_same_run_is_named(tmp_path):
+    for name in ('epoch_1.pth', 'searched.pth', 'epoch_10.pth'):
+        atomic_save(dict(x=torch.ones(9)), tmp_path / name)
+    path = atomic_write(tmp_path / 'epoch_11.pth', b'')
+    atomic_write(tmp_path / 'epoch_10.pth', b'PK cut short')
+    with pytest.raises(ValueError, match=r'beside it is .*epoch_1\.pth$'):
+        read_checkpoint(path)
+    path = atomic_write(tmp_path / 'x.pth', b'')
+    with pytest.raises(ValueError, match=r'more than weights: EOFError$'):
+        read_checkpoint(path)
