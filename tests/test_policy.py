@@ -150,7 +150,7 @@ def test_very_many_foreign_layers():
     began = time.perf_counter()
     with pytest.raises(ValueError, match=r'only in the policy: x\.0, .* 199992 more'):
         Policy(layers).check_layers([f'y.{i}' for i in range(2000)])
-    assert time.perf_counter() - began < 2
+    assert time.perf_counter() - began < 5
 
 
 def test_near_names():

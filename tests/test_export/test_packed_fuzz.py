@@ -125,7 +125,7 @@ def test_an_index_that_unfolds(parts, tmp_path):
     began = time.perf_counter()
     with pytest.raises(ValueError, match=r'x\.safetensors: its index is not what mmm'):
         load_packed(file)
-    assert time.perf_counter() - began < 1
+    assert time.perf_counter() - began < 5
 
 
 def test_a_skipped_weight_of_gigabytes(parts, tmp_path):
