@@ -75,7 +75,7 @@ def prepare() -> None:
     """
     require_a_matching_torchvision()
     register_safe_globals()
-    register_packed_files()
+    register_checkpoints()
     warn_pkg_resources()
 
 
@@ -93,19 +93,23 @@ def require_a_matching_torchvision() -> None:
         ) from error
 
 
-def register_packed_files() -> None:
-    """Let MMEngine load a packed checkpoint, as by ``load_from='x.safetensors'``.
+def register_checkpoints() -> None:
+    """Let MMEngine load a packed checkpoint, as by ``load_from='x.safetensors'``, and
+    say in one line what is wrong with any local one.
 
     It takes the first prefix that matches, from the last in the alphabet: '~?', which
-    every name has, comes before all schemes.
+    every name has, comes before all schemes, and '' after them.
     """
     from mmengine.runner import CheckpointLoader
+
+    from mmmpq.fileio import read_checkpoint
 
     def load(filename: str, map_location: Any = None) -> dict[str, Any]:
         packed = import_module('mmmpq.export.packed')
         return packed.load_from_packed(filename, map_location)
 
     CheckpointLoader.register_scheme(r'~?.*\.safetensors$', loader=load, force=True)
+    CheckpointLoader.register_scheme('', loader=read_checkpoint, force=True)
 
 
 def safe_getattr(obj, name: str):
@@ -147,8 +151,7 @@ def register_safe_globals() -> None:
     if _release(torch.__version__) < (2, 6):
         return
     if hasattr(checkpoint, '_safe_torch_load'):
-        # Looked up at each load: export/untrusted.py replaces it for a while.
-        checkpoint._safe_torch_load = lambda *args, **kw: torch.load(*args, **kw)
+        checkpoint._safe_torch_load = torch.load
     module = np._core.multiarray if hasattr(np, '_core') else np.core.multiarray
     classes = {HistoryBuffer, np.ndarray, np.dtype}
     classes |= {type(np.dtype(code)) for code in '?bBhHiIlLqQefd'}

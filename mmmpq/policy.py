@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmmpq.fileio import atomic_write
+from mmmpq.fileio import atomic_write, strict_json
 
 BITS = (1, 2, 3, 4, 5, 6, 7, 8, 32)
 QUANT = {'w_quantizer', 'a_quantizer', 'float_layers'}  # keys of a policy's meta.quant
@@ -132,7 +132,7 @@ class Policy:
                 'search wrote and a uniform precision such as "W4A4"'
             )
         try:
-            data = json.loads(Path(path).read_text())
+            data = strict_json(Path(path).read_text())
         except ValueError as error:
             raise ValueError(
                 f'policy: {path} is damaged or cut short: it is no JSON ({error})'
@@ -160,7 +160,12 @@ class Policy:
             )
         if not isinstance(layers, Mapping) or not layers:
             raise ValueError(f'policy: {source} holds no layers')
-        meta = dict(data.get('meta') or {})
+        meta = data.get('meta') or {}
+        if not isinstance(meta, Mapping):
+            raise ValueError(
+                f'policy: {source}: meta: found {meta!r:.60}; accepted is a dict'
+            )
+        meta = dict(meta)
         quant = meta.get('quant')
         if quant is not None and (not isinstance(quant, Mapping) or {*quant} != QUANT):
             raise ValueError(
@@ -182,8 +187,8 @@ class Policy:
 
     def check_layers(self, names: Iterable[str]) -> None:
         """Raises ValueError if the policy's layers are not exactly ``names``."""
-        names = list(names)
-        unknown = [n for n in self.layers if n not in set(names)]
+        names = dict.fromkeys(names)
+        unknown = [n for n in self.layers if n not in names]
         missing = [n for n in names if n not in self.layers]
         if unknown or missing:
             raise ValueError(

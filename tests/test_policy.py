@@ -1,6 +1,7 @@
 """Precision and Policy: reading, writing, refusing."""
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -142,6 +143,14 @@ def test_another_models_policy_names_the_layers(policy):
     assert 'only in the policy: head "fc".' in text
     assert 'only in the model: neck.conv, 0, 1' in text
     assert 'and 13 more' in text
+
+
+def test_very_many_foreign_layers():
+    layers = {f'x.{i}': FLOAT for i in range(200_000)}
+    began = time.perf_counter()
+    with pytest.raises(ValueError, match=r'only in the policy: x\.0, .* 199992 more'):
+        Policy(layers).check_layers([f'y.{i}' for i in range(2000)])
+    assert time.perf_counter() - began < 5
 
 
 def test_near_names():

@@ -125,6 +125,9 @@ def test_resume_before_the_first_checkpoint_starts_from_the_float_net(
     seen = {}
 
     class Runner:
+        def register_hook(self, hook):
+            pass
+
         def train(self):
             pass
 
@@ -271,6 +274,64 @@ def test_a_key_error_is_printed_without_quotes(capsys):
     with pytest.raises(SystemExit):
         launch.run(main)
     assert capsys.readouterr().err.startswith("error: unknown 'x' (")
+
+
+@pytest.mark.parametrize(
+    ('error', 'words'),
+    [
+        (KeyError(101), 'found no key 101'),
+        (KeyError('model'), "found no key 'model'"),
+        (FileExistsError(17, 'File exists', 'runs'), 'runs: File exists'),
+        (PermissionError(13, 'Permission denied', '/x/y'), '/x/y: Permission denied'),
+        (NotADirectoryError(20, 'Not a directory', 'a/b'), 'a/b: Not a directory'),
+        (IsADirectoryError(21, 'Is a directory', 'a'), 'a: Is a directory'),
+        (OSError(28, 'No space left on device'), 'No space left on device'),
+        (EOFError(), 'EOFError'),
+        (pickle.UnpicklingError('two\nlines'), 'two lines'),
+        (ImportError('no onnx'), 'no onnx'),
+    ],
+)
+def test_what_the_system_says_is_one_line(error, words, capsys, monkeypatch):
+    monkeypatch.delenv('MMMPQ_TRACEBACK', raising=False)
+
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as stopped:
+        launch.run(main)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert words in said and said.startswith('error: ') and said.count('\n') == 1
+
+
+def test_a_place_for_results_is_looked_at_first(folder, trained, monkeypatch, capsys):
+    """Not after hours of testing."""
+    (folder / 'file').write_text('kept')
+    (folder / 'folder.json').mkdir(exist_ok=True)
+    checkpoint = trained / 'epoch_1.pth'
+    for out, words in (
+        ('file/x.json', f'--out: {folder}/file is a file; accepted is a file in a'),
+        ('folder.json', f'--out: {folder}/folder.json is a folder'),
+    ):
+        said = user_error(
+            *('test', folder / 'tiny.py', checkpoint, '--out', folder / out),
+            *('--out-item', 'metrics'),
+            monkeypatch=monkeypatch,
+            capsys=capsys,
+        )
+        assert words in said
+    assert (folder / 'file').read_text() == 'kept'
+
+
+def test_a_folder_with_markup_in_its_name(folder, trained, monkeypatch, capsys):
+    out = folder / 'run[/red]' / 'metrics.json'
+    argv = ['test', folder / 'tiny.py', trained / 'epoch_1.pth', '--out', out]
+    argv += ['--out-item', 'metrics', '--work-dir', folder / 'test']
+    monkeypatch.setattr(sys, 'argv', [str(arg) for arg in argv])
+    for end in ('metrics.json\n', 'metrics.json, replaced\n'):
+        tool('test').main()
+        assert f'wrote {out.parent}/{end}' in capsys.readouterr().out
+    assert json.loads(out.read_text())
 
 
 def test_predictions_go_to_a_pickle(capsys):

@@ -13,12 +13,15 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import CheckpointLoader
 
 import mmmpq
 from mmmpq.engine.hooks import CalibrationHook
 from mmmpq.export.packed.file import read_packed
+from mmmpq.fileio import read_checkpoint
 from mmmpq.layers import quantized_layers
 from mmmpq.layers.base import calibrating
+from mmmpq.models.loading import load_whole
 from mmmpq.policy import Policy, Precision
 
 # Runners that start in the same second share a name, and so their logger.
@@ -90,6 +93,17 @@ def export(tool, folder, *args, checkpoint='epoch_3.pth'):
     tool.main([str(folder / 'tiny.py'), str(folder / checkpoint), *args])
 
 
+def run(verb, folder, monkeypatch, checkpoint, config='tiny.py'):
+    """One of the tools that take CONFIG and CHECKPOINT."""
+    flags = ['--format', 'packed'] if verb == 'export' else []
+    if verb == 'test':
+        flags = ['--work-dir', str(folder / 'test')]
+    argv = [str(folder / config), str(folder / checkpoint), *flags]
+    monkeypatch.setattr(sys, 'argv', [verb, *argv])
+    monkeypatch.chdir(folder)
+    importlib.import_module(f'mmmpq.cli.{verb}').main()
+
+
 def test_packed(tool, folder, capsys):
     export(tool, folder, '--format', 'packed')
     said = capsys.readouterr().out
@@ -98,10 +112,10 @@ def test_packed(tool, folder, capsys):
     file = folder / 'epoch_3.safetensors'
     assert sizes['total']['packed'] == file.stat().st_size
     net = build(folder / 'tiny.py')
-    tool.load(net, tool.read_checkpoint(str(folder / 'epoch_3.pth')), 'epoch_3.pth')
+    load_whole(net, read_checkpoint(folder / 'epoch_3.pth'), 'epoch_3.pth')
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(mmmpq.load_packed(file)(images), net.eval()(images))
-    found = tool.read_checkpoint(str(file))
+    found = CheckpointLoader.load_checkpoint(str(file))
     assert found['meta'] == dict(dataset_meta=dict(classes=('dark', 'light')))
     packed = found['state_dict']._metadata['']['packed']
     assert packed['meta']['seed'] == 5
@@ -134,6 +148,20 @@ def test_fold_and_out(tool, folder, tmp_path, capsys):
     assert (tmp_path / 'new' / 'sizes.json').is_file()
     net = mmmpq.load_packed(out)
     assert not [m for m in net.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+
+
+def test_what_is_replaced_is_said(tool, folder, tmp_path, capsys):
+    out = tmp_path / 'run[/red]' / 'x.safetensors'
+    for times in range(2):
+        export(tool, folder, '--format', 'packed', '--out', str(out))
+        said = capsys.readouterr().out
+        assert f'{out} (' in said and said.count(', replaced') == 2 * times
+    (tmp_path / 'file').write_text('x')
+    with pytest.raises(ValueError, match='file is a file; accepted is a file in a'):
+        export(
+            *(tool, folder, '--format', 'packed'),
+            *('--out', str(tmp_path / 'file' / 'x.safetensors')),
+        )
 
 
 def test_a_packed_file_is_exported_again(tool, folder, tmp_path):
@@ -185,15 +213,45 @@ def test_onnx_is_called_with_its_flags(tool, folder, tmp_path, monkeypatch):
             lambda state: {**state, 'module.head.fc.bias': torch.zeros(9)},
             'another model',
         ),
-        (lambda state: Path, 'damaged, or holds more than weights'),
+        (
+            lambda state: {k: v for k, v in state.items() if 'running' in k},
+            r'nothing for \d+ tensors, such as backbone\.conv1\.weight',
+        ),
+        (lambda state: {f'x.{k}': v for k, v in state.items()}, 'nothing for'),
+        (
+            lambda state: {
+                k: -torch.ones_like(v) if k.endswith('quantizer.signed') else v
+                for k, v in state.items()
+            },
+            r'not calibrated: backbone\.conv1\.w_quantizer',
+        ),
+        (lambda state: 3, 'holds int 3; accepted is a dict of tensors'),
+        (lambda state: Path, r'asks for .*Path, which may run code'),
     ],
 )
-def test_checkpoints_of_other_nets(tool, folder, write, message):
-    state = torch.load(folder / 'epoch_3.pth')['state_dict']
-    torch.save(dict(state_dict=write(state)), folder / 'bad.pth')
-    with pytest.raises(ValueError, match=message):
-        export(tool, folder, '--format', 'packed', checkpoint='bad.pth')
+@pytest.mark.parametrize('verb', ['export', 'test', 'verify_integer'])
+def test_checkpoints_of_other_nets(verb, folder, write, message, monkeypatch):
+    """Every tool refuses them; what fits of them has plausible accuracies."""
+    found = torch.load(folder / 'epoch_3.pth')
+    torch.save(dict(found, state_dict=write(found['state_dict'])), folder / 'bad.pth')
+    with pytest.raises(ValueError, match=message) as error:
+        run(verb, folder, monkeypatch, 'bad.pth')
+    assert 'bad.pth' in str(error.value)
     assert not (folder / 'bad.safetensors').exists()
+
+
+@pytest.mark.parametrize('verb', ['test', 'verify_integer'])
+def test_the_checkpoint_of_the_net(verb, folder, monkeypatch):
+    run(verb, folder, monkeypatch, 'epoch_3.pth')
+
+
+def test_a_quantized_checkpoint_for_the_float_net(folder, monkeypatch):
+    config = Config.fromfile(folder / 'tiny.py')
+    config.model.type = config.model.pop('base_type')
+    del config.model['quant']
+    config.dump(folder / 'float.py')
+    with pytest.raises(ValueError, match=r'a layer that is not quantized here'):
+        run('test', folder, monkeypatch, 'epoch_3.pth', 'float.py')
 
 
 def test_a_float_net_as_it_is(tool, folder, tmp_path):

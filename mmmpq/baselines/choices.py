@@ -22,7 +22,6 @@ def least_harm(harms: Sequence[np.ndarray], tables: Sequence[CostTable]) -> list
         tables: Cost tables.
     """
     costs, limits = problem(tables)
-    # The solver stops at absolute gaps: numbers of order one keep their order.
     unit = np.mean([np.ptp(h) for h in harms]) or 1.0
     scores = []
     for g, harm in enumerate(harms):

@@ -26,7 +26,7 @@ from mmmpq.policy import Policy
 from mmmpq.registry import HOOKS
 from mmmpq.search import Search
 from mmmpq.units import statement
-from mmmpq.visualization.progress import progress_bar
+from mmmpq.visualization.progress import progress_bar, terminal
 
 METHODS = ('uniform', 'sensitivity', 'hessian', 'random')
 EXAMPLE = """methods:
@@ -178,7 +178,7 @@ def find(
 
 def _best_random(search, batches, args, seed) -> list[int]:
     losses = []
-    with progress_bar(Console(stderr=True), 'random policies', args.samples) as bar:
+    with progress_bar(terminal(stderr=True), 'random policies', args.samples) as bar:
         for i in range(args.samples):
             choice = random_choice(search.tables, seed + i)
             with sensitivity.chosen(search.model, search.space, choice):
@@ -217,7 +217,7 @@ def show(policy: Policy, method: str, console: Console) -> None:
 
 def main() -> None:
     args = parse_args()
-    console = Console()
+    console = terminal()
     cfg = load_config(args)
     hook = search_hook(cfg, args.budget)
     measures = args.method in ('sensitivity', 'hessian')

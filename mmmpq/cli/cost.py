@@ -1,17 +1,24 @@
-"""Print what a config's model costs: MACs, BOPs and weight bytes per layer."""
+"""Print what a config's model costs, per layer, and what its budgets leave open."""
 
 import argparse
 import json
 from pathlib import Path
 
-from mmengine import Config
-from rich.console import Console
-
 from mmmpq.costs import Hardware
 from mmmpq.costs.bill import cost
-from mmmpq.engine.launch import add_cfg_options, add_reference_arguments, search_hooks
+from mmmpq.engine.launch import (
+    add_cfg_options,
+    add_reference_arguments,
+    load_config,
+    search_hooks,
+)
+from mmmpq.layers import quantized_layers
 from mmmpq.models import build_model
 from mmmpq.policy import Precision
+from mmmpq.registry import HOOKS
+from mmmpq.search import SearchSpace, cost_tables, most_probable
+from mmmpq.units import human
+from mmmpq.visualization.progress import terminal
 
 EXAMPLE = """example:
   mmmpq cost configs/bpnas/retinanet_r50_coco.py --policy W4A4
@@ -19,7 +26,8 @@ EXAMPLE = """example:
       --hardware configs/_base_/hardware/matched_248.json --json
 
 Without --policy, layers that are to be searched show their largest candidate.
-Float layers have 32 bits."""
+Float layers have 32 bits. Budgets of a search are checked as the search will check
+them: what it would refuse is an error here."""
 
 
 def parse_args(argv=None):
@@ -41,31 +49,60 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def search_budget(cfg):
+def reference(cfg, args):
+    """Input shape and proposals: the flags', else those of the first budget."""
     budgets = (hook.get('budgets') for hook in search_hooks(cfg))
-    return next((each[0] for each in budgets if each), {})
+    first = next((each[0] for each in budgets if each), {})
+    flags = dict(input_shape=args.input_shape, proposals=args.proposals)
+    return [first.get(k) if v is None else v for k, v in flags.items()]
+
+
+def budget_rows(model, hooks):
+    """What each budget of the SearchHooks allows, and what the candidates can cost.
+
+    Of a net of fixed precisions, or a float one, there is nothing to bound.
+
+    Raises:
+        ValueError: What the search would refuse: a key of a hook, or budgets that no
+            choice of candidates meets, alone or together.
+    """
+    if not any(hasattr(m, 'candidates') for m in quantized_layers(model).values()):
+        return []
+    space = SearchSpace(model)
+    rows = []
+    for hook in hooks:
+        tables = cost_tables(model, space, hook.budgets)
+        for table in tables:
+            table.check()
+            row = dict(type=table.name, given=table.budget.limit, limit=table.limit)
+            row.update(min=table.min, max=table.max, unit=table.budget.cost.unit)
+            rows.append(row)
+        most_probable(space, tables)
+    return rows
 
 
 def main(argv=None):
     args = parse_args(argv)
     hardware = Hardware.load(args.hardware) if args.hardware else None
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = load_config(args)
     if args.policy and not Path(args.policy).suffix:
         Precision.parse(args.policy, '--policy')
+    elif hardware and 'candidates' in (cfg.model.get('quant') or {}):
+        cfg.model.quant.hardware = args.hardware
+    hooks = [HOOKS.build(dict(hook)) for hook in search_hooks(cfg)]
     model = build_model(cfg, args.policy)
-    budget = search_budget(cfg)
-    bill = cost(
-        model,
-        args.input_shape or budget.get('input_shape'),
-        args.proposals or budget.get('proposals'),
-        hardware,
-    )
+    bill = cost(model, *reference(cfg, args), hardware)
+    budgets = budget_rows(model, hooks)
     if args.json:
-        print(json.dumps(bill.to_dict(), indent=2))
+        more = dict(budgets=budgets) if budgets else {}
+        print(json.dumps({**bill.to_dict(), **more}, indent=2))
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = terminal(140)
     console.print(bill.table(args.config))
+    for row in budgets:
+        limit, low, high = (human(row[k], row['unit']) for k in ('limit', 'min', 'max'))
+        console.print(
+            f'budget {row["type"]} {row["given"]}: {limit}; the candidates span {low} '
+            f'to {high}',
+            soft_wrap=True,
+        )

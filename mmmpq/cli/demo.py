@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 from mmengine.config import Config
-from rich.console import Console
 
 from mmmpq.cli.run import run, show
 from mmmpq.cli.stages import Stages, last_checkpoint
@@ -14,6 +13,7 @@ from mmmpq.engine.launch import add_cfg_options
 from mmmpq.fileio import atomic_write
 from mmmpq.policy import Policy
 from mmmpq.units import human
+from mmmpq.visualization.progress import terminal
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # Where configs/ is: in a clone, else in what comes with the package.
@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     work_dir, data = Path(args.work_dir), Path(args.data)
-    console = Console()
+    console = terminal()
     # Nets this small are trained faster by one thread than by two.
     stages = Stages(work_dir, console, jobs=2)
     shapes = stages(

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import pickle
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,25 +10,26 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from rich.console import Console
+from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from mmmpq.costs import BOPs, WeightBytes, profile, total_cost
 from mmmpq.costs.profile import reference_input_shape
-from mmmpq.engine.launch import add_cfg_options, load_config
+from mmmpq.engine.launch import add_cfg_options, load_config, positive
 from mmmpq.export.fold import fold_batchnorm
-from mmmpq.export.packed import load_from_packed, load_packed, save_packed
+from mmmpq.export.packed import load_packed, save_packed
 from mmmpq.export.sizes import rest_bytes, sizes
-from mmmpq.fileio import atomic_write, check_file
+from mmmpq.fileio import atomic_write, check_file, check_place
 from mmmpq.layers import quantized_layers
 from mmmpq.models import build_model
+from mmmpq.models.loading import AS_FLOAT, load_whole
 from mmmpq.policy import Policy
 from mmmpq.units import human
+from mmmpq.visualization.progress import terminal
 from mmmpq.visualization.sizes import size_table
 
 SUFFIX = dict(packed='.safetensors', onnx='.onnx')
 ENDINGS = (*SUFFIX.values(), '.pth', '.pt', '.ckpt', '.bin')
-AS_FLOAT = "model.quant.policy=W32A32 'model.quant.fixed.*=None'"
 EXAMPLE = f"""formats:
   packed   safetensors with every weight at its own width; `mmmpq.load_packed(FILE)`
            and `load_from='FILE'` restore the very same net
@@ -94,7 +94,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--input-shape',
-        type=int,
+        type=positive,
         nargs=3,
         metavar=('C', 'H', 'W'),
         help="of an image, to trace with (default: the policy's reference input, else "
@@ -137,79 +137,6 @@ def beside(paths: dict[str, Path]) -> Iterator[dict[str, Path]]:
         yield new
         for kind, path in paths.items():
             new[kind].replace(path)
-
-
-def read_checkpoint(path: str) -> dict[str, Any]:
-    """A checkpoint as MMEngine gives it; of a .pth, tensors and plain values alone.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read.
-    """
-    check_file(path, 'checkpoint')
-    if path.endswith('.safetensors'):
-        return load_from_packed(path)
-    try:
-        found = torch.load(path, map_location='cpu', weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(
-            f'checkpoint: {path} is damaged, or holds more than weights: {reason[0]}'
-        ) from error
-    return found if 'state_dict' in found else dict(state_dict=found)
-
-
-def unused_quantizers(layers: dict[str, nn.Module]) -> list[str]:
-    """Names of what the quantizers of 32-bit weights and inputs hold: nothing."""
-    return [
-        f'{name}.{kind}_quantizer.{key}'
-        for name, layer in layers.items()
-        for kind, bits in zip('wa', layer.precision, strict=True)
-        if bits == 32
-        for key in getattr(layer, f'{kind}_quantizer').state_dict()
-    ]
-
-
-def load(model: nn.Module, checkpoint: dict[str, Any], path: str) -> None:
-    """Loads all of a model's state.
-
-    Raises:
-        ValueError: It is of another model or policy, or a float one; names what lacks.
-    """
-    layers = quantized_layers(model)
-    found = (checkpoint.get('meta') or {}).get('policy')  # of a search or fine-tuning
-    others = [
-        n for n, layer in layers.items() if found and found.get(n) != [*layer.precision]
-    ]
-    if others:
-        raise ValueError(
-            f'checkpoint: {path} is of another policy than the config: '
-            f'{others[0]} is at {found.get(others[0])}, here '
-            f'{[*layers[others[0]].precision]}'
-        )
-    state = checkpoint['state_dict']
-    kept = getattr(state, '_metadata', None)
-    state = type(state)((k.removeprefix('module.'), v) for k, v in state.items())
-    if kept is not None:
-        state._metadata = kept
-    try:
-        missing = model.load_state_dict(state, strict=False).missing_keys
-    except RuntimeError as error:
-        raise ValueError(
-            f'checkpoint: {path} is of another model: '
-            f'{str(error).splitlines()[-1].strip()}'
-        ) from error
-    unused = 'num_batches_tracked', *unused_quantizers(layers)
-    missing = [n for n in missing if not n.endswith(unused)]
-    if missing:
-        kind, hint = 'another', ''
-        if any('quantizer' in n for n in missing):
-            kind, hint = 'a float net', f'; for a float file: --cfg-options {AS_FLOAT}'
-        raise ValueError(
-            f'checkpoint: {path} has nothing for {len(missing)} tensors, such as '
-            f'{", ".join(missing[:3])}; it is of {kind} and not of this model, '
-            f'fine-tuned{hint}'
-        )
 
 
 def build(cfg: Config) -> nn.Module:
@@ -271,13 +198,16 @@ def check_packed(model: nn.Module, path: Path) -> None:
 @torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    console = Console()
+    console = terminal(120)
     paths = outputs(args)
+    file = next(iter(paths.values())).parent / 'sizes.json'
+    replaced = {path: check_place(path, '--out') for path in (*paths.values(), file)}
     cfg = load_config(args)
-    checkpoint = read_checkpoint(args.checkpoint)
+    check_file(args.checkpoint, 'checkpoint')
+    checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu')
     meta = policy_meta(cfg)
     model = build(cfg)
-    load(model, checkpoint, args.checkpoint)
+    load_whole(model, checkpoint, args.checkpoint)
     shape = args.input_shape or meta.get('input_shape') or reference_input_shape(model)
     rest = rest_bytes(model)
     if not meta.get('costs'):
@@ -305,11 +235,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 save_packed(model, new['packed'], cfg, meta, known)
                 check_packed(model, new['packed'])
     found = sizes(model, paths.get('packed'), onnx, rest)
-    console = console if console.is_terminal else Console(width=120)
     console.print(size_table(found))
-    file = next(iter(paths.values())).parent / 'sizes.json'
     atomic_write(file, json.dumps(found, indent=2) + '\n')
     for kind, path in paths.items():
         size = human(path.stat().st_size, 'B')
-        console.print(f'{kind}: {path} ({size})', soft_wrap=True)
-    console.print(f'sizes: {file}', soft_wrap=True)
+        console.print(f'{kind}: {path} ({size}{replaced[path]})', soft_wrap=True)
+    console.print(f'sizes: {file}{replaced[file]}', soft_wrap=True)

@@ -4,7 +4,6 @@ import argparse
 import json
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from mmmpq.costs.budget_text import HELP, budget_cfgs, file_name
@@ -21,6 +20,7 @@ from mmmpq.search import SearchSpace
 from mmmpq.search.many_budgets import policies_within, searches_within
 from mmmpq.units import human
 from mmmpq.visualization.pareto import pareto
+from mmmpq.visualization.progress import terminal
 from mmmpq.visualization.theme import LIGHT, draw
 
 EPILOG = f"""{HELP}
@@ -149,9 +149,7 @@ def show(points, metric, console):
 def main():
     args = parse_args()
     args.out = args.out or args.search_dir / 'pareto'
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = terminal(140)
     runner, space, probs, (kind, common) = load_supernet(args)
     budgets = {
         text: budget_cfgs(text, args.type or kind, common, args.table)

@@ -9,16 +9,17 @@ from typing import Any
 from mmengine.config import Config
 from rich.console import Console
 
-from mmmpq.cli.cost import search_budget
+from mmmpq.cli.cost import reference
 from mmmpq.costs import Latency, LayerProfile, profile
 from mmmpq.engine.launch import add_cfg_options, add_reference_arguments
 from mmmpq.export.onnx.graph import deploy_extra
-from mmmpq.fileio import atomic_write, check_file
+from mmmpq.fileio import atomic_write, check_file, check_place
 from mmmpq.models import build_model
 from mmmpq.policy import FLOAT, Precision
 from mmmpq.units import human
+from mmmpq.user_config import read_config
 from mmmpq.visualization.latency import file_table, layer_table
-from mmmpq.visualization.progress import progress_bar
+from mmmpq.visualization.progress import progress_bar, terminal
 
 EXAMPLE = """examples:
   mmmpq profile-latency configs/bpnas/resnet_digits.py --threads 1
@@ -95,15 +96,10 @@ def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> N
     from mmmpq.export.latency.graphs import works_of
     from mmmpq.export.latency.table import save_table
 
-    budget = search_budget(cfg)
     model = build_model(cfg)
     shapes = []  # of the padded image, the one that worked last
     model.register_forward_pre_hook(lambda _, x: shapes.append(tuple(x[0].shape[1:])))
-    profiles = profile(
-        model,
-        args.input_shape or budget.get('input_shape'),
-        args.proposals or budget.get('proposals'),
-    )
+    profiles = profile(model, *reference(cfg, args))
     profiles = [layer for layer in profiles if layer.calls]
     shape = shapes[-1]
     left = left_in_float(cfg, shape, console)
@@ -115,7 +111,7 @@ def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> N
             names.setdefault(work, []).append(layer.name)
             inputs[work] += layer.shape['input_sizes'][work.input_size]
     timed = {}
-    with progress_bar(Console(stderr=True), 'distinct layers', len(names)) as bar:
+    with progress_bar(terminal(stderr=True), 'distinct layers', len(names)) as bar:
         for work, of in names.items():
             bar(len(timed), note=of[0])
             timed[work] = time_layer(work, args.threads, args.repeats, args.warmup)
@@ -138,7 +134,6 @@ def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> N
         )
     else:
         show_sums(Latency(path), profiles, console)
-    console.print(f'wrote {path}', soft_wrap=True)
 
 
 def left_in_float(cfg: Config, shape: tuple[int, ...], console: Console) -> set[str]:
@@ -185,7 +180,7 @@ def profile_files(args: argparse.Namespace, console: Console) -> None:
     shape = args.input_shape
     sessions = [Session(path, args.threads, shape) for path in args.end_to_end]
     rounds = args.warmup + args.repeats
-    with progress_bar(Console(stderr=True), 'rounds', rounds) as bar:
+    with progress_bar(terminal(stderr=True), 'rounds', rounds) as bar:
         times = race(sessions, args.repeats, args.warmup, bar)
     console.print(file_table(sessions, times))
     if args.out:
@@ -204,8 +199,7 @@ def profile_files(args: argparse.Namespace, console: Console) -> None:
                 for s, (low, median, high) in zip(sessions, times, strict=True)
             ],
         )
-        path = atomic_write(args.out, json.dumps(data, indent=2) + '\n')
-        console.print(f'wrote {path}', soft_wrap=True)
+        atomic_write(args.out, json.dumps(data, indent=2) + '\n')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -213,13 +207,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     for package in ('onnx', 'onnxruntime'):
         deploy_extra(package)
     check_file(args.config, 'config')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options:
-        cfg.merge_from_dict(args.cfg_options)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    out = args.out or (None if args.end_to_end else 'latency.json')
+    replaced = check_place(out, '--out') if out else ''
+    cfg = read_config(args.config, args.cfg_options)
+    console = terminal(140)
     if args.end_to_end:
         profile_files(args, console)
     else:
         profile_layers(cfg, args, console)
+    if out:
+        console.print(f'wrote {out}{replaced}', soft_wrap=True)

@@ -7,12 +7,11 @@ import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
-
 from mmmpq.cli.demo import ROOT, add_arguments
 from mmmpq.cli.stages import Stages, environment, last_checkpoint
 from mmmpq.fileio import atomic_write
 from mmmpq.subnets.evolution import import_pymoo
+from mmmpq.visualization.progress import terminal
 
 FLOAT = ROOT / 'configs/float/mobilenetv3_digits_float.py'
 SUPERNET = ROOT / 'configs/qfa/mobilenetv3_digits.py'
@@ -75,7 +74,7 @@ def search(
 def main() -> None:
     args = parse_args()
     import_pymoo()
-    work_dir, console = Path(args.work_dir), Console()
+    work_dir, console = Path(args.work_dir), terminal()
     stages = Stages(work_dir, console)
     keys = [stages('make the digits', 'data digits', '--out', args.data)]
     root = {

@@ -20,7 +20,7 @@ from mmmpq.subnets.predictor import PREDICTORS, held_out_tau
 from mmmpq.subnets.results import SubnetResults
 from mmmpq.subnets.search import Candidate, SubnetSearch
 from mmmpq.version import __version__
-from mmmpq.visualization.progress import progress_bar
+from mmmpq.visualization.progress import progress_bar, terminal
 
 EPILOG = f"""{HELP}
 examples
@@ -275,9 +275,7 @@ class QFASearch:
 def main() -> None:
     args = parse_args()
     import_pymoo()  # not only after an hour of samples
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = terminal(120)
     search = QFASearch(args, console)
     genes, scores = search.sample()
     proposed = search.search(genes, scores)

@@ -1,9 +1,9 @@
 """Makes the report of a search again from the files in its work_dir."""
 
 import argparse
-import json
 from pathlib import Path
 
+from mmmpq.fileio import strict_json
 from mmmpq.visualization import write_report
 
 EPILOG = """\
@@ -47,7 +47,7 @@ def read_json(path, flag):
             f'{flag}: {path} does not exist; see --help for what it holds'
         )
     try:
-        return json.loads(path.read_text(encoding='utf-8'))
+        return strict_json(path.read_text(encoding='utf-8'))
     except ValueError as error:
         raise ValueError(f'{flag}: {path} is not JSON ({error})') from error
 

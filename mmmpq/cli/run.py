@@ -24,6 +24,7 @@ from mmmpq.engine.search_config import search_budgets
 from mmmpq.fileio import atomic_write, check_file
 from mmmpq.policy import Policy
 from mmmpq.visualization import write_report
+from mmmpq.visualization.progress import terminal
 
 EXAMPLE = """example:
   mmmpq run configs/bpnas/resnet_digits.py --budget W4A4 --compare uniform sensitivity
@@ -81,9 +82,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=120)
+    console = terminal(120)
     work_dir = Path(args.work_dir)
     search = load_config(args)
     finetune = finetune_config(args)
@@ -193,14 +192,15 @@ def run(
         finetuned('searched', folder / 'searched.pth', found)
 
     def others() -> None:
-        as_float = _written(_as_float(search), work_dir / 'configs' / 'float.py')
-        tested('float', as_float, start, *begin)
         for method in compare:
             own = policies[method].parent
             args = (config, '--method', method, '--work-dir', own, *seeded)
             found = stages(f'policy {method}', 'baseline', *args, after=begin)
             finetuned(method, start, found)
 
+    # Where load_from is no such net this is refused before hours of search.
+    as_float = _written(_as_float(search), work_dir / 'configs' / 'float.py')
+    tested('float', as_float, start, *begin)
     stages.together(searched, others)
 
     metric = _metric(metrics)

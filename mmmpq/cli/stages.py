@@ -16,7 +16,7 @@ from threading import RLock
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from mmmpq.fileio import atomic_write
+from mmmpq.fileio import atomic_write, strict_json
 
 STEP = re.compile(r'Epoch\((train|val|test)\)\s+(?:\[(\d+)\])?\[\s*(\d+)/(\d+)\]')
 LOSS = re.compile(r'\bloss: ([\d.]+)')
@@ -38,7 +38,7 @@ class Stages:
     def __init__(self, work_dir: Path, console: Console, jobs: int = 1) -> None:
         self.work_dir, self.console, self.jobs = work_dir, console, jobs
         self.started = time.time()
-        columns = SpinnerColumn(), TextColumn('{task.description}')
+        columns = SpinnerColumn(), TextColumn('{task.description}', markup=False)
         self._running = Progress(*columns, console=console, transient=True)
         self._lock = RLock()
         self.file = work_dir / 'stages.json'
@@ -143,7 +143,7 @@ class Stages:
         if not self.file.exists():
             return {}
         try:
-            return json.loads(self.file.read_text())
+            return strict_json(self.file.read_text())
         except ValueError as error:
             raise ValueError(
                 f'{self.file} is damaged: it is no JSON ({error}); remove it to have '

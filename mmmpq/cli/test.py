@@ -2,18 +2,21 @@
 
 import argparse
 from copy import deepcopy
+from pathlib import Path
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dist import is_main_process
 from mmengine.evaluator import DumpResults
 from mmengine.fileio import dump
 
+from mmmpq.engine.hooks.checkpoint import WholeCheckpointHook
 from mmmpq.engine.launch import (
     add_common_arguments,
     build_runner,
     load_config,
 )
-from mmmpq.fileio import check_file
+from mmmpq.fileio import atomic_write, check_file, check_place
+from mmmpq.visualization.progress import terminal
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -105,6 +108,7 @@ def main() -> None:
     cfg = load_config(args)
     check_file(args.checkpoint, 'checkpoint')
     cfg.load_from, cfg.resume = args.checkpoint, False
+    replaced = check_place(args.out, '--out') if args.out else ''
     if args.amp:
         cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:
@@ -112,11 +116,15 @@ def main() -> None:
     if args.tta:
         augment(cfg)
     runner = build_runner(cfg)
+    runner.register_hook(WholeCheckpointHook())
     if args.out and args.out_item == 'pred':
         metric = DumpResults
         if cfg.get('default_scope') == 'mmdet':
             from mmdet.evaluation import DumpDetResults as metric
         runner.test_evaluator.metrics.append(metric(out_file_path=args.out))
     metrics = runner.test()
-    if args.out and args.out_item == 'metrics' and is_main_process():
-        dump(metrics, args.out)
+    if args.out and is_main_process():
+        if args.out_item == 'metrics':
+            kind = Path(args.out).suffix[1:]
+            atomic_write(args.out, dump(metrics, file_format=kind))
+        terminal().print(f'wrote {args.out}{replaced}', soft_wrap=True)

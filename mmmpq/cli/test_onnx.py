@@ -11,7 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
@@ -19,15 +18,15 @@ from torch import nn
 from torch.backends import cudnn, mkldnn
 
 from mmmpq.engine.batches import unwrapped
+from mmmpq.engine.hooks.checkpoint import WholeCheckpointHook
 from mmmpq.engine.launch import add_cfg_options, build_runner, load_config
-from mmmpq.export.integers import check_calibrated
 from mmmpq.export.onnx.agreement import Predictions, agreement, recording
 from mmmpq.export.onnx.levels import needs_vnni
 from mmmpq.export.onnx.model import OnnxNetwork, sums_are_cut, use_onnx
-from mmmpq.fileio import atomic_write, check_file
+from mmmpq.fileio import atomic_write, check_file, check_place
 from mmmpq.layers import quantized_layers
 from mmmpq.policy import Precision
-from mmmpq.visualization.progress import progress_bar
+from mmmpq.visualization.progress import progress_bar, terminal
 
 EXAMPLE = """Features and heads are computed by ONNX Runtime on the CPU; loading,
 preprocessing, decoding, NMS and metrics are those of the config. A two-stage detector
@@ -93,7 +92,7 @@ def tested(runner: Runner, title: str) -> tuple[dict[str, float], Predictions]:
 
     with (
         contextlib.redirect_stdout(io.StringIO()),  # of pycocotools
-        progress_bar(Console(stderr=True), title, total) as move,
+        progress_bar(terminal(stderr=True), title, total) as move,
         recording(unwrapped(runner), step) as predictions,
     ):
         metrics = runner.test()
@@ -147,19 +146,6 @@ def other_sums() -> Iterator[None]:
         mkldnn.set_flags(*before[:1])
 
 
-class CheckpointHook(Hook):
-    """Refuses a checkpoint without the quantizers, which would fit to the test set."""
-
-    def __init__(self, checkpoint: str) -> None:
-        self.checkpoint = checkpoint
-
-    def before_test(self, runner: Runner) -> None:
-        try:
-            check_calibrated(quantized_layers(unwrapped(runner)))
-        except ValueError as error:
-            raise ValueError(f'--checkpoint: {self.checkpoint} is {error}') from error
-
-
 def limits(model: nn.Module) -> dict[str, float]:
     """Where the model's lists of detections end, for :func:`agreement`."""
     cfg = getattr(model, 'test_cfg', None) or {}
@@ -172,6 +158,7 @@ def limits(model: nn.Module) -> dict[str, float]:
 def main() -> None:
     args = parse_args()
     cfg: Config = load_config(args)
+    replaced = check_place(args.out, '--out') if args.out else ''
     network = OnnxNetwork(args.model, args.threads)
     if args.checkpoint:
         check_file(args.checkpoint, '--checkpoint')
@@ -180,7 +167,7 @@ def main() -> None:
     runner = build_runner(cfg)
     model = unwrapped(runner)
     check_model(model, network, args.checkpoint)
-    console = Console()
+    console = terminal()
     cut = cut_layers(args.model, network)
     if cut:
         console.print(
@@ -192,7 +179,7 @@ def main() -> None:
         )
     runs = {}
     if args.checkpoint:
-        runner.register_hook(CheckpointHook(args.checkpoint))
+        runner.register_hook(WholeCheckpointHook('--checkpoint'))
         runs['PyTorch'] = tested(runner, 'PyTorch')
     if args.yardstick:
         with other_sums():
@@ -212,7 +199,8 @@ def main() -> None:
     show(figures, agreements, console)
     if args.out:
         written = dict(figures=figures, agreement=agreements)
-        atomic_write(args.out, json.dumps(written, indent=2) + '\n')
+        path = atomic_write(args.out, json.dumps(written, indent=2) + '\n')
+        console.print(f'wrote {path}{replaced}', soft_wrap=True)
 
 
 def show(

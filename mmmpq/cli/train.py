@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from mmmpq.engine.hooks.checkpoint import WholeCheckpointHook
 from mmmpq.engine.launch import add_common_arguments, build_runner, load_config
 from mmmpq.fileio import check_file
 
@@ -60,4 +61,6 @@ def main() -> None:
     elif args.resume is not None:
         check_file(args.resume, '--resume')
         cfg.resume, cfg.load_from = True, args.resume
-    build_runner(cfg).train()
+    runner = build_runner(cfg)
+    runner.register_hook(WholeCheckpointHook('resume'))
+    runner.train()

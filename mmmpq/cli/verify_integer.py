@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from itertools import islice
 
 import torch
-from mmengine.runner import Runner
+from mmengine.runner import CheckpointLoader, Runner
 from rich.console import Console
 from rich.table import Table
 
 from mmmpq.engine.batches import unwrapped
 from mmmpq.engine.launch import add_cfg_options, build_runner, load_config
 from mmmpq.export.integer_check import INT32, LayerCheck, checking
-from mmmpq.fileio import atomic_write, check_file
+from mmmpq.fileio import atomic_write, check_file, check_place
 from mmmpq.layers import quantized_layers
-from mmmpq.visualization.progress import progress_bar
+from mmmpq.models.loading import load_whole
+from mmmpq.visualization.progress import progress_bar, terminal
 
 EXAMPLE = """examples:
   mmmpq verify-integer configs/bpnas/resnet_digits_finetune.py \\
@@ -68,7 +69,8 @@ def check(runner: Runner, batches: int, console: Console) -> list[LayerCheck]:
         raise ValueError('config: found neither test_dataloader nor val_dataloader')
     loader = runner.build_dataloader(loader)
     model = unwrapped(runner)
-    runner.load_or_resume()
+    path = runner._load_from
+    load_whole(model, CheckpointLoader.load_checkpoint(path, 'cpu'), path)
     model.eval()
     count = min(batches, len(loader))
     bar = progress_bar(console, 'batches', count)
@@ -129,14 +131,13 @@ def faults(checks: Sequence[LayerCheck], tolerance: float) -> list[str]:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args)
+    replaced = check_place(args.json, '--json') if args.json else ''
     check_file(args.checkpoint, 'checkpoint')
     cfg.load_from, cfg.resume = args.checkpoint, False
     cfg.custom_hooks, cfg.log_level = [], 'ERROR'
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=140)
+    console = terminal(140)
     runner = build_runner(cfg)
-    checks = check(runner, args.batches, Console(stderr=True))
+    checks = check(runner, args.batches, terminal(stderr=True))
     names = {c.name for c in checks}
     others = [n for n in quantized_layers(unwrapped(runner)) if n not in names]
     show(checks, others, console)
@@ -144,7 +145,7 @@ def main() -> None:
     if args.json:
         result = dict(layers=[c.as_dict() for c in checks], others=others, faults=found)
         path = atomic_write(args.json, json.dumps(result, indent=2) + '\n')
-        console.print(f'wrote {path}', soft_wrap=True)
+        console.print(f'wrote {path}{replaced}', soft_wrap=True)
     for line in found:
         print(line, file=sys.stderr)
     if found:

@@ -54,7 +54,7 @@ class Bill:
         return self.table()
 
     def __str__(self) -> str:
-        console = Console(width=140)
+        console = Console(width=140, markup=False)
         with console.capture() as text:
             console.print(self.table())
         return text.get()

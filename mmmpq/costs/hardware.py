@@ -1,10 +1,10 @@
 """Which precisions a piece of hardware offers for which layer type."""
 
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from mmmpq.costs.layer_types import LAYER_TYPES
+from mmmpq.fileio import strict_json
 from mmmpq.policy import SKIP, Precision, near, parse_candidates
 
 _ANY = 'any'
@@ -51,7 +51,7 @@ class Hardware:
         if not Path(path).is_file():
             raise FileNotFoundError(f'hardware profile {str(path)!r} does not exist')
         try:
-            data = json.loads(Path(path).read_text())
+            data = strict_json(Path(path).read_text())
         except ValueError as error:
             raise ValueError(f'hardware profile {path} is not JSON: {error}') from error
         if (

@@ -1,11 +1,11 @@
 """Latency from a table that the user has measured."""
 
-import json
 from pathlib import Path
 
 from mmmpq.costs.cost import Cost
 from mmmpq.costs.layer_types import LAYER_TYPES
 from mmmpq.costs.profile import LayerProfile
+from mmmpq.fileio import strict_json
 from mmmpq.policy import SKIP, Precision, near
 from mmmpq.registry import COSTS
 
@@ -45,7 +45,7 @@ class Latency(Cost):
         if not Path(table).is_file():
             raise FileNotFoundError(f'Latency table {self.path!r} does not exist')
         try:
-            rows = json.loads(Path(table).read_text())
+            rows = strict_json(Path(table).read_text())
         except ValueError as error:
             raise ValueError(
                 f'Latency table {self.path} is not JSON: {error}'
@@ -59,7 +59,14 @@ class Latency(Cost):
         self._us = {}
         for index, row in enumerate(rows):
             key, us = self._parse(index, row)
-            if key in self._us:
+            try:
+                repeated = key in self._us
+            except TypeError as error:
+                raise ValueError(
+                    f'Latency table {self.path}: entry {index}: found {row!r:.200}; '
+                    'sizes are numbers and pairs of them'
+                ) from error
+            if repeated:
                 raise ValueError(
                     f'Latency table {self.path}: entry {index} repeats {_text(key)}'
                 )
@@ -70,7 +77,7 @@ class Latency(Cost):
         if not isinstance(row, dict) or set(row) - {_NOTE} != set(_FIELDS):
             found = sorted(row) if isinstance(row, dict) else row
             raise ValueError(f'{where} has {found}; needed are {sorted(_FIELDS)}')
-        if row['type'] not in LAYER_TYPES:
+        if str(row['type']) not in LAYER_TYPES:
             raise ValueError(
                 f'{where} has type {row["type"]!r}; '
                 f'{near(str(row["type"]), LAYER_TYPES)}'

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from torch import nn
 
@@ -86,9 +87,10 @@ def profile(
         >>> sum(layer.macs for layer in layers) / 1e6
         1814.073344
     """
-    if proposals is None:
+    input_shape = checked_shape(input_shape, 'cost', sides=None)
+    input_shape = input_shape or reference_input_shape(model)
+    if checked_proposals(proposals, 'cost') is None:
         proposals = _default_proposals(model)
-    input_shape = tuple(input_shape or reference_input_shape(model))
     names = {
         module: name
         for name, module in model.named_modules()
@@ -138,3 +140,32 @@ def _default_proposals(model: nn.Module) -> int:
     test_cfg = getattr(model, 'test_cfg', None) or {}
     rpn = test_cfg.get('rpn') if hasattr(test_cfg, 'get') else None
     return (rpn or {}).get('max_per_img', _DEFAULT_PROPOSALS)
+
+
+def checked_shape(
+    shape: Any, where: str, sides: int | None = 3
+) -> tuple[int, ...] | None:
+    """(C, H, W), or None; raises ValueError that begins with ``where``."""
+    if shape is None:
+        return None
+    if (
+        not isinstance(shape, Sequence)
+        or len(shape) != (sides or len(shape))
+        or not all(_positive_int(length) for length in shape)
+    ):
+        raise ValueError(
+            f'{where}: input_shape is {shape!r}; needed are three positive ints '
+            '(C, H, W) such as (3, 224, 224)'
+        )
+    return tuple(shape)
+
+
+def checked_proposals(proposals: Any, where: str) -> int | None:
+    """A number of RoIs, or None; raises ValueError that begins with ``where``."""
+    if proposals is not None and not _positive_int(proposals):
+        raise ValueError(f'{where}: proposals is {proposals!r}; needed is an int > 0')
+    return proposals
+
+
+def _positive_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0

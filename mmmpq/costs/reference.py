@@ -1,9 +1,9 @@
 """A cost at a reference input, as it is written in a config."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from mmmpq.costs.cost import Cost
+from mmmpq.costs.profile import checked_proposals, checked_shape
 from mmmpq.policy import near
 from mmmpq.registry import COSTS
 
@@ -32,8 +32,8 @@ class Reference:
         where: str = 'cost',
     ) -> None:
         self.cost = cost
-        self.input_shape = _checked_shape(input_shape, where)
-        self.proposals = _checked_proposals(proposals, where)
+        self.input_shape = checked_shape(input_shape, where)
+        self.proposals = checked_proposals(proposals, where)
 
     @classmethod
     def build(cls, cfg: Mapping, where: str = 'cost') -> 'Reference':
@@ -87,28 +87,3 @@ def build_cost(cfg: Mapping, where: str, keys: Sequence[str] = KEYS) -> Cost:
         raise ValueError(
             f'{where} {cls.__name__}: wrong keys {sorted(own)} ({error}); {hints}'
         ) from error
-
-
-def _checked_shape(shape: Any, where: str) -> tuple[int, int, int] | None:
-    if shape is None:
-        return None
-    if (
-        not isinstance(shape, Sequence)
-        or len(shape) != 3
-        or not all(_positive_int(length) for length in shape)
-    ):
-        raise ValueError(
-            f'{where}: input_shape is {shape!r}; needed are three positive ints '
-            '(C, H, W) such as (3, 224, 224)'
-        )
-    return tuple(shape)
-
-
-def _checked_proposals(proposals: Any, where: str) -> int | None:
-    if proposals is not None and not _positive_int(proposals):
-        raise ValueError(f'{where}: proposals is {proposals!r}; needed is an int > 0')
-    return proposals
-
-
-def _positive_int(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

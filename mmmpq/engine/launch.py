@@ -7,10 +7,13 @@ functions here make the same commands work on a CPU.
 import argparse
 import atexit
 import os
+import re
 import sys
+import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 import torch.distributed as dist
@@ -23,12 +26,15 @@ from mmengine.runner import Runner
 from mmmpq.costs.budget_text import with_texts
 from mmmpq.fileio import check_file
 from mmmpq.policy import Policy
+from mmmpq.user_config import read_config
 
 USER_ERRORS = (
     ValueError,
     KeyError,
-    FileNotFoundError,
-    ModuleNotFoundError,
+    OSError,
+    ImportError,
+    EOFError,
+    UnpicklingError,
     FloatingPointError,
 )
 
@@ -139,9 +145,7 @@ def load_config(args: argparse.Namespace) -> Config:
         FileNotFoundError: If there is no such config; lists near names.
     """
     check_file(args.config, 'config')
-    cfg = Config.fromfile(args.config)
-    if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+    cfg = read_config(args.config, args.cfg_options)
     embed_policy(cfg)
     cfg.launcher = getattr(args, 'launcher', 'none')
     if getattr(args, 'work_dir', None) is not None:
@@ -191,17 +195,19 @@ def build_runner(cfg: Config) -> Runner:
 def run(main: Callable[[], None]) -> None:
     """Call ``main``; end with status 2 and one line on standard error for user errors.
 
-    These are ValueError, KeyError, FileNotFoundError, ModuleNotFoundError (an extra is
-    not installed) and FloatingPointError (a loss that became NaN).
+    These are ValueError, KeyError, OSError, ImportError (an extra is not installed),
+    EOFError and UnpicklingError (a damaged file), and FloatingPointError (a loss that
+    became NaN).
     ``MMMPQ_TRACEBACK=1`` shows their traceback instead.
     """
     try:
         main()
-    except USER_ERRORS as error:
+    except (*USER_ERRORS, TypeError, RuntimeError) as error:
+        if not (isinstance(error, USER_ERRORS) or _of_config(error)):
+            raise
         if os.environ.get('MMMPQ_TRACEBACK', '0') not in ('', '0'):
             raise
-        # str() of a KeyError is the repr of its message
-        message = error.args[0] if isinstance(error, KeyError) and error.args else error
+        message = ('config: ' if _of_config(error) else '') + _message(error)
         print(f'error: {message} (MMMPQ_TRACEBACK=1 shows where)', file=sys.stderr)
         sys.exit(2)
     if dist.is_initialized() and dist.get_backend() == 'gloo':
@@ -213,3 +219,25 @@ def run(main: Callable[[], None]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
+
+
+def _message(error: Exception) -> str:
+    """One line; what Python and libraries say in a word is put into a sentence."""
+    message = str(error)
+    if isinstance(error, KeyError) and error.args:
+        # str() of it is the repr of its message, or of the key alone
+        message = str(error.args[0])
+        if not re.search(r'\s', message):
+            message = f'found no key {error.args[0]!r}, which is needed'
+    elif isinstance(error, OSError) and error.filename is not None:
+        message = f'{error.filename}: {error.strerror}'
+    return ' '.join(message.split()) or type(error).__name__
+
+
+def _of_config(error: Exception) -> bool:
+    """Whether MMEngine itself refuses what a config says: a key that a class lacks."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return frame.f_globals.get('__name__') in (
+        'mmengine.registry.build_functions',
+        'mmengine.runner.runner',
+    )

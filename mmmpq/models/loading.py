@@ -1,13 +1,18 @@
-"""What a model does before it takes the weights of a packed checkpoint."""
+"""Whether a checkpoint is one of a model, and what a packed one does to it."""
 
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmpq.layers import quantized_layers
 from mmmpq.policy import Policy, Precision
+from mmmpq.quantizers import BatchQuantizer
+
+AS_FLOAT = "model.quant.policy=W32A32 'model.quant.fixed.*=None'"
 
 
 class Folded(nn.Identity):
@@ -35,12 +40,14 @@ def without_batchnorm(model: nn.Module, folded: Mapping[str, str]) -> nn.Module:
         ValueError: The model has no such modules.
     """
     modules = dict(model.named_modules(remove_duplicate=False))
-    missing = [n for pair in folded.items() for n in pair if n not in modules]
-    if missing:
-        raise ValueError(
-            f'the checkpoint is of another model: it has folded {missing[0]}, which '
-            f'{type(model).__name__} does not have'
-        )
+    for name, layer in folded.items():
+        norm = isinstance(modules.get(name), (_BatchNorm, Folded))
+        weight = getattr(modules.get(layer), 'weight', None)
+        if not norm or not isinstance(weight, Tensor):
+            raise ValueError(
+                f'the checkpoint is of another model: it has folded '
+                f'{name} into {layer}, which {type(model).__name__} does not have'
+            )
     for name, layer in folded.items():
         parent, _, child = name.rpartition('.')
         if not isinstance(modules[name], Folded):
@@ -74,6 +81,113 @@ def check_policy(model: nn.Module, policy: Policy) -> None:
             'policy: the checkpoint is of another policy than the model: '
             f'{", ".join(others[:3])}{more}'
         )
+
+
+def load_whole(
+    model: nn.Module, checkpoint: Mapping[str, Any], path: str, key: str = 'checkpoint'
+) -> None:
+    """Loads all of a model's state: of its very policy, with a range for every input.
+
+    What a model drops from a checkpoint when it loads one (some compute a buffer anew)
+    is not missed.
+
+    Args:
+        model: A toolbox model, unwrapped.
+        checkpoint: As MMEngine gives it.
+        path: Where it was read.
+        key: What named it, for the messages of errors.
+
+    Raises:
+        ValueError: It is of another model or policy, or a float one, or of a quantized
+            net for a float one; names what differs.
+    """
+    where = f'{key}: {path}'
+    layers = quantized_layers(model)
+    _check_recorded(layers, checkpoint, where)
+    state = checkpoint.get('state_dict', checkpoint)
+    kept = getattr(state, '_metadata', None)
+    state = OrderedDict((k.removeprefix('module.'), v) for k, v in state.items())
+    if kept is not None:
+        state._metadata = kept
+    given = set(state)
+    try:
+        found = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise ValueError(
+            f'{where} is of another model: {str(error).splitlines()[-1].strip()}'
+        ) from error
+    unused = 'num_batches_tracked', *_unused_quantizers(layers)
+    missing = [n for n in found.missing_keys if n not in given]
+    missing = [n for n in missing if not n.endswith(unused)]
+    if missing:
+        kind, hint = 'another', ''
+        if any('quantizer' in n for n in missing):
+            kind, hint = 'a float net', f'; for a float file: --cfg-options {AS_FLOAT}'
+        raise ValueError(
+            f'{where} has nothing for {len(missing)} tensors, such as '
+            f'{", ".join(missing[:3])}; it is of {kind} and not of this model, '
+            f'fine-tuned{hint}'
+        )
+    more = [n for n in found.unexpected_keys if '_quantizer.' in n]
+    if more:
+        raise ValueError(
+            f'{where} is of another policy than the config: it has {more[0]}, of a '
+            'layer that is not quantized here'
+        )
+    unfit = [
+        f'{name}.{kind}_quantizer'
+        for name, layer in layers.items()
+        for kind, bits in zip('wa', getattr(layer, 'precision', ()), strict=False)
+        if bits not in (0, 32)
+        for quantizer in [getattr(layer, f'{kind}_quantizer')]
+        if not quantizer.calibrated and not isinstance(quantizer, BatchQuantizer)
+    ]
+    if unfit:
+        raise ValueError(
+            f'{where} is not calibrated: {", ".join(unfit[:3])}; load a fine-tuned '
+            'checkpoint'
+        )
+
+
+def check_some(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
+    """Raises ValueError if nothing of a checkpoint to start from is the model's."""
+    state = checkpoint.get('state_dict', checkpoint)
+    given = {name.removeprefix('module.') for name in state}
+    wanted = model.state_dict()
+    if not given & set(wanted):
+        raise ValueError(
+            f'load_from: {path} has nothing of this model: found '
+            f'{min(given, default="")!r}, and no {min(wanted, default="")!r}'
+        )
+
+
+def _check_recorded(
+    layers: Mapping[str, nn.Module], checkpoint: Mapping[str, Any], where: str
+) -> None:
+    """Raises ValueError if the checkpoint names another policy than the net's."""
+    recorded = (checkpoint.get('meta') or {}).get('policy')
+    if not recorded:  # of no search and no fine-tuning
+        return
+    for name in [*layers, *recorded]:
+        precision = getattr(layers.get(name), 'precision', None)
+        here = 'float' if name not in layers else 'to be searched'
+        here = here if precision is None else [*precision]
+        if recorded.get(name) != here:
+            raise ValueError(
+                f'{where} is of another policy than the config: {name} is at '
+                f'{recorded.get(name)}, here {here}'
+            )
+
+
+def _unused_quantizers(layers: Mapping[str, nn.Module]) -> list[str]:
+    """Names of what the quantizers of 32-bit weights and inputs hold: nothing."""
+    return [
+        f'{name}.{kind}_quantizer.{key}'
+        for name, layer in layers.items()
+        for kind, bits in zip('wa', getattr(layer, 'precision', ()), strict=False)
+        if bits == 32
+        for key in getattr(layer, f'{kind}_quantizer').state_dict()
+    ]
 
 
 def prepare(model: nn.Module, packed: Mapping[str, Any]) -> None:

@@ -4,7 +4,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import block_diag
+from scipy.sparse import block_diag, csr_array
+
+# The MILP rounds at 1e-6: so much is what is left of a budget beside the cheapest
+# choice, and so much the largest difference between the scores of a group.
+_BUDGET, _SCORE = 1e6, 1e3
+_ROUNDING = 1e-12  # of sums, as a share of what is added up
 
 
 def solve(
@@ -14,6 +19,10 @@ def solve(
     allowed: Sequence[np.ndarray] | None = None,
 ) -> list[int]:
     """One candidate per group: maximise Σ scores subject to every Σ cost ≤ limit.
+
+    The MILP keeps a budget to a tolerance only. A choice of its that exceeds one is
+    excluded, with all that cost at least as much in the groups that make it too dear,
+    and the MILP asked again: so the first inside every budget is the best of them.
 
     Args:
         scores: For each group, the score of every candidate (m,); finite.
@@ -28,46 +37,77 @@ def solve(
         ValueError: No choice meets the limits.
     """
     sizes = [len(s) for s in scores]
-    flat = np.concatenate([np.asarray(s, dtype=float) for s in scores])
-    upper = np.ones(flat.size)
-    if allowed is not None:
-        upper = np.concatenate(allowed).astype(float)
-    one_each = LinearConstraint(block_diag([np.ones((1, m)) for m in sizes]), 1, 1)
-    table = [np.concatenate([np.asarray(c, float) for c in cost]) for cost in costs]
-    # The solver keeps constraints to a tolerance, the budget is to be kept exactly: so
-    # what it returns is checked, and asked again a little inside if need be.
-    for inside in (0.0, 1e-9, 1e-7, 1e-6, 1e-5, 1e-4):
-        constraints = [one_each]
-        for cost, limit in zip(table, limits, strict=True):
-            unit = max(abs(limit), 1e-12)
-            bound = limit / unit - inside
-            constraints.append(LinearConstraint(cost[None] / unit, -np.inf, bound))
+    starts = np.cumsum([0, *sizes[:-1]])
+    flat = np.concatenate([np.asarray(s, float) for s in scores])
+    flat = flat * (_SCORE / (max(map(np.ptp, scores)) or 1.0))
+    open_ = np.ones(flat.size, bool) if allowed is None else np.concatenate(allowed)
+    one_each = block_diag([np.ones((1, m)) for m in sizes], format='csr')
+    constraints = [LinearConstraint(one_each, 1, 1)]
+    budgets = []
+    for cost, limit in zip(costs, limits, strict=True):
+        cost = np.concatenate([np.asarray(c, float) for c in cost])
+        least = np.minimum.reduceat(np.where(open_, cost, np.inf), starts)
+        budgets.append((cost, least, limit))
+    for cost, least, limit in budgets:
+        slack = limit - least.sum()
+        slack += _ROUNDING * (np.abs(least).sum() + abs(limit))
+        more = cost - np.repeat(least, sizes)
+        open_ = open_ & (more <= slack)
+        more = csr_array(
+            np.where(open_, more, 0)[None] * (_BUDGET / max(slack, 1e-300))
+        )
+        constraints.append(LinearConstraint(more, -np.inf, _BUDGET))
+    while True:
         result = milp(
-            -flat, integrality=1, bounds=Bounds(0, upper), constraints=constraints
+            -flat,
+            integrality=1,
+            bounds=Bounds(0, open_.astype(float)),
+            constraints=constraints,
+            options=dict(mip_rel_gap=0),
         )
         if result.x is None:
-            break
-        parts = np.split(result.x, np.cumsum(sizes)[:-1])
+            raise ValueError(
+                'budgets: no choice of candidates meets all of them at once'
+            )
+        parts = np.split(result.x, starts[1:])
         choice = [int(part.argmax()) for part in parts]
-        if _within(choice, costs, limits):
+        taken = starts + choice
+        cuts = [
+            _cover(cost, least, limit, taken, sizes)
+            for cost, least, limit in budgets
+            if _total(cost[taken]) > limit
+        ]
+        if not cuts:
             return choice
-    # Nothing strictly inside: the cheapest choice may lie on the bound itself.
-    shares = [
-        sum(
-            np.asarray(cost[g], float) / max(abs(n), 1e-12)
-            for cost, n in zip(costs, limits, strict=True)
-        )
-        + (0 if allowed is None else np.where(allowed[g], 0, np.inf))
-        for g in range(len(sizes))
-    ]
-    choice = [int(np.argmin(share)) for share in shares]
-    if _within(choice, costs, limits):
-        return choice
-    raise ValueError('budgets: no choice of candidates meets all of them at once')
+        constraints += cuts
 
 
-def _within(choice, costs, limits) -> bool:
-    return all(
-        sum(float(cost[g][j]) for g, j in enumerate(choice)) <= limit
-        for cost, limit in zip(costs, limits, strict=True)
-    )
+def _cover(
+    cost: np.ndarray,
+    least: np.ndarray,
+    limit: float,
+    taken: np.ndarray,
+    sizes: Sequence[int],
+) -> LinearConstraint:
+    """Excludes a choice over a budget, and every one that is as dear where it matters.
+
+    Few groups suffice to exceed the budget with the others at their cheapest: not all
+    of them may take what costs as much as in that choice, or more.
+    """
+    most = cost[taken]
+    order = np.argsort(least - most, kind='stable')
+    low, high = 0, len(order)  # so many of the dearest groups do not, and do
+    while high - low > 1:
+        middle = (low + high) // 2
+        tried = least.copy()
+        tried[order[:middle]] = most[order[:middle]]
+        low, high = (low, middle) if _total(tried) > limit else (middle, high)
+    cover = np.zeros(len(order), bool)
+    cover[order[:high]] = True
+    row = np.repeat(cover, sizes) & (cost >= np.repeat(most, sizes))
+    return LinearConstraint(csr_array(row[None].astype(float)), -np.inf, high - 1)
+
+
+def _total(costs: np.ndarray) -> float:
+    """Their sum from the first to the last: it never falls when one of them rises."""
+    return sum(costs.tolist())

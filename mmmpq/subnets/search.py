@@ -100,13 +100,11 @@ class SubnetSearch:
             return []
         tables, constants = self.costs.linear()
         scores = np.split(linear.weights, np.cumsum(self.code.sizes)[:-1])
-        # The solver stops at absolute gaps: numbers of order one keep their order.
-        unit = np.mean([np.ptp(s) for s in scores]) or 1.0
         found = []
         for name, limit in self.budgets.limits.items():
             bound = np.flatnonzero(np.isfinite(limit))
             choice = solve(
-                [s / unit for s in scores],
+                scores,
                 [tables[i] for i in bound],
                 [float(limit[i] - constants[i]) for i in bound],
             )

@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter
 
 from mmmpq.units import digits, scale
 
@@ -80,6 +80,8 @@ def penalties(history, theme):
         finite = values[np.isfinite(values)]
         if finite.size and finite.min() > 0 and finite.max() > 50 * finite.min():
             ax.set_yscale('log')
+            ax.yaxis.set_major_formatter(LogFormatter())  # no mathtext
+            ax.yaxis.set_minor_formatter(NullFormatter())
         ax.set_title(title, loc='left', fontweight='bold')
         ax.set_ylabel('value (no unit)')
         _iteration_axis(ax, history.iters)

@@ -44,7 +44,7 @@ class SearchHistory:
         for number, line in enumerate(lines, 1):
             try:
                 rows.append((number, json.loads(line)))
-            except json.JSONDecodeError as error:
+            except (ValueError, RecursionError) as error:
                 if number == len(lines) > 1:
                     break
                 raise ValueError(
@@ -56,6 +56,12 @@ class SearchHistory:
             raise ValueError(
                 f"{path}, line 1 must be the header with 'groups' and 'budgets', "
                 f'found {str(header)[:60]!r}; {_WRITER}'
+            )
+        if not _is_header(header):
+            raise ValueError(
+                f"{path}, line 1: found {str(header)[:200]!r}; needed are 'groups', a "
+                "dict of dicts with a list of 'layers' and of 'candidates', and "
+                f"'budgets', a list of dicts; {_WRITER}"
             )
         for kind, entries, keys in (
             ('group', header['groups'].values(), {'layers', 'candidates'}),
@@ -80,6 +86,12 @@ class SearchHistory:
 
     def _fault(self, record):
         """What is wrong with a record, or None."""
+        try:
+            return self._lack(record)
+        except TypeError as error:
+            return f'a value of the record is of another type ({error})'
+
+    def _lack(self, record):
         keys = {'iter', 'loss', 'penalties', 'expected', 'realised', 'probs'}
         if not isinstance(record, dict) or not keys <= set(record):
             missing = sorted(keys - set(record if isinstance(record, dict) else ()))
@@ -121,3 +133,17 @@ class SearchHistory:
                 value = value.get(index)
             values.append(math.nan if value is None else float(value))
         return values
+
+
+def _is_header(header):
+    groups, budgets = header['groups'], header['budgets']
+    return (
+        isinstance(groups, dict)
+        and isinstance(budgets, list)
+        and all(isinstance(entry, dict) for entry in (*groups.values(), *budgets))
+        and all(
+            isinstance(group.get(key, []), list)
+            for group in groups.values()
+            for key in ('layers', 'candidates')
+        )
+    )

@@ -34,6 +34,7 @@ class Theme:
         ink, faint = self.ink, self.faint
         return {
             'font.size': 8,
+            'text.parse_math': False,  # names of layers may have any sign in them
             'font.family': 'sans-serif',
             'axes.titlesize': 8.5,
             'axes.linewidth': 0.6,

@@ -101,7 +101,7 @@ def test_hardware_restricts_the_candidates(run, config):
 
 def test_hardware_without_any_candidate(run, config):
     path = config(dict(candidates=[(3, 3), (6, 6)]))
-    with pytest.raises(ValueError, match=r'none of W3A3, W6A6 for Conv2d layers'):
+    with pytest.raises(ValueError, match='none of the candidates W3A3, W6A6'):
         run(path, '--hardware', str(PROFILES / 'matched_248.json'))
 
 
@@ -111,6 +111,84 @@ def test_input_shape_of_the_search_budget(tool, config, capsys):
     tool.main([config(custom_hooks=hooks), '--json'])
     layers = json.loads(capsys.readouterr().out)['layers']
     assert layers[0]['macs'] == 16 * 16 * 3 * 64 * 9
+
+
+def search(*budgets, **options):
+    """Options of a config that searches at (3, 16, 16)."""
+    budgets = [dict(type='BOPs', input_shape=(3, 16, 16)) | b for b in budgets]
+    hook = dict(type='mmmpq.SearchHook', budgets=budgets) | options
+    return dict(quant=dict(candidates=[(2, 2), (4, 4)]), custom_hooks=[hook])
+
+
+def test_budgets_are_those_of_the_search(tool, config, capsys):
+    path = config(
+        **search(dict(limit=dict(of='W4A4', ratio=0.5)), dict(limit='3 GBOPs'))
+    )
+
+    def printed(*flags):
+        tool.main([path, '--json', *flags])
+        return json.loads(capsys.readouterr().out)
+
+    found = printed()['budgets']
+    low, top = (printed('--policy', p)['total']['bops'] for p in ('W2A2', 'W4A4'))
+    assert [b['type'] for b in found] == ['BOPs', 'BOPs']
+    assert [b['limit'] for b in found] == [top / 2, 3e9]
+    assert found[0]['max'] == top and found[0]['min'] == low
+    tool.main([path])
+    said = capsys.readouterr().out
+    assert 'budget BOPs 3 GBOPs: 3.00 GBOPs; the candidates span ' in said
+    assert 'budgets' not in printed('--policy', 'W4A4')
+
+
+WRONG = {
+    'no unit': ([dict(limit='30')], 'BOPs: limit'),
+    'another unit': ([dict(limit='30 MB')], "unknown unit 'MB'"),
+    'negative': ([dict(limit='-3 GBOPs')], 'not a positive number'),
+    'a number': ([dict(limit=3e9)], 'has no unit'),
+    'no limit': ([dict()], 'limit is missing'),
+    'a ratio of 0': ([dict(limit=dict(of='W4A4', ratio=0))], 'ratio is 0'),
+    'bits out of range': ([dict(limit='W9A9')], '9 bits'),
+    'out of reach': ([dict(limit='W1A1')], 'cannot be met: the candidates span'),
+    'an unknown cost': ([dict(type='Bops', limit='W3A3')], "unknown type 'Bops'"),
+    'a wrong key': ([dict(limit='W3A3', inputshape=(3, 8, 8))], 'inputshape'),
+    'a shape of zeros': ([dict(limit='W3A3', input_shape=(3, 0, 8))], 'input_shape'),
+    'no table': ([dict(type='Latency', limit='3 ms')], 'Latency'),
+    'together': (
+        [dict(limit='W3A3'), dict(type='WeightBytes', limit='9 B')],
+        'cannot be met',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', WRONG)
+def test_refuses_what_the_search_refuses(tool, config, name):
+    budgets, message = WRONG[name]
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        tool.main([config(**search(*budgets)), '--json'])
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [(dict(start='now'), 'start'), (dict(budgets=[]), 'budgets: found none')],
+)
+def test_other_keys_of_the_search(tool, config, options, message):
+    with pytest.raises(ValueError, match=message):
+        tool.main([config(**search(dict(limit='W3A3'), **options))])
+
+
+def test_flags_of_the_reference(tool, config):
+    for flags in (['--input-shape', '3', '0', '16'], ['--proposals', '0']):
+        with pytest.raises(ValueError, match=r'cost: (input_shape|proposals) is'):
+            tool.main([config(), *flags])
+
+
+def test_hardware_bounds_the_candidates_of_budgets(tool, config):
+    options = search(dict(limit='W3A3'))
+    options['quant']['candidates'] = [(3, 3), (4, 4)]
+    path = config(**options)
+    tool.main([path])
+    with pytest.raises(ValueError, match='cannot be met'):
+        tool.main([path, '--hardware', str(PROFILES / 'matched_248.json')])
 
 
 def test_table(tool, config, capsys):

@@ -114,6 +114,8 @@ def test_files_that_are_refused(classifier, settled, tmp_path):
     )
     refused(newer.SerializeToString(), 'format version 2')
     assert newer.metadata_props[0].key == FORMAT
+    newer.metadata_props[0].value = '{"version": 1, "model": 3}'
+    refused(newer.SerializeToString(), 'damaged: model: found 3')
     del newer.metadata_props[:]
     refused(newer.SerializeToString(), 'not written by this package')
 

@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmmpq.engine.hooks.checkpoint import WholeCheckpointHook
+from mmmpq.engine.resumed import resumed_state
+from mmmpq.fileio import atomic_save
+
 KILL = 'KillHook'
 ITERATIONS = {
     'train_cfg': dict(_delete_=True, by_epoch=False, max_iters=18),
@@ -200,3 +204,70 @@ def test_workers_see_the_same_pictures(make, hook_of, tmp_path):
         {},
         **{'train_dataloader.num_workers': 1, 'train_dataloader.prefetch_factor': 2},
     )
+
+
+def test_a_checkpoint_without_a_search_is_refused(make, hook_of, tmp_path):
+    """The search would begin anew, without a word."""
+    first = make(search={})
+    first.train()
+    found = torch.load(f'{first.work_dir}/epoch_2.pth')
+    state = found.pop('mmmpq_search')
+    path = atomic_save(found, tmp_path / 'float.pth')
+    second = make(search={}, resume=True, load_from=str(path))
+    with pytest.raises(ValueError, match=r'resume: .*float\.pth holds no state of'):
+        second.train()
+    assert not list(Path(second.work_dir).glob('*.jsonl'))
+    hook = hook_of(second)
+    for key in state:
+        found['mmmpq_search'] = {k: v for k, v in state.items() if k != key}
+        with pytest.raises(ValueError, match=f'no {key} of a search like this one'):
+            resumed_state(second, hook, found)
+    second._resume = False
+    assert resumed_state(second, hook, found) is None
+
+
+def test_a_net_without_ranges_is_not_resumed(make, tmp_path):
+    """Calibration leaves a resumed run alone."""
+    tune = {'model.quant': dict(_delete_=True, policy='W4A4')}
+    hooks = [dict(type='mmmpq.CalibrationHook', batches=2)]
+    first = make(hooks=hooks, **tune)
+    first.train()
+    whole = f'{first.work_dir}/epoch_2.pth'
+    again = make(
+        hooks=[*hooks, WholeCheckpointHook('resume')],
+        **(tune | dict(resume=True, load_from=whole)),
+    )
+    again.train()
+    assert again.epoch == 3
+    found = torch.load(whole)
+    del found['meta']['policy']
+    found['state_dict'] = {
+        k: v for k, v in found['state_dict'].items() if 'quantizer' not in k
+    }
+    path = atomic_save(found, tmp_path / 'float.pth')
+    started = make(
+        hooks=[*hooks, WholeCheckpointHook('resume')], **tune, load_from=str(path)
+    )
+    started.train()  # not resumed, it is calibrated
+    bare = make(
+        hooks=[*hooks, WholeCheckpointHook('resume')],
+        **(tune | dict(resume=True, load_from=str(path))),
+    )
+    with pytest.raises(ValueError, match=r'resume: .*float\.pth has nothing for'):
+        bare.train()
+
+
+@pytest.mark.parametrize(
+    ('content', 'resume', 'message'),
+    [
+        (dict(weight=torch.ones(2)), True, r'resume: .*x\.pth is no checkpoint of'),
+        (dict(weight=torch.ones(2)), False, r"load_from: .*x\.pth has .*'weight'"),
+        (dict(state_dict={}, meta=dict(epoch=1, iter=9)), True, 'says not how far'),
+    ],
+)
+def test_a_checkpoint_of_something_else(make, tmp_path, content, resume, message):
+    path = atomic_save(content, tmp_path / 'x.pth')
+    hooks = [WholeCheckpointHook('resume')]
+    runner = make(hooks=hooks, load_from=str(path), resume=resume)
+    with pytest.raises(ValueError, match=message):
+        runner.train()

@@ -1,6 +1,6 @@
 """The knapsack solver against brute force, and budgets that bind exactly."""
 
-import itertools
+import time
 
 import numpy as np
 import pytest
@@ -10,20 +10,31 @@ from hypothesis import strategies as st
 from mmmpq.search import solve
 
 
-def brute_force(scores, costs, limits, allowed=None):
-    best, found = -np.inf, None
-    for choice in itertools.product(*(range(len(s)) for s in scores)):
-        if allowed and not all(allowed[g][j] for g, j in enumerate(choice)):
-            continue
-        if any(
-            sum(float(cost[g][j]) for g, j in enumerate(choice)) > limit
-            for cost, limit in zip(costs, limits, strict=True)
-        ):
-            continue
-        score = sum(scores[g][j] for g, j in enumerate(choice))
-        if score > best:
-            best, found = score, list(choice)
-    return best, found
+def totals(values):
+    """Sums of one number per group, of all choices, added from first to last."""
+    found = np.zeros(1)
+    for each in values:
+        found = (found[:, None] + np.asarray(each, float)).reshape(-1)
+    return found
+
+
+def brute_force(scores, costs, limits):
+    """The best score inside all limits; None if nothing is."""
+    pairs = zip(costs, limits, strict=True)
+    inside = np.all([totals(cost) <= limit for cost, limit in pairs], axis=0)
+    return totals(scores)[inside].max() if inside.any() else None
+
+
+def check(scores, costs, limits):
+    best = brute_force(scores, costs, limits)
+    if best is None:
+        with pytest.raises(ValueError, match='no choice of candidates meets all'):
+            solve(scores, costs, limits)
+        return
+    choice = solve(scores, costs, limits)
+    assert sum(s[j] for s, j in zip(scores, choice, strict=True)) == pytest.approx(best)
+    for cost, limit in zip(costs, limits, strict=True):
+        assert sum(float(cost[g][j]) for g, j in enumerate(choice)) <= limit
 
 
 @settings(max_examples=40, deadline=None)
@@ -43,15 +54,46 @@ def test_agrees_with_brute_force(seed, sizes, budgets, tightness, unit):
         + sum(float(c.max()) for c in cost) * tightness
         for cost in costs
     ]
-    best, found = brute_force(scores, costs, limits)
-    if found is None:
-        with pytest.raises(ValueError, match='no choice of candidates meets all'):
-            solve(scores, costs, limits)
-        return
-    choice = solve(scores, costs, limits)
-    assert sum(scores[g][j] for g, j in enumerate(choice)) == pytest.approx(best)
-    for cost, limit in zip(costs, limits, strict=True):
-        assert sum(float(cost[g][j]) for g, j in enumerate(choice)) <= limit
+    check(scores, costs, limits)
+
+
+@pytest.mark.parametrize('part', range(5))
+def test_costs_over_six_decades(part):
+    """Half of the limits are the cost of a choice, which the best one may spend."""
+    for seed in range(80 * part, 80 * part + 80):
+        random = np.random.default_rng(seed)
+        sizes = random.integers(2, 6, random.integers(2, 7))
+        scores = [np.log(random.dirichlet(np.ones(m)).clip(1e-12)) for m in sizes]
+        costs = [
+            [10 ** random.uniform(0, 6) * random.uniform(1, 8, m) for m in sizes]
+            for _ in range(random.integers(1, 3))
+        ]
+        ends = [np.array([[c.min(), c.max()] for c in cost]).sum(0) for cost in costs]
+        share = random.random() ** 3
+        limits = [low + (high - low) * share for low, high in ends]
+        if seed % 2:
+            wanted = random.integers(0, sizes)
+            limits = [
+                sum(float(c[j]) for c, j in zip(cost, wanted, strict=True))
+                for cost in costs
+            ]
+        check(scores, costs, limits)
+
+
+def test_a_choice_over_the_bound_is_excluded():
+    """Four groups cost next to nothing beside the fifth: three of them may be dear."""
+    costs = [*[np.array([0.0, 1.0])] * 4, np.array([0.0, 1e9])]
+    scores = [*[np.array([0.0, 1.0])] * 4, np.array([0.0, 9.0])]
+    assert sum(solve(scores, [costs], [1e9 + 3])) == 4
+    assert solve(scores, [costs], [1e9]) == [0, 0, 0, 0, 1]
+    assert solve(scores, [costs], [1e9 - 1]) == [1, 1, 1, 1, 0]
+
+
+@pytest.mark.parametrize('unit', [1e-9, 1, 1e9])
+def test_scores_of_any_unit(unit):
+    costs = [np.array([0.0, 1.0])] * 6
+    scores = [np.array([0.0, 1 + g / 10]) * unit for g in range(6)]
+    assert solve(scores, [costs], [2]) == [0, 0, 0, 0, 1, 1]
 
 
 @settings(max_examples=25, deadline=None)
@@ -91,11 +133,23 @@ def test_masks_are_obeyed():
         solve(scores, costs, [2.5], masks)
 
 
-def test_many_groups_take_seconds_at_most():
-    random = np.random.default_rng(0)
-    scores = [np.log(random.dirichlet(np.ones(15))) for _ in range(100)]
-    costs = [[np.sort(random.random(15)) * 1e9 for _ in scores] for _ in range(2)]
-    limits = [0.4 * sum(c.max() for c in cost) for cost in costs]
+@pytest.mark.parametrize('count', [1, 2])
+def test_a_thousand_groups(count):
+    """Of them the best, not one within a share of it."""
+    random = np.random.default_rng(1)
+    scores = [np.log(random.dirichlet(np.ones(11))) for _ in range(1000)]
+    costs = [[np.sort(random.random(11)) * 1e9 for _ in scores] for _ in range(count)]
+    limits = [0.25 * sum(c.max() for c in cost) for cost in costs]
+    began = time.perf_counter()
     choice = solve(scores, costs, limits)
+    assert time.perf_counter() - began < 10
     for cost, limit in zip(costs, limits, strict=True):
         assert sum(cost[g][j] for g, j in enumerate(choice)) <= limit
+    if count == 1:  # the Lagrangian bound is an upper one
+        bound = min(
+            sum((s - w * c).max() for s, c in zip(scores, costs[0], strict=True))
+            + w * limits[0]
+            for w in np.linspace(0, 2e-8, 400)
+        )
+        found = sum(s[j] for s, j in zip(scores, choice, strict=True))
+        assert bound - 0.04 < found <= bound

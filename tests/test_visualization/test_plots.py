@@ -7,7 +7,7 @@ import pytest
 
 from mmmpq.visualization import curves, plots
 from mmmpq.visualization.history import SearchHistory
-from mmmpq.visualization.theme import LIGHT
+from mmmpq.visualization.theme import LIGHT, draw
 
 
 def search(groups=3, layers=2, records=4, candidates=((2, 2), (3, 3), (4, 4))):
@@ -137,3 +137,24 @@ def test_long_names_keep_their_end():
     assert plots.shorten('backbone.layer1.0.conv1', 18) == '…layer1.0.conv1'
     assert plots.shorten('neck.conv', 18) == 'neck.conv'
     assert len(plots.shorten('a' * 50, 10)) == 10
+
+
+def test_names_are_no_formulas():
+    """Layers may be called anything; a lone dollar sign, or two, stay what they are."""
+    policy, history = search(groups=2)
+    first, *others = history.groups
+    odd = {first: 'a$_{$\\x', **{name: f'{name}$' for name in others}}
+    groups = {odd[name]: group for name, group in history.groups.items()}
+    for group in groups.values():
+        group['layers'] = [f'{name}$_{{$' for name in group['layers']]
+    policy = {f'{name}$_{{$': bits for name, bits in policy.items()}
+    for record in history.records:
+        record['probs'] = {odd[name]: p for name, p in record['probs'].items()}
+        record['penalties'] = {f'{n}$_{{$': v for n, v in record['penalties'].items()}
+    history = SearchHistory(groups, history.budgets, history.records)
+    for figure, *args in (
+        (plots.bits, policy, history),
+        (plots.probabilities, policy, history),
+        (curves.penalties, history),
+    ):
+        assert draw(figure, LIGHT, *args).startswith(b'\x89PNG')

@@ -20,6 +20,7 @@ from mmmpq.engine.batches import (
 from mmmpq.engine.hooks.finite import FiniteLossHook
 from mmmpq.engine.records import record
 from mmmpq.engine.results import finish, loss_on, preview
+from mmmpq.engine.resumed import resumed_state
 from mmmpq.losses import Objective
 from mmmpq.models import calibrate
 from mmmpq.registry import HOOKS
@@ -140,7 +141,10 @@ class SearchHook(Hook):
             self.batches = Batches(loader, seed=runner.seed or 0)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self._resumed = checkpoint.get(self.KEY) if runner._resume else None
+        wanted = ['steps', 'started_at', 'last', 'optimizer']
+        wanted += ['scheduler'] * bool(self.settings.scheduler)
+        wanted += ['position'] * (not self.joint)
+        self._resumed = resumed_state(runner, checkpoint, self.KEY, wanted)
 
     def before_train(self, runner: Runner) -> None:
         search, resumed, loop = self.search, self._resumed, runner.train_loop

@@ -1,7 +1,6 @@
 """An exported network inside the toolbox's model: its own decoding, loop, evaluator."""
 
 import functools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from mmmpq.export.onnx import cut as onnx_cut
 from mmmpq.export.onnx.graph import FORMAT, VERSION, deploy_extra
-from mmmpq.fileio import check_file
+from mmmpq.fileio import check_file, strict_json
 
 
 class OnnxNetwork:
@@ -129,7 +128,16 @@ def _about(metadata: dict[str, str], path: str | Path) -> dict[str, Any]:
             f'ONNX model: {path} was not written by this package; accepted is a file '
             'of tools/export.py --format onnx'
         )
-    about = json.loads(metadata[FORMAT])
+    about = strict_json(metadata[FORMAT])
+    kinds = dict(
+        version=int, model=str, input_shape=list, policy=dict, outputs=(list, dict, str)
+    )
+    for key, kind in kinds.items():
+        found = about.get(key) if isinstance(about, dict) else None
+        if not isinstance(found, kind):
+            raise ValueError(
+                f'ONNX model: {path} is damaged: {key}: found {found!r:.60}'
+            )
     if about['version'] > VERSION:
         raise ValueError(
             f'ONNX model: {path} has format version {about["version"]}; this mmmpq '

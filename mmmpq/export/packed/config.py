@@ -32,7 +32,11 @@ def rebuildable(
         model['quant'] = quant = dict(quantized_with or {})
         if excluded := quant.pop('float_layers', ()):
             quant['exclude'] = excluded
-    return dict(default_scope=config.get('default_scope', 'mmengine'), model=model)
+    scope = config.get('default_scope')
+    if scope is None:  # of a config that names classes: where its model is from
+        kind = model.get('base_type', model.get('type', ''))
+        scope = kind.rpartition('.')[0] or 'mmengine'
+    return dict(default_scope=scope, model=model)
 
 
 def to_json(value: Any, key: str = 'model') -> str:

@@ -4,7 +4,8 @@ import json
 import math
 import zlib
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -21,8 +22,9 @@ from torch import Tensor, nn
 from mmmpq.export.integers import from_integers
 from mmmpq.export.packed.bits import unpack
 from mmmpq.export.packed.config import from_json
+from mmmpq.export.packed.index import DTYPES, check_index, stored_elements
 from mmmpq.export.packed.safetensors import check_tensors, parse
-from mmmpq.export.packed.untrusted import check_types, without_files
+from mmmpq.export.packed.untrusted import check_texts, check_types, fewer_parameters
 from mmmpq.models.loading import prepare
 from mmmpq.policy import Policy, Precision
 from mmmpq.version import __version__
@@ -30,16 +32,8 @@ from mmmpq.version import __version__
 FORMAT = 'mmmpq-packed'
 VERSION = 1
 INDEX = 'index'
-LARGEST_INDEX = 2**28  # bytes of its JSON; some 220 per layer are usual
-
-
-def name_of(dtype: torch.dtype) -> str:
-    """'float32' of torch.float32."""
-    return str(dtype).removeprefix('torch.')
-
-
-FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-DTYPES = {name_of(dtype): dtype for dtype in FLOATS}
+GROWTH = 64  # bytes of the index's JSON for one of the file, at most; 10 are usual
+PARAMETERS = 8, 2**22  # of the model for one number of the file, and any number of them
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,7 @@ class Packed:
     def _weight(self, name: str, entry: dict, state: dict[str, Tensor]) -> None:
         dtype, shape = DTYPES[entry['dtype']], entry['shape']
         if not entry['bits']:  # of a skipped block
-            state[f'{name}.weight'] = torch.zeros(shape, dtype=dtype)
+            state[f'{name}.weight'] = torch.zeros((), dtype=dtype).expand(shape)
             return
         codes = unpack(self.tensors[f'{name}.weight'], entry['bits'], shape)
         grid = f'{name}.w_quantizer'
@@ -109,24 +103,25 @@ class Packed:
         """The net itself, see :func:`mmmpq.load_packed`."""
         config = dict(self.config['model'])
         scope = self.config['default_scope']
-        check_types(config, scope, self.path)
-        if 'quant' in config:
-            config['quant'] = dict(config['quant'], policy=self.policy)
-        with DefaultScope.overwrite_default_scope(scope), without_files():
-            model = MODELS.build(ConfigDict(config))
-        state = self.state_dict()
-        prepare(model, state._metadata['']['packed'])
-        with torch.no_grad():
-            for name, tensor in model.state_dict(keep_vars=True).items():
-                if name in state:
-                    tensor.data = tensor.data.to(state[name].dtype)
-        try:
+        share, least = PARAMETERS
+        most = share * stored_elements(self.index, self.tensors) + least
+        with _explained(self.path, 'its config builds no model of the file here'):
+            check_types(config, scope, self.path)
+            check_texts(config, self.path)
+            if 'quant' in config:
+                config['quant'] = dict(config['quant'], policy=self.policy)
+            with DefaultScope.overwrite_default_scope(scope), fewer_parameters(most):
+                model = MODELS.build(ConfigDict(config))
+        with _explained(
+            self.path, 'its tensors do not fit the model that its config builds here'
+        ):
+            state = self.state_dict()
+            prepare(model, state._metadata['']['packed'])
+            with torch.no_grad():
+                for name, tensor in model.state_dict(keep_vars=True).items():
+                    if name in state:
+                        tensor.data = tensor.data.to(state[name].dtype)
             model.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(
-                f'{self.path}: its tensors do not fit the model that its config '
-                f'builds here: {error}'
-            ) from error
         return model.eval()
 
 
@@ -146,8 +141,8 @@ def read_packed(path: str | Path) -> Packed:
             f'{path} is a safetensors file, but no packed checkpoint; accepted is what '
             'tools/export.py --format packed wrote'
         )
-    version = metadata.get('version', '')
-    if not version.isdecimal() or int(version) > VERSION:
+    version = metadata.get('version')
+    if version not in map(str, range(1, VERSION + 1)):
         raise ValueError(
             f'{path} has format version {version!r}; this mmmpq ({__version__}) reads '
             f'up to {VERSION}'
@@ -167,44 +162,60 @@ def read_packed(path: str | Path) -> Packed:
         raise ValueError(
             f'{path}: its metadata or its tensor {INDEX!r} is not what was written'
         )
-    index = _parsed(_inflated(compressed, path), path)
-    digests = index['digests']
-    for name in dict.fromkeys([*digests, *tensors]):
-        if name not in tensors or digest_of(tensors[name]) != digests.get(name):
+    with _explained(path, 'its metadata is not what mmmpq writes'):
+        config, policy, costs, dataset_meta = (
+            _dict(key, from_json(metadata[key]))
+            for key in ('config', 'policy', 'costs', 'dataset_meta')
+        )
+        _dict('config.model', config['model'])
+        if not isinstance(config['default_scope'], str):
+            raise ValueError(f'default_scope: found {config["default_scope"]!r:.60}')
+        layers = _dict('policy.layers', policy['layers'])
+        policy = Policy(
+            {n: Precision.parse(p, f'policy: {n}') for n, p in layers.items()},
+            {**_dict('policy.meta', policy['meta']), 'costs': costs},
+        )
+    with _explained(path, 'its index is not what mmmpq writes'):
+        index = from_json(_inflated(compressed))
+        check_index(index, tensors, policy)
+    for name, tensor in tensors.items():
+        if digest_of(tensor) != index['digests'].get(name):
             raise ValueError(f'{path}: the tensor {name!r} is not what was written')
-    policy = _parsed(metadata['policy'], path)
-    return Packed(
-        path=path,
-        config=_parsed(metadata['config'], path),
-        policy=Policy(
-            {n: Precision(*p) for n, p in policy['layers'].items()},
-            {**policy['meta'], 'costs': _parsed(metadata['costs'], path)},
-        ),
-        dataset_meta=_parsed(metadata['dataset_meta'], path),
-        index=index,
-        tensors=tensors,
-    )
+    return Packed(path, config, policy, dataset_meta, index, tensors)
 
 
-def _inflated(compressed: Tensor, path: str) -> bytes:
-    stream = zlib.decompressobj()
+@contextmanager
+def _explained(path: str, what: str) -> Iterator[None]:
+    """Whatever fails inside becomes one ValueError of one line that names the file.
+
+    A file may be anybody's: any error at all may come of what it holds.
+    """
     try:
-        text = stream.decompress(compressed.numpy().tobytes(), LARGEST_INDEX)
-    except zlib.error as error:
-        raise ValueError(f'{path}: its tensor {INDEX!r} is damaged: {error}') from error
+        yield
+    except Exception as error:
+        text = ' '.join(str(error).split())
+        if not isinstance(error, ValueError):
+            text = f'{type(error).__name__}: {text}'
+        if not text.startswith(path):
+            text = f'{path}: {what}: {text[:400]}'
+        raise ValueError(text) from error
+
+
+def _dict(key: str, value: Any) -> dict:
+    if not isinstance(value, dict):
+        raise ValueError(f'{key}: found {value!r:.60}; accepted is a dict')
+    return value
+
+
+def _inflated(compressed: Tensor) -> bytes:
+    data = compressed.numpy().tobytes()
+    stream = zlib.decompressobj()
+    text = stream.decompress(data, GROWTH * len(data))
     if not stream.eof:
         raise ValueError(
-            f'{path}: its tensor {INDEX!r} is cut short, or opens to more than '
-            f'{LARGEST_INDEX} bytes'
+            f'it is cut short, or opens to more than {GROWTH} times its size'
         )
     return text
-
-
-def _parsed(text: str | bytes, path: str) -> Any:
-    try:
-        return from_json(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path}: it holds JSON that is none: {error}') from error
 
 
 def digest_of(tensor: Tensor) -> str:

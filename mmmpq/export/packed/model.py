@@ -24,9 +24,9 @@ from mmmpq.export.packed.file import (
     VERSION,
     digest_of,
     digest_of_all,
-    name_of,
     read_packed,
 )
+from mmmpq.export.packed.index import name_of
 from mmmpq.fileio import atomic_write
 from mmmpq.layers import quantized_layers
 from mmmpq.layers.base import QuantLayer

@@ -33,15 +33,20 @@ def parse(data: bytes, path: str) -> tuple[dict[str, str], dict[str, dict]]:
         metadata = header.pop('__metadata__', {})
         places = {
             name: dict(
-                dtype=place['dtype'],
+                dtype=str(place['dtype']),
                 shape=[int(side) for side in place['shape']],
                 data_offsets=[8 + length + int(o) for o in place['data_offsets']],
             )
             for name, place in header.items()
         }
+        if any(len(place['data_offsets']) != 2 for place in places.values()):
+            raise TypeError('offsets that are no pair')
         if not all(isinstance(value, str) for value in metadata.values()):
             raise TypeError('metadata that is no text')
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (
+        *(ValueError, TypeError, KeyError, AttributeError),
+        *(OverflowError, RecursionError),
+    ) as error:
         raise ValueError(
             f'{path} is damaged: its header is not that of a safetensors file ({error})'
         ) from error

@@ -1,31 +1,26 @@
 """Building a net from the config of a stranger's file: parts of registries alone."""
 
 import inspect
-import pickle
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
-from threading import RLock
+from threading import get_ident
 from typing import Any
-from unittest.mock import patch
 
-import torch
-from mmengine.config import Config
 from mmengine.registry import MODELS, TASK_UTILS, Registry
-from mmengine.runner import CheckpointLoader
+from torch import nn
+from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 SCOPES = ('mmengine', 'mmdet', 'mmpretrain', 'mmmpq')
-READERS = (
-    (CheckpointLoader, 'load_checkpoint'),
-    (Config, 'fromfile'),
-    (torch, 'load'),
-    (pickle, 'load'),
-    (pickle, 'loads'),
-)
 EVALUATING = ('CameraMotionCompensation',)  # Python of what its config says
 OPTIONS = ('conv', 'dilation', 'offset')  # of CascadeRPN, and no types
-_lock = RLock()
+# Words, and numbers within them such as 'regnetx_1.6gf': no path, address or module.
+WORDS = re.compile(r'([\w\- ,()+]|(?<=\d)[./](?=\d))*')
 
 
 def check_types(config: Any, scope: str, path: str) -> None:
@@ -58,33 +53,64 @@ def check_types(config: Any, scope: str, path: str) -> None:
             )
 
 
-@contextmanager
-def without_files() -> Iterator[None]:
-    """Lets no constructor read a checkpoint, a config or a pickle, or import a name.
+def check_texts(config: Any, path: str, key: str = 'model') -> None:
+    """Refuses texts that could name a file, an address or a module.
 
-    Some classes of the toolboxes do so (a teacher's checkpoint, say), and reading those
-    runs code; the net of a packed file needs none. It counts for the whole process.
+    Some classes of the toolboxes read such a thing when they are built (a teacher's
+    checkpoint, say), and reading it may run code; the net of a packed file needs none.
+    What ``model.quant`` holds are names of layers.
 
     Raises:
-        ValueError: Inside, by what would have been read.
+        ValueError: Such a text; names its key.
     """
-
-    def refuse(*args: Any, **kwargs: Any) -> None:
-        found = [*args, *kwargs.values()][:1]
+    if isinstance(config, Mapping):
+        for name, value in config.items():
+            if name not in ('type', 'base_type', '_scope_'):  # see check_types
+                inside = f'{key}.{name}'
+                if inside != 'model.quant':
+                    check_texts(value, path, inside)
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            check_texts(value, path, key)
+    elif isinstance(config, str) and not WORDS.fullmatch(config):
         raise ValueError(
-            f'a packed checkpoint: its config would read {found}; accepted is a net '
-            'that needs no other file'
+            f'{path}: its config has {key}={config!r:.100}, which may be a file; '
+            'accepted is a net that needs no other file'
         )
 
-    with _lock, ExitStack() as stack:
-        for place, name in READERS:
-            stack.enter_context(patch.object(place, name, refuse))
-        stack.enter_context(
-            patch(
-                'mmengine.registry.registry.get_object_from_string', lambda name: None
+
+@contextmanager
+def fewer_parameters(most: int) -> Iterator[None]:
+    """Within it this thread builds no model of more than ``most`` parameters.
+
+    Raises:
+        ValueError: Inside, before the memory of the parameter beyond is written to.
+    """
+    thread, count = get_ident(), 0
+
+    def add(module: nn.Module, name: str, tensor: Any) -> None:
+        nonlocal count
+        if get_ident() != thread or tensor is None:
+            return
+        count += tensor.numel()
+        if count > most:
+            raise ValueError(
+                f'{type(module).__name__}.{name} of shape {list(tensor.shape)} is the '
+                f'one beyond {most} numbers, of which the file has but a few'
             )
+
+    hooks = [
+        register(add)
+        for register in (
+            register_module_parameter_registration_hook,
+            register_module_buffer_registration_hook,
         )
+    ]
+    try:
         yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def type_name(kind: Any) -> str:
