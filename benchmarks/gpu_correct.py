@@ -184,7 +184,7 @@ def check(case: Case, device: str) -> dict:
 def check_together(dtype: str, device: str, shapes: Sequence = WEIGHTS * 4) -> dict:
     """A record of the weights of a net in one launch, some of them mixed, some with a
     range for every channel, one without a gradient."""
-    from mmmpq.quantizers import triton_batch
+    from mmmpq.quantizers.kernels import triton_batch
 
     torch.manual_seed(0)
     mixes, leaves = [], [[], [], []]

@@ -48,6 +48,8 @@ MODULES = {
     'mmmpq.hooks.supernet': 'mmmpq.engine.supernet',
     'mmmpq.launch': 'mmmpq.engine.launch',
     'mmmpq.models.elastic.ofa_names': 'mmmpq.models.elastic.names',
+    'mmmpq.quantizers.native': 'mmmpq.quantizers.kernels.native',
+    'mmmpq.quantizers.triton_kernels': 'mmmpq.quantizers.kernels.triton_kernels',
     'mmmpq.search.baselines': 'mmmpq.baselines.choices',
     'mmmpq.search.evolution': 'mmmpq.subnets.evolution',
     'mmmpq.search.genes': 'mmmpq.subnets.code',

@@ -121,7 +121,7 @@ def served(weight: Tensor) -> bool:
 
 @cache
 def _batch():
-    from mmmpq.quantizers import triton_batch
+    from mmmpq.quantizers.kernels import triton_batch
 
     return triton_batch
 

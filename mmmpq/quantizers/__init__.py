@@ -1,6 +1,6 @@
 """Tensor to tensor at b bits. Knows no layer and no search."""
 
-from mmmpq.quantizers import native, operators
+from mmmpq.quantizers import operators
 from mmmpq.quantizers.base import Quantizer
 from mmmpq.quantizers.batch_quant import BatchQuantizer
 from mmmpq.quantizers.dorefa import DoReFaQuantizer, PACTQuantizer
@@ -10,6 +10,7 @@ from mmmpq.quantizers.functional import (
     recomputing,
 )
 from mmmpq.quantizers.gaussian import GaussianQuantizer
+from mmmpq.quantizers.kernels import native
 from mmmpq.quantizers.linear import LinearQuantizer
 from mmmpq.quantizers.lsq import LSQQuantizer
 from mmmpq.quantizers.ranges import least_squares_range, scale_clip_range

@@ -12,7 +12,7 @@ from mmmpq.quantizers.functional import (
     mix_fake_quantize,
     uniform_levels,
 )
-from mmmpq.quantizers.native import floats
+from mmmpq.quantizers.kernels.native import floats
 from mmmpq.quantizers.ranges import nonzero_rows
 
 TARGETS = ('weight', 'activation')

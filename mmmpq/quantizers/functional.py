@@ -14,12 +14,12 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 
-from mmmpq.quantizers import native
+from mmmpq.quantizers.kernels import native
 
 # (qmin, qmax): the integer levels of one candidate; None is float, the identity.
 Levels = tuple[int, int] | None
 
-RANGE_MIN = 1e-8  # of a trained range; native.cpp and triton_kernels have it, too
+RANGE_MIN = 1e-8  # of a trained range; native.cpp and triton_code have it, too
 
 
 def uniform_levels(bits: int, signed: bool) -> Levels:
@@ -191,7 +191,7 @@ def _triton() -> ModuleType | None:
     """The kernels for GPUs, if Triton is installed and they are not switched off."""
     if native.wanted() == 'plain' or importlib.util.find_spec('triton') is None:
         return None
-    return importlib.import_module('mmmpq.quantizers.triton_kernels')
+    return importlib.import_module('mmmpq.quantizers.kernels.triton_kernels')
 
 
 def _forward(x, scale, offset, probs, levels, divisors):
@@ -214,7 +214,7 @@ def _forward(x, scale, offset, probs, levels, divisors):
 def _backward(
     grad, x, scale, offset, probs, levels, divisors, scale_grad, gradient, need_x
 ) -> tuple[Tensor | None, ...]:
-    """As :func:`mmmpq.quantizers.native.backward`, one candidate after the other."""
+    """As :func:`.kernels.native.backward`, one candidate after the other."""
     x, grad, scale, offset, probs = _working(x, x, grad, scale, offset, probs)
     steps = _steps(scale, divisors, x)
     grad_x = torch.zeros_like(x) if need_x else None

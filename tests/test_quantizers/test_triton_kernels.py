@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mmmpq.quantizers import functional, native
-from mmmpq.quantizers import triton_kernels as kernels
+from mmmpq.quantizers.kernels import triton_kernels as kernels
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 

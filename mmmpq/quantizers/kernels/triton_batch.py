@@ -1,7 +1,7 @@
 """Fake quantization of many weights in one launch, with ranges and gradient 'lsq'.
 
-The formulas are those of :mod:`mmmpq.quantizers.triton_kernels`. A program has one
-block of one tensor; the last program of a tensor adds up the sums of all in one order.
+The formulas are those of :mod:`.triton_code`. A program has one block of one tensor;
+the last program of a tensor adds up the sums of all in one order.
 """
 
 from collections.abc import Sequence
@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from mmmpq.quantizers.triton_kernels import ALL_NAN, RANGE_MIN, _counters, _round
-from mmmpq.quantizers.triton_launch import Kernel
+from mmmpq.quantizers.kernels.triton_code import ALL_NAN, RANGE_MIN, round_half_even
+from mmmpq.quantizers.kernels.triton_kernels import counters
+from mmmpq.quantizers.kernels.triton_launch import Kernel
 
 BLOCK = 2048
 # Places in a tensor's line of the plan.
@@ -66,8 +67,7 @@ class Plan:
         self.mixes = tuple(mixes)
         self.device = mixes[0].x.device
         self.starts: list[int] = []
-        lines, jobs, table = [], [], []
-        values = ranges = probs = sums = 0
+        lines, jobs, table, values, ranges, probs, sums = [], [], [], 0, 0, 0, 0
         for i, mix in enumerate(mixes):
             m, count = mix.ranges.shape
             cols = mix.x.numel() // count
@@ -120,10 +120,7 @@ class FakeQuantizeAll(Function):
         ctx.set_materialize_grads(False)
         ctx.plan = plan
         flat, out = plan.empty(dtype)
-        _forward(
-            plan.programs, (flat,), _probs(plan, tensors), plan.lines, plan.jobs,
-            plan.table, constants=(BLOCK,),
-        )  # fmt: skip
+        _forward(plan.programs, (flat,), *_about(plan, tensors), constants=(BLOCK,))
         needs = zip(*plan.each(ctx.needs_input_grad[2:], False), strict=True)
         frozen = [t for t, need in zip(out, needs, strict=True) if not any(need)]
         ctx.mark_non_differentiable(*frozen)
@@ -148,8 +145,8 @@ class FakeQuantizeAll(Function):
         found = torch.empty(sum(sizes), dtype=torch.float32, device=plan.device)
         _backward(
             plan.programs, (flat, to_x), found, plan.ranges, plan.probs,
-            _counters(len(grads), plan.device), _probs(plan, tensors), plan.lines,
-            plan.jobs, plan.table, constants=(BLOCK, need_x),
+            counters(len(grads), plan.device), *_about(plan, tensors),
+            constants=(BLOCK, need_x),
         )  # fmt: skip
         to_ranges, to_probs, _sums = found.split(sizes)
         _, ranges, probs = plan.each(tensors, None)
@@ -165,10 +162,11 @@ class FakeQuantizeAll(Function):
         return None, None, *(to if use and need else None for to, use, need in needed)
 
 
-def _probs(plan: Plan, tensors: Sequence[Tensor]) -> Tensor:
-    """All coefficients, one after the other; without any, what is never read."""
+def _about(plan: Plan, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """All coefficients (without any, what is never read), and what the plan has."""
     probs = tensors[2 * len(plan.mixes) :]
-    return torch.cat(probs).float() if probs else plan.table
+    probs = torch.cat(probs).float() if probs else plan.table
+    return probs, plan.lines, plan.jobs, plan.table
 
 
 @triton.jit
@@ -213,7 +211,7 @@ def _forward(out, probs, lines, jobs, table, BLOCK: tl.constexpr):
     while j < m:
         lo, hi, s, _slope, p, _factor = _candidate(line, j, row, m, rows, probs, table)
         q = tl.maximum(xs * (1.0 / s), lo, propagate_nan=ALL_NAN)
-        q = _round(tl.minimum(q, hi, propagate_nan=ALL_NAN)) * s
+        q = round_half_even(tl.minimum(q, hi, propagate_nan=ALL_NAN)) * s
         total += tl.where(lo > hi, xs, q) * p
         j += 1
     to = out + tl.load(line + AT) + at
@@ -246,7 +244,7 @@ def _backward(
         q = tl.minimum(q, hi, propagate_nan=ALL_NAN)
         q = tl.where(lo > hi, v, q)
         inside = q == v
-        q = tl.where(lo > hi, v, _round(q))
+        q = tl.where(lo > hi, v, round_half_even(q))
         passed += tl.where(inside, p, 0.0)
         tl.store(sums + j * programs + number, tl.sum(gs * q))
         clipped = tl.sum(tl.where(inside, gs * v, 0.0))

@@ -1,0 +1,1 @@
+"""Fake quantization compiled: for CPUs, and for GPUs that Triton knows."""
