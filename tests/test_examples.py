@@ -1,6 +1,7 @@
 """The examples run, and do what they say."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -28,3 +29,21 @@ def test_minimal_search(budget, tmp_path, capsys):
     assert len(set(policy.layers.values())) > 1
     assert as_float > 0.9 and quantized > 0.85
     assert 'accuracy' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('name', ['quick_start', 'your_own_detector'])
+def test_notebook(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((EXAMPLES / f'{name}.ipynb').read_text())
+    cells = [c for c in notebook['cells'] if c['cell_type'] == 'code']
+    assert not any(c['outputs'] for c in cells)  # of another machine
+    names = {'__name__': name}
+    for number, cell in enumerate(cells):
+        code = compile(''.join(cell['source']), f'{name}, cell {number}', 'exec')
+        exec(code, names)
+    if name == 'quick_start':
+        assert names['as_float'] > 0.9 and names['quantized'] > 0.85
+    else:
+        assert names['sizes'][1] < names['sizes'][0] / 8
+    (spent,) = names['policy'].meta['budgets']
+    assert 0.7 * spent['limit'] < spent['cost'] <= spent['limit']
