@@ -21,15 +21,17 @@ from mmmpq.layers import (
 )
 from mmmpq.models.loading import watch_loading
 from mmmpq.models.selection import (
+    candidates_of,
     default_fixed,
     expand,
     float_twin,
+    group_candidates,
     group_layers,
     parse_fixed,
     stem_of,
 )
 from mmmpq.models.skipping import check_skips, skippable
-from mmmpq.policy import SKIP, Policy, Precision, near, parse_candidates
+from mmmpq.policy import SKIP, Policy, Precision, near
 from mmmpq.quantizers import BatchQuantizer
 from mmmpq.registry import MODELS, RELAXATIONS, build
 
@@ -112,9 +114,11 @@ def quantize(
 
     Args:
         model: Any model of ``nn.Conv2d`` and ``nn.Linear``.
-        candidates: Precisions that every searchable layer may take. (0, 0) skips a
-            residual block: it is left out, and this is said once, where a group is no
-            block whose shortcut is the identity.
+        candidates: Precisions that every searchable layer may take, or
+            ``{pattern: precisions}``: later patterns win, and a layer that one names
+            (other than '*') is searched, if it is stem or prediction layer as well.
+            (0, 0) skips a residual block: it is left out, and this is said once, where
+            a group is no block whose shortcut is the identity.
         policy: A ``policy.json``, its content as a dict, a :class:`Policy`, or a
             uniform precision such as 'W4A4' for the layers that would be searched. A
             policy says which layers are quantized and with which quantizers:
@@ -155,7 +159,9 @@ def quantize(
         given = _quantizers_of(carried, given)
         exclude, fixed = _still_there(carried['float_layers'], model), {}
     quantizers = dict(w_quantizer=given[0] or LINEAR, a_quantizer=given[1] or LINEAR)
-    layers = _select(model, exclude, fixed or {})
+    # A policy of layers says itself which are searched.
+    wanted = None if isinstance(policy, Policy) else candidates
+    layers = _select(model, exclude, fixed or {}, wanted)
     if policy is not None:
         _fix(
             layers.modules,
@@ -165,7 +171,7 @@ def quantize(
         )
     else:
         search = dict(mixing=mixing, own_weights=own_weights, relaxation=relaxation)
-        _make_search(model, layers, candidates, groups, hardware, search, quantizers)
+        _make_search(model, layers, groups, hardware, search, quantizers)
     _keep_input_range(layers.modules[stem_of(model)])
     model.quantized_with = dict(
         {key: _recorded(config) for key, config in quantizers.items()},
@@ -184,10 +190,14 @@ class _Layers(NamedTuple):
     excluded: list[str]
     pinned: dict[str, Precision]
     searchable: list[str]
+    candidates: dict[str, tuple[Precision, ...]]
 
 
 def _select(
-    model: nn.Module, exclude: str | Iterable[str], fixed: dict[str, Any]
+    model: nn.Module,
+    exclude: str | Iterable[str],
+    fixed: dict[str, Any],
+    candidates: Any,
 ) -> _Layers:
     """Looks through the layers of a float model."""
     modules = dict(model.named_modules())
@@ -197,18 +207,20 @@ def _select(
     _report_float(modules, names)
     safe = [n for n in default_fixed(model, names) if n not in set(excluded)]
     names = [n for n in names if n not in set(excluded)]
+    found, named = (
+        ({}, set()) if candidates is None else candidates_of(candidates, names)
+    )
     pinned: dict[str, Precision | None] = dict.fromkeys(safe, SAFE)
+    pinned.update(dict.fromkeys(named & set(pinned)))
     pinned.update(parse_fixed(fixed, names))
     pinned = {n: p for n, p in pinned.items() if p is not None}
-    return _Layers(
-        modules, names, excluded, pinned, [n for n in names if n not in pinned]
-    )
+    searchable = [n for n in names if n not in pinned]
+    return _Layers(modules, names, excluded, pinned, searchable, found)
 
 
 def _make_search(
     model: nn.Module,
     layers: _Layers,
-    candidates: Any,
     groups: Any,
     hardware: str | None,
     search: dict[str, Any],
@@ -216,19 +228,21 @@ def _make_search(
 ) -> None:
     """Gives the searchable layers their candidates, group by group."""
     modules = layers.modules
-    candidates = parse_candidates(candidates, 'quant.candidates')
-    if set(candidates) == {SKIP}:
+    every = set(layers.candidates.values())
+    if (SKIP,) in every:
         raise ValueError(
             'quant.candidates: found (0, 0) alone, which skips a block; at least one '
             'other precision is needed'
         )
     profile = Hardware.load(hardware) if hardware else None
     grouped = group_layers(model, layers.searchable, groups)
-    skips = skippable(modules, grouped) if SKIP in candidates else {}
+    candidates = group_candidates(layers.candidates, grouped)
+    can_skip = [g for g, precisions in candidates.items() if SKIP in precisions]
+    skips = skippable(modules, {g: grouped[g] for g in can_skip}) if can_skip else {}
     _fix(modules, layers.pinned, quantizers, 'quant.fixed')
     relaxation = search['relaxation'] or dict(type='Softmax')
     for group, members in grouped.items():
-        allowed = [c for c in candidates if c != SKIP or group in skips]
+        allowed = [c for c in candidates[group] if c != SKIP or group in skips]
         allowed = _allowed(allowed, [modules[n] for n in members], profile, group)
         shared = build(RELAXATIONS, relaxation, candidates=allowed, group=group)
         for name in members:

@@ -1,14 +1,14 @@
 """Which layers of a model are quantized, which are fixed, which choose together."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from torch import nn
 
 from mmmpq.layers import MixedConv2d, MixedLinear, QuantConv2d, QuantLinear
-from mmmpq.policy import Precision, near
+from mmmpq.policy import Precision, near, parse_candidates
 
 # Final prediction layers of the toolboxes' heads: they stay at 8/8 unless a config says
 # otherwise, as does the stem. Matched against the last parts of a layer's name.
@@ -159,6 +159,59 @@ def parse_fixed(
         key = f'quant.fixed[{pattern!r}]'
         precision = None if value is None else Precision.parse(value, key)
         found.update(dict.fromkeys(expand([pattern], names, 'quant.fixed'), precision))
+    return found
+
+
+def candidates_of(
+    candidates: Any, names: Sequence[str]
+) -> tuple[dict[str, tuple[Precision, ...]], set[str]]:
+    """The candidates of every layer, and the layers that a pattern names.
+
+    Args:
+        candidates: Precisions for all layers, or ``{pattern: precisions}``, where later
+            patterns win and '*' names none.
+        names: The layers.
+
+    Raises:
+        ValueError: A pattern that matches nothing, or precisions that cannot be read.
+    """
+    key = 'quant.candidates'
+    if not isinstance(candidates, Mapping):
+        return dict.fromkeys(names, parse_candidates(candidates, key)), set()
+    found: dict[str, tuple[Precision, ...]] = {}
+    named: set[str] = set()
+    for pattern, values in candidates.items():
+        precisions = parse_candidates(values, f'{key}[{pattern!r}]')
+        matched = expand([pattern], names, key)
+        found.update(dict.fromkeys(matched, precisions))
+        named |= set(matched) if pattern != '*' else set()
+    return found, named
+
+
+def group_candidates(
+    candidates: dict[str, tuple[Precision, ...]], groups: dict[str, list[str]]
+) -> dict[str, tuple[Precision, ...]]:
+    """The candidates of every group.
+
+    Raises:
+        ValueError: A layer has none, or those of a group have different ones.
+    """
+    without = [n for members in groups.values() for n in members if n not in candidates]
+    if without:
+        raise ValueError(
+            f'quant.candidates: no pattern matches {", ".join(without)}; "*" stands '
+            'for all layers'
+        )
+    found = {}
+    for group, members in groups.items():
+        each = {candidates[n] for n in members}
+        if len(each) > 1:
+            raise ValueError(
+                f'quant.candidates: the layers of {group} share one choice, but their '
+                f'patterns give them different candidates: {", ".join(members)}; give '
+                'them the same, or another quant.groups'
+            )
+        (found[group],) = each
     return found
 
 

@@ -116,6 +116,48 @@ def test_fixed_and_exclude(small, build):
     assert fixed == {f'backbone.layer1.{b}.conv{c}': (4, 8) for b in '01' for c in '12'}
 
 
+def test_candidates_by_pattern(small, build):
+    """Named ends are searched; later patterns win; '*' alone names nothing."""
+    ends = ['W4A4', 'W6A6', 'W8A8']
+    model = build(
+        small('retinanet'),
+        candidates={
+            '*': CANDIDATES,
+            'neck.*': ['W3A3', 'W4A4'],
+            'neck.fpn_convs.0.conv': ['W2A2'],
+            'bbox_head.retina_*': ends,
+        },
+    )
+    space = SearchSpace(model)
+    assert space.fixed == {'backbone.conv1': (8, 8)}
+    found = {g.layers[0]: g.candidates for g in space.groups}
+    assert found['bbox_head.retina_cls'] == found['bbox_head.retina_reg']
+    assert found['bbox_head.retina_cls'] == ((4, 4), (6, 6), (8, 8))
+    assert found['neck.lateral_convs.0.conv'] == ((3, 3), (4, 4))
+    assert found['neck.fpn_convs.0.conv'] == ((2, 2),)
+    assert found['backbone.layer1.0.conv1'] == tuple(map(tuple, CANDIDATES))
+    # A uniform net of the same config has the width wherever there is a choice.
+    uniform = build(
+        small('retinanet'),
+        candidates={'*': CANDIDATES, 'bbox_head.retina_*': ends},
+        policy='W4A4',
+    )
+    precisions = {n: m.precision for n, m in quantized_layers(uniform).items()}
+    assert precisions['bbox_head.retina_reg'] == (4, 4)
+    assert precisions['backbone.conv1'] == (8, 8)
+
+
+def test_fixed_wins_over_candidates_by_pattern(small, build):
+    model = build(
+        small('resnet'),
+        candidates={'*': CANDIDATES, 'head.fc': ['W4A4', 'W8A8']},
+        fixed={'head.fc': 'W6A6', 'backbone.conv1': None},
+    )
+    space = SearchSpace(model)
+    assert space.fixed == {'head.fc': (6, 6)}
+    assert space.groups[0].layers == ['backbone.conv1']
+
+
 @pytest.mark.parametrize(
     ('groups', 'number'), [('residual_block', 8), ('layer', 19), (['*.layer?.*'], 1)]
 )
@@ -284,6 +326,22 @@ def test_unknown_part_of_the_base_is_reported_as_such(small, build):
         (dict(candidates=[]), ValueError, r'quant\.candidates: found an empty list'),
         (dict(candidates=['W4A4', (4, 4)]), ValueError, 'W4A4 is given more than once'),
         (dict(candidates=[(2, 9)]), ValueError, r'candidates\[0\]: found 9 bits'),
+        (
+            dict(candidates={'*': ['W9A9']}),
+            ValueError,
+            r"candidates\['\*'\]\[0\]: found 9 bits",
+        ),
+        (
+            dict(candidates={'*': CANDIDATES, 'head.f': ['W4A4']}),
+            ValueError,
+            r"candidates: 'head\.f' matches no layer; near names: head\.fc",
+        ),
+        (dict(candidates={'head.*': ['W4A4']}), ValueError, 'no pattern matches backb'),
+        (
+            dict(candidates={'*': CANDIDATES, '*.conv2': ['W4A4', 'W2A2']}),
+            ValueError,
+            r'backbone\.layer1\.0 share one choice, but their patterns give them diff',
+        ),
         (dict(candidates=[(1, 2)]), ValueError, 'at least 2 bits; found 1'),
         (dict(policy='W4A9'), ValueError, 'found 9 bits'),
         (dict(policy='W4'), ValueError, r'quant\.policy: found'),

@@ -157,3 +157,27 @@ def test_several_problems_on_one_space():
 def test_bad_arguments(args, message):
     with pytest.raises(ValueError, match=message):
         Search(supernet(), input_shape=SHAPE, **args)
+
+
+@pytest.mark.parametrize('limit', ['W3A3', '0.9*W4A4', 'W8A8'])
+def test_candidates_by_pattern(limit):
+    """Ends with widths of their own: a budget counts them, and is kept."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU()),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)),
+    )
+    widths = ['W2A2', 'W3A3', 'W4A4', 'W8A8']
+    patterns = {'*': widths, '0': ['W4A4', 'W2A3'], '6': ['W3A3', 'W8A8']}
+    mmmpq.quantize(net, patterns, groups='layer')
+    mmmpq.calibrate(net, [batch(0)[0]])
+    search = Search(net, [limit], input_shape=SHAPE, log=lambda _: None)
+    search.begin(COUNT)
+    loop(search)
+    policy = search.policy(search.choose())
+    (spent,) = policy.meta['budgets']
+    assert spent['cost'] <= spent['limit']
+    assert policy.layers['0'] in {(4, 4), (2, 3)}
+    assert policy.layers['6'] in {(3, 3), (8, 8)}
+    mmmpq.apply_policy(net, policy)
+    assert mmmpq.cost(net, SHAPE).total['bops'] == pytest.approx(spent['cost'])
