@@ -11,7 +11,7 @@ from mmmpq.layers.idle import with_idle
 from mmmpq.layers.relaxation import Softmax
 from mmmpq.layers.shares import Shares, selected, shares
 from mmmpq.policy import SKIP, Precision, parse_candidates
-from mmmpq.quantizers import BatchQuantizer, Quantizer
+from mmmpq.quantizers import Quantizer
 from mmmpq.registry import RELAXATIONS, build
 
 MIXINGS = ('composite', 'outputs', 'sampled')
@@ -308,7 +308,10 @@ class OwnWeight(nn.Module):
 def _without_statistics(
     layer: QuantizedLayer, state: dict, prefix: str, metadata: dict
 ) -> None:
-    """Saves a BatchQuantizer as not calibrated: what it has is one path's."""
-    if isinstance(layer, MixedLayer) and isinstance(layer.a_quantizer, BatchQuantizer):
-        signed = layer.a_quantizer.signed
-        state[f'{prefix}a_quantizer.signed'] = torch.full_like(signed, -1)
+    """Saves what is one path's as not calibrated."""
+    if isinstance(layer, MixedLayer):
+        for name in ('w_quantizer', 'a_quantizer'):
+            quantizer = getattr(layer, name)
+            if quantizer.per_subnet:
+                signed = torch.full_like(quantizer.signed, -1)
+                state[f'{prefix}{name}.signed'] = signed

@@ -30,7 +30,7 @@ from mmmpq.models.selection import (
 )
 from mmmpq.models.skipping import check_skips, skippable
 from mmmpq.policy import SKIP, Policy, Precision, near, parse_candidates
-from mmmpq.quantizers import BatchQuantizer
+from mmmpq.quantizers import per_subnet
 from mmmpq.registry import MODELS, RELAXATIONS, build
 
 QUANT_KEYS = [
@@ -259,8 +259,8 @@ def _keep_input_range(stem: nn.Module) -> None:
 def apply_policy(model: nn.Module, policy: Policy) -> nn.Module:
     """Makes a searched model the fixed-precision one of ``policy``, in place.
 
-    Statistics of :class:`mmmpq.quantizers.BatchQuantizer` are kept if ``policy`` is the
-    path in use, and forgotten otherwise.
+    Statistics of quantizers that are ``per_subnet`` are kept if ``policy`` is the path
+    in use, and forgotten otherwise.
     """
     layers = quantized_layers(model)
     policy.check_layers(layers)
@@ -279,9 +279,8 @@ def apply_policy(model: nn.Module, policy: Policy) -> nn.Module:
 
 def forget_statistics(model: nn.Module) -> None:
     """Drops what was calibrated for another net than the one in use."""
-    for module in model.modules():
-        if isinstance(module, BatchQuantizer):
-            module.forget()
+    for quantizer in per_subnet(model):
+        quantizer.forget()
 
 
 def _path(layer: MixedLayer) -> Precision | None:
