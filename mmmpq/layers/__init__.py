@@ -15,8 +15,9 @@ from mmmpq.layers.handed import Handed
 from mmmpq.layers.linear import MixedLinear, QuantLinear
 from mmmpq.layers.mixed import MixedLayer
 from mmmpq.layers.probs import Probs, flat, on_host, padded
-from mmmpq.layers.relaxation import GumbelSoftmax, Softmax
+from mmmpq.layers.relaxation import Relaxation
 from mmmpq.layers.skip import Skip
+from mmmpq.layers.softmax import GumbelSoftmax, Softmax
 from mmmpq.layers.uniform import UniformSampling
 from mmmpq.layers.weights_ahead import watch_passes
 
@@ -33,6 +34,7 @@ __all__ = [
     'QuantLayer',
     'QuantLinear',
     'QuantizedLayer',
+    'Relaxation',
     'Skip',
     'Softmax',
     'UniformSampling',

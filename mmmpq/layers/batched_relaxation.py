@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from mmmpq.layers.handed import Handed
 from mmmpq.layers.probs import Probs
-from mmmpq.layers.relaxation import GumbelSoftmax, Softmax, gumbel
+from mmmpq.layers.relaxation import Relaxation
 from mmmpq.layers.shares import Shares, unskipped
+from mmmpq.layers.softmax import GumbelSoftmax, Softmax, gumbel
 from mmmpq.quantizers.base import constant
 from mmmpq.transfer import send
 
@@ -29,7 +30,7 @@ class BatchedRelaxation:
     """
 
     @staticmethod
-    def accepts(relaxations: Sequence[Softmax]) -> bool:
+    def accepts(relaxations: Sequence[Relaxation]) -> bool:
         """Whether all are of the two types: a subclass may compute what it likes."""
         return all(type(r) in (Softmax, GumbelSoftmax) for r in relaxations)
 

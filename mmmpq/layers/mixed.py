@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmmpq.layers.base import Ahead, QuantizedLayer, refuse_skip
 from mmmpq.layers.idle import with_idle
-from mmmpq.layers.relaxation import Softmax
+from mmmpq.layers.relaxation import Relaxation
 from mmmpq.layers.shares import Shares, selected, shares
 from mmmpq.policy import SKIP, Precision, parse_candidates
 from mmmpq.quantizers import Quantizer
@@ -86,7 +86,7 @@ class MixedLayer(QuantizedLayer):
                 "own_weights: found with mixing='composite', which is one convolution "
                 "of one weight; accepted are mixing='outputs' and 'sampled'"
             )
-        if not isinstance(relaxation, Softmax):
+        if not isinstance(relaxation, Relaxation):
             candidates = parse_candidates(candidates)
             for candidate in candidates:
                 refuse_skip(candidate)

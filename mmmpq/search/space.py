@@ -12,7 +12,7 @@ from mmmpq.layers import (
     Handed,
     MixedLayer,
     QuantLayer,
-    Softmax,
+    Relaxation,
     padded,
     quantized_layers,
 )
@@ -26,7 +26,7 @@ class Group:
 
     name: str
     layers: list[str]
-    relaxation: Softmax
+    relaxation: Relaxation
 
     @property
     def candidates(self) -> tuple[Precision, ...]:
