@@ -153,7 +153,7 @@ class IntegerLayer:
     def _sum(self, u: Tensor, weight: Tensor) -> Tensor:
         """Exact: float64 holds every integer below 2^53."""
         with torch.backends.cudnn.flags(enabled=False):  # it may transform the inputs
-            return self.layer._compute(u, weight, None)
+            return self.layer.compute(u, weight, None)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from mmmpq.layers.conv import MixedConv2d, QuantConv2d
 from mmmpq.layers.handed import Handed
 from mmmpq.layers.linear import MixedLinear, QuantLinear
 from mmmpq.layers.mixed import MixedLayer
+from mmmpq.layers.mixing import Mixing
 from mmmpq.layers.probs import Probs, flat, on_host, padded
 from mmmpq.layers.relaxation import Relaxation
 from mmmpq.layers.skip import Skip
@@ -29,6 +30,7 @@ __all__ = [
     'MixedConv2d',
     'MixedLayer',
     'MixedLinear',
+    'Mixing',
     'Probs',
     'QuantConv2d',
     'QuantLayer',

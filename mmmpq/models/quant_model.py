@@ -128,7 +128,7 @@ def quantize(
             prediction layers at 8/8. None as a precision makes a layer searchable.
         exclude: Patterns of layers that stay float.
         mixing: 'composite' (the default), 'outputs' or 'sampled', see
-            :class:`mmmpq.layers.MixedLayer`.
+            :class:`mmmpq.layers.MixedLayer`, or one that is registered.
         own_weights: With mixing 'outputs' or 'sampled', a weight for each candidate.
         relaxation: Config; default ``dict(type='Softmax')``.
         hardware: File of a hardware profile; candidates it lacks are left out.
@@ -285,7 +285,7 @@ def forget_statistics(model: nn.Module) -> None:
 
 def _path(layer: MixedLayer) -> Precision | None:
     """The one precision that a layer computes at, if there is one."""
-    choice = layer.relaxation.choice if layer.mixing == 'sampled' else None
+    choice = layer.relaxation.choice if layer.on_path else None
     return None if choice is None else layer.candidates[choice]
 
 

@@ -57,7 +57,7 @@ class SubnetSpace:
         self._quantized_with = getattr(model, 'quantized_with', None)
         mixed = {n: m for n, m in self._quantized.items() if isinstance(m, MixedLayer)}
         for name, layer in mixed.items():
-            if layer.mixing != 'sampled':
+            if not layer.mixer.samples:
                 raise ValueError(
                     f'quant.mixing: found {layer.mixing!r} ({name}); a supernet of '
                     "which subnets are taken needs mixing='sampled'"

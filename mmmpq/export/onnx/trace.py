@@ -151,8 +151,8 @@ def _marking(name: str, layer: QuantizedLayer, integers: bool):
         # where that is not wanted, the bias is added behind.
         inside = integers or 32 in (w_bits, a_bits) or (w_bits, a_bits) == (8, 8)
         if layer.bias is None or inside:
-            return layer._compute(x, weight, layer.bias)
-        return layer._compute(x, weight, None) + layer.bias[:, None, None]
+            return layer.compute(x, weight, layer.bias)
+        return layer.compute(x, weight, None) + layer.bias[:, None, None]
 
     return forward
 

@@ -95,7 +95,7 @@ class _Elastic:
         ]
         return super()._once(make, *state, self.kernel_size, *matrices)
 
-    def _compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         active = weight[: self.out_channels, : self.in_channels // self.groups]
         bias = None if bias is None else bias[: self.out_channels]
         with recomputing(x, weight):
@@ -162,7 +162,7 @@ class ElasticConv2d(_Elastic, nn.Conv2d):
     twins = MixedElasticConv2d, QuantElasticConv2d
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._compute(x, self._latent_weight(), self.bias)
+        return self.compute(x, self._latent_weight(), self.bias)
 
 
 def _narrow(quantizer: Quantizer, channels: int) -> None:
