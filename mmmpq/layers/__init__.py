@@ -12,6 +12,7 @@ from mmmpq.layers.batched_relaxation import BatchedRelaxation
 from mmmpq.layers.checkpointing import open_checkpoints
 from mmmpq.layers.conv import MixedConv2d, QuantConv2d
 from mmmpq.layers.handed import Handed
+from mmmpq.layers.kinds import float_twin, quantizable
 from mmmpq.layers.linear import MixedLinear, QuantLinear
 from mmmpq.layers.mixed import MixedLayer
 from mmmpq.layers.mixing import Mixing
@@ -43,9 +44,11 @@ __all__ = [
     'calibrating',
     'flat',
     'float_mode',
+    'float_twin',
     'on_host',
     'open_checkpoints',
     'padded',
+    'quantizable',
     'quantized_layers',
     'watch_passes',
 ]

@@ -44,6 +44,8 @@ class QuantizedLayer:
     w_quantizer: Quantizer
     a_quantizer: Quantizer
 
+    # Whether its output is W x + b, so that export may fold into W and b.
+    affine = True
     # 'float' or a list: the plain float layer, in the latter case collecting a sample
     # of its inputs. None: quantized.
     _mode: Any = None

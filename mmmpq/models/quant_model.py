@@ -16,6 +16,7 @@ from mmmpq.layers import (
     MixedLayer,
     QuantizedLayer,
     Skip,
+    float_twin,
     quantized_layers,
     watch_passes,
 )
@@ -23,7 +24,6 @@ from mmmpq.models.loading import watch_loading
 from mmmpq.models.selection import (
     default_fixed,
     expand,
-    float_twin,
     group_layers,
     parse_fixed,
     stem_of,

@@ -30,8 +30,8 @@ class Quantizer(nn.Module):
     One whose evaluation needs statistics of the net in use, which are measured anew for
     every subnet and after training (:func:`mmmpq.models.calibrate_subnet`), sets
     ``per_subnet``. While ``gathered`` is a list each training call appends its own to
-    it, a tensor of the shape of ``statistics``; :meth:`set_statistics` takes their
-    mean, :meth:`forget` drops it. It is ``calibrated`` in between, with a sign.
+    it, a tensor of the shape of the buffer ``statistics``; :meth:`set_statistics` takes
+    their mean, :meth:`forget` drops it. It is ``calibrated`` in between, with a sign.
 
     Args:
         bits: The distinct widths that it must serve; 32 is the identity.
@@ -45,6 +45,7 @@ class Quantizer(nn.Module):
 
     gradient = 'lsq'
     per_subnet = False
+    statistics: Tensor
     gathered: list[Tensor] | None = None
     # Of activations: 1 as in (N, C, ...), -1 where a linear layer's tokens come last.
     channel_dim = 1
@@ -121,11 +122,6 @@ class Quantizer(nn.Module):
 
     def calibrate(self, x: Tensor) -> None:
         """Sets sign and ranges from a sample ``x`` of the tensor to be quantized."""
-        raise NotImplementedError
-
-    @property
-    def statistics(self) -> Tensor:
-        """The buffer of what is measured; with ``per_subnet`` alone."""
         raise NotImplementedError
 
     def set_statistics(self, mean: Tensor) -> None:

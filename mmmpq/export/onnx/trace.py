@@ -139,6 +139,8 @@ def _marking(name: str, layer: QuantizedLayer, integers: bool):
         weight = _Mark.apply(layer._latent_weight(), name, 'weight')
         if a_bits != 32:
             x = _Mark.apply(x, name, 'activation')
+        if not layer.affine:
+            return layer.compute(x, weight, layer.bias)
         if isinstance(layer, nn.Linear) and w_bits != 32:
             if x.dim() == 2:
                 y = _Product.apply(x, weight)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmmpq.layers import MixedLayer, QuantConv2d, QuantLayer
+from mmmpq.layers import MixedLayer, QuantConv2d, QuantLayer, quantizable
 from mmmpq.layers.idle import with_idle
 from mmmpq.quantizers import recomputing
 from mmmpq.quantizers.base import Quantizer
@@ -159,10 +159,12 @@ class MixedElasticConv2d(_Elastic, MixedLayer, nn.Conv2d):
 class ElasticConv2d(_Elastic, nn.Conv2d):
     __doc__ = _Elastic.__doc__
     plain = nn.Conv2d
-    twins = MixedElasticConv2d, QuantElasticConv2d
 
     def forward(self, x: Tensor) -> Tensor:
         return self.compute(x, self._latent_weight(), self.bias)
+
+
+quantizable(ElasticConv2d, MixedElasticConv2d, QuantElasticConv2d)
 
 
 def _narrow(quantizer: Quantizer, channels: int) -> None:
