@@ -5,11 +5,13 @@ import copy
 import pytest
 import torch
 from mmengine.model import initialize
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.nn import functional as F
 
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.integer_check import checking
+from mmmpq.export.onnx.graph import export_onnx
 from mmmpq.layers import (
     MixedLayer,
     QuantLayer,
@@ -54,6 +56,11 @@ class Scaled(Strict):
 class Centred(nn.Linear):
     def forward(self, x):
         return super().forward(x - x.mean(-1, keepdim=True))
+
+
+class Affected(nn.Conv2d):
+    def forward(self, x):
+        return 1.5 * self._conv_forward(x, self.weight, self.bias) + 0.1
 
 
 class Net(nn.Module):
@@ -129,6 +136,44 @@ def test_batchnorm_is_folded_into_what_is_affine():
         torch.testing.assert_close(net(x), wanted, rtol=1e-4, atol=1e-5)
     assert report.folded == {'norm': 'stem'}
     assert report.kept == {'after': 'body computes more than W x + b'}
+
+
+def test_a_backbone_of_own_convolutions_is_searched_and_exported(tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    MODELS.register_module(module=quantizable(Affected), force=True)
+    init_default_scope('mmpretrain')
+    net = MODELS.build(
+        dict(
+            type='mmmpq.QuantModel',
+            base_type='ImageClassifier',
+            quant=dict(candidates=CANDIDATES),
+            backbone=dict(
+                type='ResNet',
+                depth=18,
+                base_channels=4,
+                stem_channels=4,
+                num_stages=2,
+                strides=(1, 2),
+                dilations=(1, 1),
+                out_indices=(1,),
+                conv_cfg=dict(type='Affected'),
+            ),
+            neck=dict(type='GlobalAveragePooling'),
+            head=dict(type='LinearClsHead', num_classes=2, in_channels=8),
+        )
+    )
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad(), calibrating(net):
+        net(x)
+    assert len(SearchSpace(net).groups) == 4
+    apply_policy(net, Policy({n: Precision(8, 8) for n in quantized_layers(net)}))
+    assert isinstance(net.backbone.layer1[0].conv1, Affected)
+    with torch.no_grad():
+        wanted = net.eval()(x, mode='tensor')
+    export_onnx(net, tmp_path / 'net.onnx', (3, 16, 16))
+    session = onnxruntime.InferenceSession(tmp_path / 'net.onnx')
+    (found,) = session.run(None, {'images': x.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=0.02, atol=0.02)
 
 
 def test_init_cfg_of_the_parent_reaches_the_layers():
