@@ -35,6 +35,7 @@ TRANSFORMS = Registry(
 )
 QUANTIZERS = Registry('quantizer', scope='mmmpq', locations=['mmmpq.quantizers'])
 RELAXATIONS = Registry('relaxation', scope='mmmpq', locations=['mmmpq.layers'])
+MIXINGS = Registry('mixing', scope='mmmpq', locations=['mmmpq.layers'])
 COSTS = Registry('cost', scope='mmmpq', locations=['mmmpq.costs'])
 LOSSES = Registry('loss', scope='mmmpq', locations=['mmmpq.losses'])
 

@@ -89,7 +89,8 @@ def file_name(text: str) -> str:
 def _type_of(limit: Any, default: str) -> str:
     """The cost that has the unit of ``limit``: ``default`` where it has it too."""
     unit = re.sub(r'^[-+\d.eE\s]*', '', limit) if isinstance(limit, str) else ''
-    for name in dict.fromkeys([default, 'BOPs', 'WeightBytes', 'Latency']):
-        if name in COSTS.module_dict and unit in COSTS.get(name).units:
+    names = dict.fromkeys([default, 'BOPs', 'WeightBytes', *COSTS.module_dict])
+    for name in names:
+        if name in COSTS.module_dict and unit in COSTS.module_dict[name].units:
             return name
     return default

@@ -172,6 +172,8 @@ def _pairs(
             kept[names[norm]] = 'it is in more than one place of the model'
         elif getattr(layer, 'precision', None) == SKIP:
             kept[names[norm]] = 'its block is skipped'
+        elif not getattr(layer, 'affine', True):
+            kept[names[norm]] = f'{names[layer]} computes more than W x + b'
         elif flow.readers[layer] != {norm}:
             kept[names[norm]] = f'{names[layer]} is read by others as well'
         else:

@@ -153,7 +153,7 @@ class IntegerLayer:
     def _sum(self, u: Tensor, weight: Tensor) -> Tensor:
         """Exact: float64 holds every integer below 2^53."""
         with torch.backends.cudnn.flags(enabled=False):  # it may transform the inputs
-            return self.layer._compute(u, weight, None)
+            return self.layer.compute(u, weight, None)
 
 
 @contextlib.contextmanager
@@ -161,8 +161,8 @@ def checking(model: nn.Module) -> Iterator[dict[str, LayerCheck]]:
     """Within it, forwards of ``model`` are recomputed layer by layer with integers.
 
     Every layer gets the input that it has in the fake-quantized net, so deviations do
-    not add up from layer to layer. Layers with float weights or inputs, and those of
-    skipped blocks, are left out.
+    not add up from layer to layer. Layers with float weights or inputs, those of
+    skipped blocks, and those that are not ``affine``, are left out.
 
     Args:
         model: A quantized model of one precision per layer, in eval mode.
@@ -181,7 +181,7 @@ def checking(model: nn.Module) -> Iterator[dict[str, LayerCheck]]:
             f'model: found {found}; accepted is one precision per layer, as with '
             'model.quant.policy=policy.json'
         )
-    layers = {n: m for n, m in layers.items() if is_integer(m)}
+    layers = {n: m for n, m in layers.items() if m.affine and is_integer(m)}
     waiting = [
         n
         for n, m in layers.items()

@@ -12,11 +12,14 @@ from mmmpq.layers.batched_relaxation import BatchedRelaxation
 from mmmpq.layers.checkpointing import open_checkpoints
 from mmmpq.layers.conv import MixedConv2d, QuantConv2d
 from mmmpq.layers.handed import Handed
+from mmmpq.layers.kinds import float_twin, quantizable
 from mmmpq.layers.linear import MixedLinear, QuantLinear
 from mmmpq.layers.mixed import MixedLayer
+from mmmpq.layers.mixing import Mixing
 from mmmpq.layers.probs import Probs, flat, on_host, padded
-from mmmpq.layers.relaxation import GumbelSoftmax, Softmax
+from mmmpq.layers.relaxation import Relaxation
 from mmmpq.layers.skip import Skip
+from mmmpq.layers.softmax import GumbelSoftmax, Softmax
 from mmmpq.layers.uniform import UniformSampling
 from mmmpq.layers.weights_ahead import watch_passes
 
@@ -28,20 +31,24 @@ __all__ = [
     'MixedConv2d',
     'MixedLayer',
     'MixedLinear',
+    'Mixing',
     'Probs',
     'QuantConv2d',
     'QuantLayer',
     'QuantLinear',
     'QuantizedLayer',
+    'Relaxation',
     'Skip',
     'Softmax',
     'UniformSampling',
     'calibrating',
     'flat',
     'float_mode',
+    'float_twin',
     'on_host',
     'open_checkpoints',
     'padded',
+    'quantizable',
     'quantized_layers',
     'watch_passes',
 ]

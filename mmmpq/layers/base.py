@@ -35,7 +35,7 @@ class QuantizedLayer:
     """Mixin beside ``nn.Conv2d`` or ``nn.Linear``: quantizers of weights and input.
 
     The float layer's parameters keep their names, so that pretrained checkpoints,
-    ``init_cfg`` and paramwise rules go on working. ``_compute(x, weight, bias)``, the
+    ``init_cfg`` and paramwise rules go on working. ``compute(x, weight, bias)``, the
     float operation, and ``_quantized(x)`` come from the other classes.
     """
 
@@ -44,6 +44,8 @@ class QuantizedLayer:
     w_quantizer: Quantizer
     a_quantizer: Quantizer
 
+    # Whether its output is W x + b, so that export may fold into W and b.
+    affine = True
     # 'float' or a list: the plain float layer, in the latter case collecting a sample
     # of its inputs. None: quantized.
     _mode: Any = None
@@ -114,7 +116,7 @@ class QuantizedLayer:
         if self._mode is not None:
             if self._mode != 'float' and x.numel():
                 self._mode.append(_sample(x))
-            return self._compute(x, self._latent_weight(), self.bias)
+            return self.compute(x, self._latent_weight(), self.bias)
         return self._quantized(x)
 
     def calibrate(self, samples: Sequence[Tensor]) -> None:
@@ -189,7 +191,7 @@ class QuantLayer(QuantizedLayer):
         weight = self._once(
             lambda: self.w_quantizer(self._latent_weight(), w_bits), w_bits
         )
-        return self._compute(self.a_quantizer(x, a_bits), weight, self.bias)
+        return self.compute(self.a_quantizer(x, a_bits), weight, self.bias)
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, {self.precision}'

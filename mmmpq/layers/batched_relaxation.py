@@ -9,9 +9,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmmpq.layers.handed import Handed
+from mmmpq.layers.mixing import mixing_of
 from mmmpq.layers.probs import Probs
-from mmmpq.layers.relaxation import GumbelSoftmax, Softmax, gumbel
+from mmmpq.layers.relaxation import Relaxation
 from mmmpq.layers.shares import Shares, unskipped
+from mmmpq.layers.softmax import GumbelSoftmax, Softmax, gumbel
 from mmmpq.quantizers.base import constant
 from mmmpq.transfer import send
 
@@ -25,17 +27,17 @@ class BatchedRelaxation:
 
     Args:
         relaxations: Of the groups, for which :meth:`accepts` holds.
-        mixings: The mixings of their layers.
+        mixings: Names of their layers' mixings.
     """
 
     @staticmethod
-    def accepts(relaxations: Sequence[Softmax]) -> bool:
+    def accepts(relaxations: Sequence[Relaxation]) -> bool:
         """Whether all are of the two types: a subclass may compute what it likes."""
         return all(type(r) in (Softmax, GumbelSoftmax) for r in relaxations)
 
     def __init__(self, relaxations: Sequence[Softmax], mixings: set[str]) -> None:
         self.relaxations = list(relaxations)
-        self.mixings = mixings
+        self.mixings = [mixing_of(name) for name in mixings]
         self.sizes = [len(r.candidates) for r in self.relaxations]
         self.logit_sizes = [r.logits.numel() for r in self.relaxations]
         self._gumbel = [r for r in self.relaxations if isinstance(r, GumbelSoftmax)]
@@ -98,12 +100,13 @@ class BatchedRelaxation:
         probs = self.probs(theta)
         handed = Handed(self.relaxations, theta, self.each(probs) if moving else None)
         handed.release()
-        if self.mixings - {'sampled'}:
+        if not all(m.samples for m in self.mixings):
             mixture = self.mixture(theta) if self._gumbel else probs
             self._hand(handed, mixture, probs, sampled=False)
         choice = [r.choice for r in self.relaxations]
         # A weight step takes the path that was drawn, without any coefficient.
-        if moving and 'sampled' in self.mixings and None not in choice:
+        sampling = moving and any(m.samples for m in self.mixings)
+        if sampling and None not in choice:
             hard = torch.zeros(probs.shape)
             hard[range(len(choice)), choice] = 1
             path = send(hard, probs.device) + probs - probs.detach()
@@ -125,7 +128,7 @@ class BatchedRelaxation:
             outputs.append(flat)
         cuts = [handed.cut(x).split(self.sizes) for x in outputs]
         marginals: list = [None] * len(self.sizes)
-        if self.mixings != {'outputs'}:
+        if any(m.marginals for m in self.mixings):
             widths = [
                 handed.cut(flat.new_zeros(sum(n)).index_add(0, i, flat)).split(n)
                 for n, i in ((index.w_sizes, index.w), (index.a_sizes, index.a))

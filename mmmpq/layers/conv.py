@@ -9,7 +9,7 @@ from mmmpq.registry import MODELS
 
 
 class _Conv:
-    def _compute(self, x, weight, bias):
+    def compute(self, x, weight, bias):
         with recomputing(x, weight):
             return self._conv_forward(x, weight, bias)
 

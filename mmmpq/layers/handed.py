@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmmpq.layers.probs import Probs
-from mmmpq.layers.relaxation import Softmax
+from mmmpq.layers.relaxation import Relaxation
 
 
 class Handed:
@@ -28,7 +28,7 @@ class Handed:
 
     def __init__(
         self,
-        relaxations: Sequence[Softmax] = (),
+        relaxations: Sequence[Relaxation] = (),
         theta: Tensor | None = None,
         probs: Probs | None = None,
     ) -> None:

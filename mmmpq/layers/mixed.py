@@ -1,6 +1,6 @@
 """Layers with all candidates of a search."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,17 +8,18 @@ from torch import Tensor, nn
 
 from mmmpq.layers.base import Ahead, QuantizedLayer, refuse_skip
 from mmmpq.layers.idle import with_idle
-from mmmpq.layers.relaxation import Softmax
-from mmmpq.layers.shares import Shares, selected, shares
+from mmmpq.layers.mixing import mixing_of
+from mmmpq.layers.relaxation import Relaxation
+from mmmpq.layers.shares import selected, shares
 from mmmpq.policy import SKIP, Precision, parse_candidates
-from mmmpq.quantizers import BatchQuantizer, Quantizer
+from mmmpq.quantizers import Quantizer
 from mmmpq.registry import RELAXATIONS, build
-
-MIXINGS = ('composite', 'outputs', 'sampled')
 
 
 class MixedLayer(QuantizedLayer):
     """All candidates of a search, mixed by the probabilities p of the layer's group.
+
+    As its mixing says (:mod:`mmmpq.layers.mixing`):
 
     * ``composite``: one conv(Σ_a p(a) Q_a(x), Σ_w p(w) Q_w(W)) with the marginals.
     * ``outputs``: Σ_j p_j conv(Q_a(x), Q_w(W)), exactly; candidates that share an
@@ -36,7 +37,7 @@ class MixedLayer(QuantizedLayer):
         *args, **kwargs: As of the float layer, and:
         candidates: Precisions, such as ``[(2, 2), (4, 4)]`` or ``['W2A2', 'W4A4']``.
         relaxation: Config, or the relaxation that the layers of a group share.
-        mixing: One of the three above.
+        mixing: One of the three above, or another one of the registry.
         own_weights: A weight for each candidate; not with mixing 'composite'.
         quantizer: Config of both quantizers, or
         w_quantizer, a_quantizer: of each.
@@ -79,20 +80,18 @@ class MixedLayer(QuantizedLayer):
         w_quantizer: dict | None = None,
         a_quantizer: dict | None = None,
     ) -> None:
-        if mixing not in MIXINGS:
-            raise ValueError(f'mixing: found {mixing!r}; accepted are {MIXINGS}')
-        if own_weights and mixing == 'composite':
+        self.mixing = mixing
+        if own_weights and not self.mixer.own_weights:
             raise ValueError(
-                "own_weights: found with mixing='composite', which is one convolution "
+                f'own_weights: found with mixing={mixing!r}, which is one convolution '
                 "of one weight; accepted are mixing='outputs' and 'sampled'"
             )
-        if not isinstance(relaxation, Softmax):
+        if not isinstance(relaxation, Relaxation):
             candidates = parse_candidates(candidates)
             for candidate in candidates:
                 refuse_skip(candidate)
             cfg = relaxation or dict(type='Softmax')
             relaxation = build(RELAXATIONS, cfg, candidates=candidates)
-        self.mixing = mixing
         if relaxation.owned:
             # A plain reference: as a submodule of every layer of its group it would
             # be saved, and handed to an optimizer's parameter groups, many times.
@@ -121,42 +120,48 @@ class MixedLayer(QuantizedLayer):
     def candidates(self) -> tuple[Precision, ...]:
         return self.relaxation.candidates
 
+    @property
+    def mixing(self) -> str:
+        return self.mixer.name
+
+    @mixing.setter
+    def mixing(self, name: str) -> None:
+        self.mixer = mixing_of(name)
+
     # Left out of what is compiled, which would be new whenever the logits are.
     forward = torch.compiler.disable(QuantizedLayer.forward)
 
     def _ahead(self) -> Ahead | None:
         """That of a composite, where its coefficients have been handed out."""
         relaxation = self.relaxation
-        mixed = relaxation.handed.get(self._sampled)
-        if self.own or self.mixing == 'outputs' or not mixed:
+        mixed = relaxation.handed.get(self.on_path)
+        if self.own or not self.mixer.marginals or not mixed:
             return None
-        stamp = relaxation.stamp(self._sampled)
+        stamp = relaxation.stamp(self.on_path)
         if stamp != mixed.stamp:
             return None
         bits = relaxation.w_bits
         return Ahead(bits, mixed.marginals[0], (bits, *stamp))
 
     @property
-    def _sampled(self) -> bool:
-        return self.mixing == 'sampled' and self.relaxation.choice is not None
+    def on_path(self) -> bool:
+        """Whether it takes the one path that was drawn."""
+        return self.mixer.samples and self.relaxation.choice is not None
 
     def _quantized(self, x: Tensor) -> Tensor:
         self._copy_weights()
         relaxation = self.relaxation
-        sampled = self._sampled
-        if sampled and not relaxation.logits.requires_grad:
+        on_path = self.on_path
+        if on_path and not relaxation.logits.requires_grad:
             return self._one(x, relaxation.choice)
-        mixed = shares(relaxation, sampled)
-        if self.mixing == 'outputs':
-            return self._outputs(x, mixed.layers)
-        return self._composite(x, mixed)
+        return self.mixer.output(self, x, shares(relaxation, on_path))
 
     def _one(self, x: Tensor, j: int) -> Tensor:
-        weight = self._weight(j)
+        weight = self.candidate_weight(j)
         if torch.is_grad_enabled():
             weight = with_idle(weight, self._idle(j))
         x = self.a_quantizer(x, self.candidates[j].a_bits)
-        return self._compute(x, weight, self.bias)
+        return self.compute(x, weight, self.bias)
 
     def _idle(self, j: int) -> list[nn.Parameter]:
         """Parameters in which the path of candidate j takes no part."""
@@ -170,71 +175,33 @@ class MixedLayer(QuantizedLayer):
             idle += own.parameters() if key != str(j) else ()
         return idle
 
-    def _dropped(self, kept: Sequence[int]) -> list[nn.Parameter]:
-        """Parameters that may take no part if these candidates alone do."""
-        idle = [*self.w_quantizer.parameters(), *self.a_quantizer.parameters()]
-        if self.own:
-            own = {int(j): list(o.parameters()) for j, o in self.own.items()}
-            for j, candidate in enumerate(self.candidates):
-                if j not in kept and candidate != SKIP:
-                    idle += own.get(j, [self.weight])
-        return idle
-
-    def _weight(self, j: int) -> Tensor:
+    def candidate_weight(self, j: int) -> Tensor:
         """Q_w(W), or Q_w(W_j), of candidate j."""
         if str(j) in self.own:
             return self.own[str(j)]()
         bits = self.candidates[j].w_bits
         return self._once(lambda: self.w_quantizer(self._latent_weight(), bits), bits)
 
-    def _mixed_once(self, make: Callable[[], Tensor], kind: Any) -> Tensor:
-        """A mixed weight, which depends on what the relaxation says as well."""
-        stamp = self.relaxation.stamp(self.mixing == 'sampled')
-        return self._once(make, kind, *stamp)
+    def mixed_weight(
+        self, bits: tuple[int, ...], probs: Tensor, places: Sequence[int] | None = None
+    ) -> Tensor:
+        """Σ_j p_j Q_w(W), with W quantized to the widths ``bits``.
 
-    def _composite(self, x: Tensor, mixed: Shares) -> Tensor:
-        w_probs, a_probs = mixed.marginals
-        if self.own:
-            probs = mixed.layers.unbind()
-            computing = [j for j, c in enumerate(self.candidates) if c != SKIP]
-            weight = sum(probs[j] * self._weight(j) for j in computing)
-        else:
-            bits = self.relaxation.w_bits
-            weight = self._mixed_once(
-                lambda: self.w_quantizer.mix(self._latent_weight(), bits, w_probs),
+        Args:
+            bits: One width for each coefficient.
+            probs: p; with ``places``, of all candidates.
+            places: Of the coefficients among ``probs``; None: they are all.
+        """
+        kind = bits if places is None else (bits, *places)
+        return self._once(
+            lambda: self.w_quantizer.mix(
+                self._latent_weight(),
                 bits,
-            )
-        x = self.a_quantizer.mix(x, self.relaxation.a_bits, a_probs)
-        return self._compute(x, weight, self.bias)
-
-    def _outputs(self, x: Tensor, probs: Tensor) -> Tensor:
-        total = None
-        kept = self.relaxation.kept()
-        if kept is not None:
-            probs = probs / selected(probs, kept).sum()
-        each = probs.unbind() if self.own else ()
-        for a_bits in self.relaxation.a_bits:
-            same = [j for j, c in enumerate(self.candidates) if c.a_bits == a_bits]
-            if kept is not None:
-                same = [j for j in same if j in kept]
-            if not same:
-                continue
-            if self.own:
-                weight = sum(each[j] * self._weight(j) for j in same)
-            else:
-                bits = tuple(self.candidates[j].w_bits for j in same)
-                weight = self._mixed_once(
-                    lambda bits=bits, same=same: self.w_quantizer.mix(
-                        self._latent_weight(), bits, selected(probs, same)
-                    ),
-                    (a_bits, bits),
-                )
-            bias = self.bias if total is None else None
-            if total is None and kept is not None and torch.is_grad_enabled():
-                weight = with_idle(weight, self._dropped(kept))
-            out = self._compute(self.a_quantizer(x, a_bits), weight, bias)
-            total = out if total is None else total + out
-        return total
+                probs if places is None else selected(probs, places),
+            ),
+            kind,
+            *self.relaxation.stamp(self.mixer.samples),
+        )
 
     def extra_repr(self) -> str:
         names = ' '.join(map(str, self.candidates))
@@ -288,7 +255,7 @@ class MixedLayer(QuantizedLayer):
             (self.a_quantizer, self.precision.a_bits),
         ):
             quantizer.select(bits or quantizer.bits[0])
-        del self.relaxation, self.mixing, self.own
+        del self.relaxation, self.mixer, self.own
         self.__dict__.pop('_quantized_weights', None)
         self.__class__ = self.fixed_class
 
@@ -308,7 +275,10 @@ class OwnWeight(nn.Module):
 def _without_statistics(
     layer: QuantizedLayer, state: dict, prefix: str, metadata: dict
 ) -> None:
-    """Saves a BatchQuantizer as not calibrated: what it has is one path's."""
-    if isinstance(layer, MixedLayer) and isinstance(layer.a_quantizer, BatchQuantizer):
-        signed = layer.a_quantizer.signed
-        state[f'{prefix}a_quantizer.signed'] = torch.full_like(signed, -1)
+    """Saves what is one path's as not calibrated."""
+    if isinstance(layer, MixedLayer):
+        for name in ('w_quantizer', 'a_quantizer'):
+            quantizer = getattr(layer, name)
+            if quantizer.per_subnet:
+                signed = torch.full_like(quantizer.signed, -1)
+                state[f'{prefix}{name}.signed'] = signed

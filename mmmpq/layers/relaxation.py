@@ -1,6 +1,5 @@
 """Relaxations: from the logits of a group to probabilities over its candidates."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,47 +7,46 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.policy import SKIP, Precision
-from mmmpq.registry import RELAXATIONS
-from mmmpq.transfer import send
-
-TAU_MIN = 1e-6  # a one-hot as good as any
 
 
-@RELAXATIONS.register_module()
-class Softmax(nn.Module):
-    """p = softmax(theta / temperature), shared by the layers of one group.
+class Relaxation(nn.Module):
+    """The logits of a group, which its layers share, and what they make of them.
 
-    Joint: one logit per candidate pair. Factorised: logits for w and for a, with
-    p(w, a) = p(w) · p(a); the candidates must then be all pairs of their widths.
+    A subclass gives ``probs`` and, where the layers mix with something else,
+    ``mixture``. Logits that are not one per candidate are set by :meth:`set_logits` and
+    have a :meth:`tilt` of their own. A biased start is a tilt from logits of zero.
 
     The logits are parameters without ``requires_grad``: the optimizer of the weights
     and DDP pass them by, and the search alone turns their gradient on.
 
     Args:
         candidates: The m candidate precisions.
-        factorised: Separate logits for weight and activation widths.
-        temperature: Divides the logits.
-        init: Value that all logits start from.
         group: Name of the group, for logs and reports.
+        init: Value that all logits start from.
         drop: Coefficient below which, at the start of an iteration, mixing 'outputs'
             leaves a candidate out of its computation (not out of the choice), so that a
             search gets cheaper as it converges. With ε, at most (m - 1) · drop, the sum
             of what is left out, the output moves by at most 2 ε times the largest
             candidate's.
 
-    Raises:
-        ValueError: ``factorised`` with candidates that are no full grid.
+    Attributes:
+        epoch: Epochs of the search so far, which it sets before every iteration.
+        choice: The path that mixing 'sampled' takes; None: there is none.
+        handed: What the layers mix with in a step, of the path or not.
+        owned: Whether a layer holds it as its submodule.
+        skip: Place of (0, 0) among the candidates, or None.
+        w_bits, a_bits: The widths among the candidates, ascending.
+        w_places, a_places: Of each candidate's widths among these. Skip has no width:
+            the layers never see its probability, so any place will do.
     """
 
-    epoch: float = 0.0  # of the search, set before every iteration
+    epoch: float = 0.0
 
     def __init__(
         self,
         candidates: Sequence[Precision],
-        factorised: bool = False,
-        temperature: float = 1.0,
-        init: float = 0.0,
         group: str = '',
+        init: float = 0.0,
         drop: float = 1e-3,
     ) -> None:
         super().__init__()
@@ -57,35 +55,17 @@ class Softmax(nn.Module):
                 f'relaxation.drop: found {drop!r}; accepted are numbers from 0 to '
                 f'below 1 / {len(candidates)}, the share of each candidate'
             )
-        if not temperature > 0:
-            raise ValueError(
-                f'relaxation.temperature: found {temperature!r}; accepted are '
-                'numbers > 0'
-            )
         self.candidates: tuple[Precision, ...] = tuple(candidates)
-        self.factorised = factorised
-        self.temperature = temperature
         self.group = group
         self.drop = drop
-        self.choice: int | None = None  # the path that mixing 'sampled' takes
-        self.handed: dict[bool, Any] = {}  # Shares of a step, of the path or not
+        self.choice: int | None = None
+        self.handed: dict[bool, Any] = {}
         self._kept: list[int] | None = None
-        self.owned = False  # whether a layer holds it as its submodule
+        self.owned = False
         self.skip = self.candidates.index(SKIP) if SKIP in self.candidates else None
         self.w_bits = tuple(sorted({c.w_bits for c in self.candidates} - {0}))
         self.a_bits = tuple(sorted({c.a_bits for c in self.candidates} - {0}))
-        full = len(self.w_bits) * len(self.a_bits) == len(self.candidates)
-        if factorised and (not full or self.skip is not None):
-            raise ValueError(
-                'relaxation.factorised: needs every pair of the widths '
-                f'{list(self.w_bits)} and {list(self.a_bits)} among the candidates; '
-                f'found {", ".join(map(str, self.candidates))}'
-            )
-        sizes = self._sizes()
-        self.logits = nn.Parameter(
-            torch.full((sum(sizes),), float(init)), requires_grad=False
-        )
-        # Skip has no width: the layers never see its probability, so any index will do.
+        self.set_logits(len(self.candidates), init)
         first = self.w_bits[0], self.a_bits[0]
         pairs = [first if c == SKIP else c for c in self.candidates]
         self.w_places = [self.w_bits.index(w) for w, _ in pairs]
@@ -93,26 +73,37 @@ class Softmax(nn.Module):
         self.register_buffer('w_index', torch.tensor(self.w_places), persistent=False)
         self.register_buffer('a_index', torch.tensor(self.a_places), persistent=False)
 
-    def _sizes(self) -> tuple[int, ...]:
-        if self.factorised:
-            return len(self.w_bits), len(self.a_bits)
-        return (len(self.candidates),)
+    def set_logits(self, count: int, init: float = 0.0) -> None:
+        """Makes the logits (count,)."""
+        values = torch.full((count,), float(init))
+        self.logits = nn.Parameter(values, requires_grad=False)
 
-    def _relax(self, logits: Tensor, temperature: float) -> Tensor:
-        parts = [
-            torch.softmax(part / temperature, 0) for part in logits.split(self._sizes())
-        ]
-        if self.factorised:
-            return parts[0][self.w_index] * parts[1][self.a_index]
-        return parts[0]
+    def require_grid(self, key: str) -> None:
+        """Raises ValueError, about ``key``, unless every pair of the widths is a
+        candidate, and skip is none."""
+        full = len(self.w_bits) * len(self.a_bits) == len(self.candidates)
+        if not full or self.skip is not None:
+            raise ValueError(
+                f'{key}: needs every pair of the widths '
+                f'{list(self.w_bits)} and {list(self.a_bits)} among the candidates; '
+                f'found {", ".join(map(str, self.candidates))}'
+            )
 
     def probs(self) -> Tensor:
         """Probabilities over the candidates (m,); they sum to 1."""
-        return self._relax(self.logits, self.temperature)
+        raise NotImplementedError
 
     def mixture(self) -> Tensor:
         """Coefficients (m,) that the layers mix their candidates with."""
         return self.probs()
+
+    def tilt(self, costs: Tensor) -> Tensor:
+        """The direction B_θ in the logits (L,) of costs B of the candidates (m,).
+
+        With θ - c · B_θ, c ≥ 0, the expected cost falls to that of the cheapest
+        candidate as c grows. By it a search starts, and stays, within its budgets.
+        """
+        return costs
 
     def prune(self, mixture: Sequence[float]) -> None:
         """Drops the candidates with too small coefficients, until the next call.
@@ -153,58 +144,3 @@ class Softmax(nn.Module):
 
     def draw(self, generator: torch.Generator) -> None:
         """Takes the random numbers of one step from ``generator``, a CPU's."""
-
-
-@RELAXATIONS.register_module()
-class GumbelSoftmax(Softmax):
-    """m_k = exp((theta_k + g_k) / tau) / Σ, with Gumbel noise g drawn once a step.
-
-    The largest m_k is candidate k with probability softmax(theta)_k, whatever the
-    temperature tau: these are ``probs``, and what is mixed outside training.
-
-    Source: Categorical Reparameterization with Gumbel-Softmax, 2016, arXiv 1611.01144;
-    the annealing: Mixed Precision Quantization of ConvNets via Differentiable Neural
-    Architecture Search, 2018, arXiv 1812.00090.
-
-    Args:
-        candidates, factorised, init, group: As in :class:`Softmax`.
-        temperature: tau at the start.
-        anneal: tau = temperature · exp(-anneal · ``epoch``).
-
-    Attributes:
-        epoch: Epochs of the search so far, a float that the search sets.
-    """
-
-    def __init__(self, *args, anneal: float = 0.0, **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        if not 0 <= anneal < math.inf:
-            raise ValueError(
-                f'relaxation.anneal: found {anneal!r}; accepted are numbers >= 0'
-            )
-        self.anneal = anneal
-        self.register_buffer('noise', torch.zeros_like(self.logits))
-
-    @property
-    def tau(self) -> float:
-        """The present temperature; no lower than what float32 can divide by."""
-        return max(self.temperature * math.exp(-self.anneal * self.epoch), TAU_MIN)
-
-    def probs(self) -> Tensor:
-        """Probabilities softmax(theta) over the candidates (m,)."""
-        return self._relax(self.logits, 1.0)
-
-    def mixture(self) -> Tensor:
-        """While training, a relaxed one-hot sample over the candidates (m,)."""
-        if not self.training:
-            return self.probs()
-        return self._relax(self.logits + self.noise, self.tau)
-
-    def draw(self, generator: torch.Generator) -> None:
-        noise = gumbel(self.noise.numel(), generator)
-        self.noise.copy_(send(noise, self.noise.device))
-
-
-def gumbel(count: int, generator: torch.Generator) -> Tensor:
-    """Numbers -log(-log u) of the standard Gumbel distribution (count,)."""
-    uniform = torch.rand(count, generator=generator).clamp_min(1e-20)
-    return -torch.log(-torch.log(uniform))

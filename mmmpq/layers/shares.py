@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmmpq.layers.relaxation import Softmax
+from mmmpq.layers.relaxation import Relaxation
 from mmmpq.quantizers.base import constant, indices
 
 
@@ -22,7 +22,7 @@ class Shares:
 
     def __init__(
         self,
-        relaxation: Softmax,
+        relaxation: Relaxation,
         block: Tensor,
         layers: Tensor | None = None,
         marginals: tuple[Tensor, Tensor] | None = None,
@@ -55,7 +55,7 @@ class Shares:
         return self  # a copied relaxation has another stamp, and so no use for it
 
 
-def shares(relaxation: Softmax, sampled: bool) -> Shares:
+def shares(relaxation: Relaxation, sampled: bool) -> Shares:
     """What a layer mixes with now: what it was handed if that holds, or computed.
 
     Args:

@@ -64,12 +64,12 @@ class Skip:
     @torch.compiler.disable
     def _mixed(self, x: Tensor, forward: Callable, *args: Any, **kwargs: Any) -> Tensor:
         relaxation = self.layer.relaxation
-        sampled = self.layer.mixing == 'sampled' and relaxation.choice is not None
-        if sampled and not relaxation.logits.requires_grad:
+        on_path = self.layer.on_path
+        if on_path and not relaxation.logits.requires_grad:
             if relaxation.choice != relaxation.skip:
                 return forward(self.block, x, *args, **kwargs)
             if torch.is_grad_enabled():
                 return with_idle(x, self.block.parameters())
             return x
-        share = shares(relaxation, sampled).block[relaxation.skip]
+        share = shares(relaxation, on_path).block[relaxation.skip]
         return share * x + (1 - share) * forward(self.block, x, *args, **kwargs)

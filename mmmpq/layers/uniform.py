@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mmmpq.layers.relaxation import Softmax
+from mmmpq.layers.relaxation import Relaxation
 from mmmpq.policy import Precision
 from mmmpq.registry import RELAXATIONS
 
 
 @RELAXATIONS.register_module()
-class UniformSampling(Softmax):
+class UniformSampling(Relaxation):
     """p_j = 1 / m, always: nothing is searched while the net trains.
 
     Made for mixing 'sampled': the net computes on the path ``choice``, that of
@@ -28,8 +28,8 @@ class UniformSampling(Softmax):
     def __init__(self, candidates: Sequence[Precision], group: str = '') -> None:
         super().__init__(candidates, group=group)
 
-    def _relax(self, logits: Tensor, temperature: float) -> Tensor:
-        return torch.full_like(logits, 1 / logits.numel())
+    def probs(self) -> Tensor:
+        return torch.full_like(self.logits, 1 / self.logits.numel())
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         state_dict[f'{prefix}logits'] = self.logits  # those of any number are as good

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmpq.layers import calibrating
-from mmmpq.quantizers import BatchQuantizer, Quantizer
+from mmmpq.quantizers import Quantizer, per_subnet
 
 
 @torch.no_grad()
@@ -51,10 +51,11 @@ def calibrate_subnet(
 ) -> None:
     """Re-estimates what depends on the net that is active, as averages over batches.
 
-    These are BatchNorm's running mean and (unbiased) variance and the range of each
-    :class:`mmmpq.quantizers.BatchQuantizer`, all from the same passes: each value is
-    the mean of those of every call of its layer, in all processes. BatchNorm whose
-    statistics are frozen (``norm_eval``) keeps them, as does what no call reached.
+    These are BatchNorm's running mean and (unbiased) variance and the statistics of
+    quantizers that are ``per_subnet`` (:class:`mmmpq.quantizers.BatchQuantizer`), all
+    from the same passes: each value is the mean of those of every call of its layer, in
+    all processes. BatchNorm whose statistics are frozen (``norm_eval``) keeps them, as
+    does what no call reached.
 
     Args:
         model: A model, unwrapped: a supernet with the subnet that is active, or one of
@@ -62,7 +63,7 @@ def calibrate_subnet(
         batches: As of :func:`calibrate`.
         batchnorm: Whether to re-estimate BatchNorm.
     """
-    ranges = [m for m in model.modules() if isinstance(m, BatchQuantizer)]
+    ranges = per_subnet(model)
     with _training(model):
         norms = [norm for norm in _norms(model) if norm.training]
         for quantizer in ranges:
@@ -76,7 +77,7 @@ def calibrate_subnet(
                 quantizer.gathered = None
     for quantizer, found in zip(ranges, gathered, strict=True):
         if found:
-            quantizer.set_extremes(torch.stack(found).mean(0))
+            quantizer.set_statistics(torch.stack(found).mean(0))
     _average_over_processes(norms if batchnorm else [], ranges, gathered)
 
 
@@ -87,7 +88,7 @@ def _average_over_processes(norms, ranges, gathered) -> None:
     counted = [(norm.running_mean, norm.num_batches_tracked) for norm in norms]
     counted += [(norm.running_var, norm.num_batches_tracked) for norm in norms]
     counted += [
-        (quantizer.extremes, torch.tensor(len(found)).to(quantizer.extremes.device))
+        (quantizer.statistics, torch.tensor(len(found)).to(quantizer.signed.device))
         for quantizer, found in zip(ranges, gathered, strict=True)
     ]
     counts = torch.stack([count for _, count in counted]).float()
@@ -99,7 +100,7 @@ def _average_over_processes(norms, ranges, gathered) -> None:
         mean.copy_(torch.where(count > 0, total / count, mean))
     for quantizer, count in zip(ranges, counts[2 * len(norms) :], strict=True):
         if count > 0:
-            quantizer.set_sign(False)
+            quantizer.set_statistics(quantizer.statistics)
 
 
 @contextmanager

@@ -10,7 +10,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmpq.layers import quantized_layers
 from mmmpq.policy import Policy, Precision
-from mmmpq.quantizers import BatchQuantizer
 
 AS_FLOAT = "model.quant.policy=W32A32 'model.quant.fixed.*=None'"
 
@@ -140,7 +139,7 @@ def load_whole(
         for kind, bits in zip('wa', getattr(layer, 'precision', ()), strict=False)
         if bits not in (0, 32)
         for quantizer in [getattr(layer, f'{kind}_quantizer')]
-        if not quantizer.calibrated and not isinstance(quantizer, BatchQuantizer)
+        if not quantizer.calibrated and not quantizer.per_subnet
     ]
     if unfit:
         raise ValueError(

@@ -16,6 +16,7 @@ from mmmpq.layers import (
     MixedLayer,
     QuantizedLayer,
     Skip,
+    float_twin,
     quantized_layers,
     watch_passes,
 )
@@ -24,7 +25,6 @@ from mmmpq.models.selection import (
     candidates_of,
     default_fixed,
     expand,
-    float_twin,
     group_candidates,
     group_layers,
     parse_fixed,
@@ -32,7 +32,7 @@ from mmmpq.models.selection import (
 )
 from mmmpq.models.skipping import check_skips, skippable
 from mmmpq.policy import SKIP, Policy, Precision, near
-from mmmpq.quantizers import BatchQuantizer
+from mmmpq.quantizers import per_subnet
 from mmmpq.registry import MODELS, RELAXATIONS, build
 
 QUANT_KEYS = [
@@ -132,7 +132,7 @@ def quantize(
             prediction layers at 8/8. None as a precision makes a layer searchable.
         exclude: Patterns of layers that stay float.
         mixing: 'composite' (the default), 'outputs' or 'sampled', see
-            :class:`mmmpq.layers.MixedLayer`.
+            :class:`mmmpq.layers.MixedLayer`, or one that is registered.
         own_weights: With mixing 'outputs' or 'sampled', a weight for each candidate.
         relaxation: Config; default ``dict(type='Softmax')``.
         hardware: File of a hardware profile; candidates it lacks are left out.
@@ -273,8 +273,8 @@ def _keep_input_range(stem: nn.Module) -> None:
 def apply_policy(model: nn.Module, policy: Policy) -> nn.Module:
     """Makes a searched model the fixed-precision one of ``policy``, in place.
 
-    Statistics of :class:`mmmpq.quantizers.BatchQuantizer` are kept if ``policy`` is the
-    path in use, and forgotten otherwise.
+    Statistics of quantizers that are ``per_subnet`` are kept if ``policy`` is the path
+    in use, and forgotten otherwise.
     """
     layers = quantized_layers(model)
     policy.check_layers(layers)
@@ -293,14 +293,13 @@ def apply_policy(model: nn.Module, policy: Policy) -> nn.Module:
 
 def forget_statistics(model: nn.Module) -> None:
     """Drops what was calibrated for another net than the one in use."""
-    for module in model.modules():
-        if isinstance(module, BatchQuantizer):
-            module.forget()
+    for quantizer in per_subnet(model):
+        quantizer.forget()
 
 
 def _path(layer: MixedLayer) -> Precision | None:
     """The one precision that a layer computes at, if there is one."""
-    choice = layer.relaxation.choice if layer.mixing == 'sampled' else None
+    choice = layer.relaxation.choice if layer.on_path else None
     return None if choice is None else layer.candidates[choice]
 
 

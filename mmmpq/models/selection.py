@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from mmmpq.layers import MixedConv2d, MixedLinear, QuantConv2d, QuantLinear
 from mmmpq.policy import Precision, near, parse_candidates
 
 # Final prediction layers of the toolboxes' heads: they stay at 8/8 unless a config says
@@ -79,27 +78,6 @@ BLOCKS = re.compile(
     r'(Block|Bottleneck|InvertedResidual|Residual|EncoderLayer'
     r'|DecoderLayer|BasicBlock\w*|Bottle2neck|Bottleneck\w*)$'
 )
-
-
-def float_twin(module: nn.Module) -> tuple[type, type] | None:
-    """(mixed, fixed) classes that can take the place of ``module``, or None.
-
-    Only plain layers qualify: a subclass with a forward of its own computes something
-    else. The wrappers of mmcv differ for empty inputs of old torch versions alone; a
-    class of ours names its twins itself.
-    """
-    kind = type(module)
-    if 'twins' in vars(kind):
-        return kind.twins
-    if kind is nn.Conv2d or _is_mmcv_wrapper(kind, nn.Conv2d):
-        return MixedConv2d, QuantConv2d
-    if kind is nn.Linear or _is_mmcv_wrapper(kind, nn.Linear):
-        return MixedLinear, QuantLinear
-    return None
-
-
-def _is_mmcv_wrapper(kind: type, base: type) -> bool:
-    return kind.__module__ == 'mmcv.cnn.bricks.wrappers' and issubclass(kind, base)
 
 
 def expand(patterns: Iterable[str], names: Sequence[str], key: str) -> list[str]:

@@ -1,7 +1,7 @@
 """Tensor to tensor at b bits. Knows no layer and no search."""
 
 from mmmpq.quantizers import operators
-from mmmpq.quantizers.base import Quantizer
+from mmmpq.quantizers.base import Quantizer, per_subnet
 from mmmpq.quantizers.batch_quant import BatchQuantizer
 from mmmpq.quantizers.dorefa import DoReFaQuantizer, PACTQuantizer
 from mmmpq.quantizers.functional import (
@@ -30,6 +30,7 @@ __all__ = [
     'mix_fake_quantize',
     'native',
     'operators',
+    'per_subnet',
     'recomputing',
     'scale_clip_range',
 ]

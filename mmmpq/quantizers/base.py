@@ -27,6 +27,12 @@ class Quantizer(nn.Module):
 
     The class attribute ``gradient`` is as of :func:`.functional.fake_quantize`.
 
+    One whose evaluation needs statistics of the net in use, which are measured anew for
+    every subnet and after training (:func:`mmmpq.models.calibrate_subnet`), sets
+    ``per_subnet``. While ``gathered`` is a list each training call appends its own to
+    it, a tensor of the shape of the buffer ``statistics``; :meth:`set_statistics` takes
+    their mean, :meth:`forget` drops it. It is ``calibrated`` in between, with a sign.
+
     Args:
         bits: The distinct widths that it must serve; 32 is the identity.
         target: 'weight' or 'activation'.
@@ -38,6 +44,9 @@ class Quantizer(nn.Module):
     """
 
     gradient = 'lsq'
+    per_subnet = False
+    statistics: Tensor
+    gathered: list[Tensor] | None = None
     # Of activations: 1 as in (N, C, ...), -1 where a linear layer's tokens come last.
     channel_dim = 1
 
@@ -114,6 +123,17 @@ class Quantizer(nn.Module):
     def calibrate(self, x: Tensor) -> None:
         """Sets sign and ranges from a sample ``x`` of the tensor to be quantized."""
         raise NotImplementedError
+
+    def set_statistics(self, mean: Tensor) -> None:
+        """Sets the statistics that evaluation uses; with ``per_subnet`` alone."""
+        self.statistics.copy_(mean)
+        self.set_sign(False)
+
+    def forget(self) -> None:
+        """Drops the statistics: those of one subnet are of no use to another."""
+        if self.per_subnet and self._signed >= 0:
+            self._signed = -1
+            self.signed.fill_(-1)
 
     def calibration_rows(self, x: Tensor) -> Tensor | None:
         """The sample ``x`` as (channels, values), with the sign set from it.
@@ -224,6 +244,11 @@ class Quantizer(nn.Module):
 def _note_widths(module: Quantizer, state: dict, prefix: str, metadata: dict) -> None:
     """Says in a state dict which width each row of the parameters belongs to."""
     metadata['bits'] = list(module.bits)
+
+
+def per_subnet(model: nn.Module) -> list[Quantizer]:
+    """The quantizers whose statistics are those of one subnet."""
+    return [m for m in model.modules() if isinstance(m, Quantizer) and m.per_subnet]
 
 
 def indices(values: Sequence[int], device: torch.device) -> Tensor:

@@ -43,11 +43,12 @@ class BatchQuantizer(Quantizer):
 
     Attributes:
         extremes: The averages of mean_c m_c and mean_c M_c (2,), once calibrated.
-        gathered: While statistics are gathered those of each batch (2,), else None.
 
     Raises:
         ValueError: The target is 'weight'; evaluation without statistics.
     """
+
+    per_subnet = True
 
     def __init__(self, bits: Sequence[int], target: str, channels: int = 1) -> None:
         super().__init__(bits, target)
@@ -61,7 +62,6 @@ class BatchQuantizer(Quantizer):
         self.gain = nn.Parameter(zeros.clone(), requires_grad=trained)  # s
         self.shift = nn.Parameter(zeros.clone(), requires_grad=trained)  # o
         self.register_buffer('extremes', torch.zeros(2))
-        self.gathered: list[Tensor] | None = None
 
     @property
     def calibrated(self) -> bool:
@@ -81,16 +81,9 @@ class BatchQuantizer(Quantizer):
     def calibrate(self, x: Tensor) -> None:
         """Nothing to fit: a sample without channels tells nothing."""
 
-    def set_extremes(self, extremes: Tensor) -> None:
-        """Sets the statistics (2,) that evaluation uses."""
-        self.extremes.copy_(extremes)
-        self.set_sign(False)
-
-    def forget(self) -> None:
-        """Drops the statistics: those of one subnet are of no use to another."""
-        if self._signed >= 0:
-            self._signed = -1
-            self.signed.fill_(-1)
+    @property
+    def statistics(self) -> Tensor:
+        return self.extremes
 
     def scales(self, x: Tensor, bits: Sequence[int]) -> Tensor:
         """Δ / γ of the widths ``bits`` (m,)."""

@@ -12,7 +12,7 @@ from mmmpq.layers import (
     Handed,
     MixedLayer,
     QuantLayer,
-    Softmax,
+    Relaxation,
     padded,
     quantized_layers,
 )
@@ -26,7 +26,7 @@ class Group:
 
     name: str
     layers: list[str]
-    relaxation: Softmax
+    relaxation: Relaxation
 
     @property
     def candidates(self) -> tuple[Precision, ...]:
@@ -49,7 +49,8 @@ class SearchSpace:
 
     def __init__(self, model: nn.Module) -> None:
         self.fixed: dict[str, Precision] = {}
-        self._mixings: set[str] = set()
+        mixings: set[str] = set()
+        self._samples = self._prunes = False
         by_relaxation: dict[int, Group] = {}
         for name, layer in quantized_layers(model).items():
             if isinstance(layer, QuantLayer):
@@ -60,7 +61,9 @@ class SearchSpace:
                     id(shared), Group(shared.group or name, [], shared)
                 )
                 group.layers.append(name)
-                self._mixings.add(layer.mixing)
+                mixings.add(layer.mixing)
+                self._samples |= layer.mixer.samples
+                self._prunes |= layer.mixer.prunes
         self.groups = list(by_relaxation.values())
         self.order = list(quantized_layers(model))
         self.quantized_with = getattr(model, 'quantized_with', None)
@@ -73,7 +76,7 @@ class SearchSpace:
         relaxations = [g.relaxation for g in self.groups]
         self.batch: BatchedRelaxation | None = None
         if BatchedRelaxation.accepts(relaxations):
-            self.batch = BatchedRelaxation(relaxations, self._mixings)
+            self.batch = BatchedRelaxation(relaxations, mixings)
         self._fetched: tuple[list, Fetch] | None = None
 
     @property
@@ -104,33 +107,33 @@ class SearchSpace:
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator) -> None:
-        """Draws the random numbers of one step: noise, and where mixing is 'sampled'
-        one path per group. Leaves out of mixing 'outputs' what has next to no share."""
+        """Draws the random numbers of one step: noise, and where a mixing samples one
+        path per group. Leaves out what has next to no share where one prunes."""
         noise: list[Tensor] = []
         if self.batch is not None:
             noise = self.batch.draw(generator)
         else:
             for group in self.groups:
                 group.relaxation.draw(generator)
-        if 'sampled' in self._mixings:
+        if self._samples:
             drawn = torch.multinomial(self._host_probs(), 1, generator=generator)
             for group, (j,) in zip(self.groups, drawn.tolist(), strict=True):
                 group.relaxation.choice = j
-        if 'outputs' in self._mixings:
+        if self._prunes:
             for group, row in zip(
                 self.groups, self._host_mixtures(noise).tolist(), strict=True
             ):
                 group.relaxation.prune(row[: len(group.candidates)])
 
     def take(self, choice: Sequence[int]) -> None:
-        """Sets the path that layers of mixing 'sampled' compute."""
+        """Sets the path that layers compute whose mixing samples."""
         for group, j in zip(self.groups, choice, strict=True):
             group.relaxation.choice = j
 
     def fetch(self) -> None:
         """Has the logits copied to the host, where the next :meth:`draw` needs them:
         by then they are there."""
-        if self.batch is not None and self._mixings & {'sampled', 'outputs'}:
+        if self.batch is not None and (self._samples or self._prunes):
             with torch.no_grad():
                 self._fetched = self._versions(), Fetch(self.batch.theta())
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.costs import Budget, LayerProfile, Reference, total_cost
-from mmmpq.layers import Softmax, flat
+from mmmpq.layers import flat
 from mmmpq.policy import FLOAT, Policy, Precision
 from mmmpq.search.space import SearchSpace
 
@@ -181,27 +181,11 @@ def cost_tables(
 
 
 def per_logit(space: SearchSpace, values: Sequence[Tensor]) -> Tensor:
-    """Costs of the candidates of each group as costs of all logits (L,).
-
-    Factorised logits take the mean over the pairs that share a width.
-    """
+    """Costs of the candidates of each group as costs of all logits (L,): what each
+    relaxation has for a tilt."""
     return torch.cat(
         [
-            _of_group(group.relaxation, v.to(group.relaxation.logits.dtype))
+            group.relaxation.tilt(v.to(group.relaxation.logits.dtype))
             for group, v in zip(space.groups, values, strict=True)
         ]
     )
-
-
-def _of_group(relaxation: Softmax, values: Tensor) -> Tensor:
-    if not relaxation.factorised:
-        return values
-    parts = []
-    for places, count in (
-        (relaxation.w_places, len(relaxation.w_bits)),
-        (relaxation.a_places, len(relaxation.a_bits)),
-    ):
-        index = torch.tensor(places)
-        total = values.new_zeros(count).index_add(0, index, values)
-        parts.append(total / torch.bincount(index, minlength=count))
-    return torch.cat(parts)

@@ -8,7 +8,7 @@ from torch import nn
 
 from mmmpq.layers import MixedLayer, QuantLayer, quantized_layers
 from mmmpq.policy import SKIP, Policy, Precision, near
-from mmmpq.quantizers import BatchQuantizer
+from mmmpq.quantizers import per_subnet
 from mmmpq.search.space import Group, SearchSpace
 
 # A value for every gene; JSON holds precisions as pairs.
@@ -57,7 +57,7 @@ class SubnetSpace:
         self._quantized_with = getattr(model, 'quantized_with', None)
         mixed = {n: m for n, m in self._quantized.items() if isinstance(m, MixedLayer)}
         for name, layer in mixed.items():
-            if layer.mixing != 'sampled':
+            if not layer.mixer.samples:
                 raise ValueError(
                     f'quant.mixing: found {layer.mixing!r} ({name}); a supernet of '
                     "which subnets are taken needs mixing='sampled'"
@@ -85,7 +85,7 @@ class SubnetSpace:
             self.common = tuple(sorted(set.intersection(*shared), key=_size))
         matched = tuple(p for p in self.common if p.w_bits == p.a_bits)
         self.precisions: tuple[Precision, ...] = matched or self.common
-        self._ranges = [m for m in model.modules() if isinstance(m, BatchQuantizer)]
+        self._ranges = per_subnet(model)
         self.active: Subnet | None = None
 
     def _add(self, name: str, genes: dict[str, tuple]) -> None:

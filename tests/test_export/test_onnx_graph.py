@@ -192,8 +192,8 @@ def test_every_quantizer_at_every_width(
     config.model.quant.policy = Policy({n: Precision(*p) for n, p in pairs})
     model = settled(config)
     for i, module in enumerate(model.modules()):
-        if hasattr(module, 'set_extremes'):
-            module.set_extremes(torch.tensor([-0.3 * (i % 3), 2.0]))
+        if getattr(module, 'per_subnet', False):
+            module.set_statistics(torch.tensor([-0.3 * (i % 3), 2.0]))
             module.shift.data.fill_(0.2)
     path = tmp_path / 'net.onnx'
     options = dict(containers=containers, vnni=vnni)
@@ -257,7 +257,7 @@ def test_ties_and_values_out_of_range(bits, signed, w_bits, tmp_path):
 def test_zero_points_of_activations(bits, w_bits, tmp_path):
     """z = 5.2: the integer is a zero point, the rest is added and taken away."""
     model = Layer(bits, False, 'BatchQuantizer', w_bits).eval()
-    model.conv.a_quantizer.set_extremes(torch.tensor([-1.0, 1.0]))
+    model.conv.a_quantizer.set_statistics(torch.tensor([-1.0, 1.0]))
     model.conv.a_quantizer.shift.data.fill_(0.2)
     images = 2 * torch.randn(1, 1, 1, 201)
     export_onnx(model, tmp_path / 'net.onnx', (1, 1, 201))
@@ -380,7 +380,7 @@ def test_a_float_input_of_a_product_is_not_rounded(precision, tmp_path):
     )
     model = settled_on(model, images)
     if precision == 'W8A8':
-        model.fc.a_quantizer.set_extremes(torch.tensor([-0.3, 2.0]))
+        model.fc.a_quantizer.set_statistics(torch.tensor([-0.3, 2.0]))
         model.fc.a_quantizer.shift.data.fill_(0.2)
         assert activation_levels(model.fc)[1] % 1
     export_onnx(model, tmp_path / 'net.onnx', (3, 12, 12))

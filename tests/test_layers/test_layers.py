@@ -193,7 +193,7 @@ def test_sampled_gradient_passes_straight_through():
     # the same, with the one-hot as a free variable of the composite
     hot = torch.tensor([0.0, 0.0, 1.0], requires_grad=True)
     (at_hot,) = torch.autograd.grad(
-        layer._composite(x, Shares(layer.relaxation, hot)), hot, grad
+        layer.mixer.output(layer, x, Shares(layer.relaxation, hot)), hot, grad
     )
     p = torch.softmax(logits.detach(), 0)
     torch.testing.assert_close(

@@ -173,7 +173,7 @@ def test_dropping_moves_the_output_within_its_bound(logits, own, monkeypatch):
     convs = []
     monkeypatch.setattr(
         MixedConv2d,
-        '_compute',
+        'compute',
         lambda self, *a: convs.append(1) or self._conv_forward(*a),
     )
     layer(x)

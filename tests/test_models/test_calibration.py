@@ -7,7 +7,9 @@ from torch import nn
 
 from mmmpq.layers import quantized_layers
 from mmmpq.models import calibrate, calibrate_subnet, quantize
-from mmmpq.quantizers import BatchQuantizer
+from mmmpq.quantizers import BatchQuantizer, Quantizer
+from mmmpq.registry import QUANTIZERS
+from mmmpq.subnets.space import SubnetSpace
 
 BATCHQUANT = dict(
     w_quantizer=dict(type='LSQQuantizer'), a_quantizer=dict(type='BatchQuantizer')
@@ -201,3 +203,54 @@ def test_processes_are_weighed_by_their_calls(batches, monkeypatch):
     calibrate_subnet(one, batches[1:])
     for a, b in zip(statistics(one), statistics(together), strict=True):
         torch.testing.assert_close(a, b)
+
+
+class Percentile(Quantizer):
+    """Signed activations up to the mean 90th percentile of |x|, of one subnet."""
+
+    per_subnet = True
+
+    def __init__(self, bits, target, channels=1):
+        super().__init__(bits, target)
+        self.register_buffer('statistics', torch.ones(1))
+
+    def calibrate(self, x):
+        pass
+
+    def set_statistics(self, mean):
+        self.statistics.copy_(mean)
+        self.set_sign(True)
+
+    def scales(self, x, bits):
+        if self.training:
+            now = x.detach().abs().flatten().quantile(0.9)[None]
+            if self.gathered is not None:
+                self.gathered.append(now)
+        else:
+            now = self.statistics
+        return torch.stack([now[0] / self.top(b) for b in bits])
+
+
+def test_statistics_of_a_quantizer_of_ones_own():
+    """It is measured, forgotten and saved as BatchQuantizer is, by what it says."""
+    QUANTIZERS.register_module(name='Percentile', module=Percentile, force=True)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3))
+    net = quantize(
+        net,
+        candidates=['W2A2', 'W4A4'],
+        a_quantizer=dict(type='Percentile'),
+        mixing='sampled',
+        fixed={'*': None},
+        groups='layer',
+    )
+    space = SubnetSpace(net)
+    space.activate(space.largest())
+    batches = [torch.randn(2, 3, 6, 6) for _ in range(3)]
+    calibrate_subnet(net, batches)
+    wanted = torch.stack([b.abs().flatten().quantile(0.9) for b in batches]).mean()
+    quantizer = net[0].a_quantizer
+    torch.testing.assert_close(quantizer.statistics[0], wanted)
+    assert quantizer.calibrated and quantizer.gathered is None
+    assert int(net.state_dict()['0.a_quantizer.signed']) == -1
+    space.activate(space.smallest())
+    assert not quantizer.calibrated

@@ -5,11 +5,16 @@ from mmcv.cnn.bricks.wrappers import Conv2d as WrappedConv2d
 from mmcv.cnn.bricks.wrappers import Linear as WrappedLinear
 from torch import nn
 
-from mmmpq.layers import MixedConv2d, MixedLinear, QuantConv2d, QuantLinear
+from mmmpq.layers import (
+    MixedConv2d,
+    MixedLinear,
+    QuantConv2d,
+    QuantLinear,
+    float_twin,
+)
 from mmmpq.models.selection import (
     default_fixed,
     expand,
-    float_twin,
     group_layers,
     parse_fixed,
 )

@@ -227,7 +227,7 @@ def test_bits_alone_make_another_net(a_bits):
     model(x)
     for module in model.modules():
         if hasattr(module, 'extremes'):
-            module.set_extremes(torch.tensor([-1.0, 1.0]))
+            module.set_statistics(torch.tensor([-1.0, 1.0]))
     model.eval()
     same = apply_policy(copy.deepcopy(model), space.policy(space.largest()))
     assert torch.equal(same(x), model(x))

@@ -152,7 +152,7 @@ def test_evaluation_needs_statistics_and_keeps_to_them():
     made.eval()
     with pytest.raises(ValueError, match='calibrate_subnet'):
         made(x, 2)
-    made.set_extremes(torch.tensor([-1.5, 3.0]))
+    made.set_statistics(torch.tensor([-1.5, 3.0]))
     low, high = torch.tensor(-1.5), torch.tensor(3.0)
     expected = published(x, 2, torch.tensor(0.0), torch.tensor(0.3), low, high)
     torch.testing.assert_close(made(x, 2), expected)
@@ -168,7 +168,7 @@ def test_evaluation_needs_statistics_and_keeps_to_them():
 
 def test_selecting_a_width_keeps_what_it_has_learned():
     made = quantizer(gain=torch.arange(5) / 10, shift=torch.arange(5) / 7)
-    made.set_extremes(torch.tensor([-1.0, 2.0]))
+    made.set_statistics(torch.tensor([-1.0, 2.0]))
     x = torch.randn(4, 3)
     expected = made.eval()(x, 3)
     one = copy.deepcopy(made)
@@ -201,7 +201,7 @@ def test_a_fixed_layer_computes_as_the_path_it_was():
     assert isinstance(layer, nn.Conv2d)
     x = torch.randn(2, 3, 8, 8)
     layer.relaxation.choice = 1
-    layer.a_quantizer.set_extremes(torch.tensor([-2.0, 2.5]))
+    layer.a_quantizer.set_statistics(torch.tensor([-2.0, 2.5]))
     expected = layer.eval()(x)
     layer.fix(Precision(4, 3))
     assert torch.equal(layer(x), expected)
@@ -221,7 +221,7 @@ def test_a_fixed_layer_computes_as_the_path_it_was():
 def test_statistics_are_loaded_by_the_same_fixed_net_alone(stored, own, kept):
     source, target = quantizer(stored, gain=0.5), quantizer(own)
     for each in (source, target):
-        each.set_extremes(torch.tensor([0.0, 1.0]))
+        each.set_statistics(torch.tensor([0.0, 1.0]))
     assert source.calibrated
     target.load_state_dict(source.state_dict(), strict=False)
     assert target.calibrated == kept

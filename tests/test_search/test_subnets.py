@@ -156,13 +156,13 @@ def test_a_subnet_that_is_not_calibrated_is_not_evaluated(make):
     space.activate(space.largest())
     quantizers = [m for m in model.modules() if isinstance(m, BatchQuantizer)]
     for quantizer in quantizers:
-        quantizer.set_extremes(torch.tensor([-1.0, 1.0]))
+        quantizer.set_statistics(torch.tensor([-1.0, 1.0]))
     first = model.eval()(x)
     space.activate(space.smallest())
     with pytest.raises(ValueError, match='no statistics'):
         model(x)
     for quantizer in quantizers:
-        quantizer.set_extremes(torch.tensor([-1.0, 1.0]))
+        quantizer.set_statistics(torch.tensor([-1.0, 1.0]))
     assert not torch.allclose(model(x), first)
 
 

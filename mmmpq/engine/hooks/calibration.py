@@ -8,7 +8,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmmpq.engine.batches import train_batches, unwrapped
 from mmmpq.layers import QuantLayer, quantized_layers
 from mmmpq.models import calibrate, calibrate_subnet
-from mmmpq.quantizers import BatchQuantizer
+from mmmpq.quantizers import per_subnet
 from mmmpq.randomness import isolated_randomness
 from mmmpq.registry import HOOKS
 
@@ -89,7 +89,4 @@ class CalibrationHook(Hook):
 
 def _lacks_statistics(runner: Runner) -> bool:
     """Whether any range of a batch that training has used is to be calibrated."""
-    return any(
-        isinstance(m, BatchQuantizer) and not m.calibrated
-        for m in unwrapped(runner).modules()
-    )
+    return any(not q.calibrated for q in per_subnet(unwrapped(runner)))

@@ -139,6 +139,8 @@ def _marking(name: str, layer: QuantizedLayer, integers: bool):
         weight = _Mark.apply(layer._latent_weight(), name, 'weight')
         if a_bits != 32:
             x = _Mark.apply(x, name, 'activation')
+        if not layer.affine:
+            return layer.compute(x, weight, layer.bias)
         if isinstance(layer, nn.Linear) and w_bits != 32:
             if x.dim() == 2:
                 y = _Product.apply(x, weight)
@@ -151,8 +153,8 @@ def _marking(name: str, layer: QuantizedLayer, integers: bool):
         # where that is not wanted, the bias is added behind.
         inside = integers or 32 in (w_bits, a_bits) or (w_bits, a_bits) == (8, 8)
         if layer.bias is None or inside:
-            return layer._compute(x, weight, layer.bias)
-        return layer._compute(x, weight, None) + layer.bias[:, None, None]
+            return layer.compute(x, weight, layer.bias)
+        return layer.compute(x, weight, None) + layer.bias[:, None, None]
 
     return forward
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmmpq.layers import MixedLayer, QuantConv2d, QuantLayer
+from mmmpq.layers import MixedLayer, QuantConv2d, QuantLayer, quantizable
 from mmmpq.layers.idle import with_idle
 from mmmpq.quantizers import recomputing
 from mmmpq.quantizers.base import Quantizer
@@ -95,7 +95,7 @@ class _Elastic:
         ]
         return super()._once(make, *state, self.kernel_size, *matrices)
 
-    def _compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         active = weight[: self.out_channels, : self.in_channels // self.groups]
         bias = None if bias is None else bias[: self.out_channels]
         with recomputing(x, weight):
@@ -159,10 +159,12 @@ class MixedElasticConv2d(_Elastic, MixedLayer, nn.Conv2d):
 class ElasticConv2d(_Elastic, nn.Conv2d):
     __doc__ = _Elastic.__doc__
     plain = nn.Conv2d
-    twins = MixedElasticConv2d, QuantElasticConv2d
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._compute(x, self._latent_weight(), self.bias)
+        return self.compute(x, self._latent_weight(), self.bias)
+
+
+quantizable(ElasticConv2d, MixedElasticConv2d, QuantElasticConv2d)
 
 
 def _narrow(quantizer: Quantizer, channels: int) -> None:

@@ -10,6 +10,7 @@ from mmmpq.models.elastic.block import middle_channels
 from mmmpq.models.elastic.conv import smaller_kernel
 from mmmpq.models.elastic.names import State
 from mmmpq.models.elastic.stages import MobileNetV3Stages
+from mmmpq.quantizers import per_subnet
 
 # Which dimension of a block's tensors counts the middle channels
 MIDDLE = {
@@ -130,8 +131,10 @@ def take_subnet(backbone: MobileNetV3Stages, state: State, prefix: str) -> None:
     for key in keys:
         if key[len(prefix) :] not in own:
             del state[key]
-        elif elastic and key.endswith('.a_quantizer.extremes'):
-            signed = key.removesuffix('extremes') + 'signed'
+    measured = set(per_subnet(backbone)) if elastic else ()
+    for name, module in backbone.named_modules():
+        signed = f'{prefix}{name}.signed'
+        if module in measured and signed in state:
             state[signed] = torch.full_like(state[signed], -1)  # not this net's
 
 

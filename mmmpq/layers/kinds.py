@@ -1,0 +1,91 @@
+"""Which classes of layers are quantized, and the classes that take their place."""
+
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from mmmpq.layers.base import QuantLayer
+from mmmpq.layers.conv import MixedConv2d, QuantConv2d
+from mmmpq.layers.linear import MixedLinear, QuantLinear
+from mmmpq.layers.mixed import MixedLayer
+from mmmpq.quantizers import recomputing
+
+Kind = TypeVar('Kind', bound=type)
+# float -> (mixed, fixed)
+KINDS: dict[type, tuple[type, type]] = {
+    nn.Conv2d: (MixedConv2d, QuantConv2d),
+    nn.Linear: (MixedLinear, QuantLinear),
+}
+
+
+def float_twin(module: nn.Module) -> tuple[type, type] | None:
+    """(mixed, fixed) classes that can take the place of ``module``, or None.
+
+    Only registered classes qualify: a subclass with a forward of its own computes
+    something else. The wrappers of mmcv differ for empty inputs of old torch versions
+    alone.
+    """
+    kind = type(module)
+    if kind.__module__ == 'mmcv.cnn.bricks.wrappers':
+        kind = kind.__base__
+    return KINDS.get(kind)
+
+
+def quantizable(
+    kind: Kind, mixed: type | None = None, fixed: type | None = None
+) -> Kind:
+    """Has layers of a class of one's own quantized; a decorator as well.
+
+    Args:
+        kind: A subclass of ``nn.Conv2d`` or ``nn.Linear``. Its ``forward(x)``, or that
+            of its parent, computes with ``self.weight`` and ``self.bias`` and changes
+            nothing in place: it will find there, and in ``x``, what is quantized. With
+            ``affine = True`` it says that it gives W x + b for a linear W: BatchNorm is
+            then folded into it, and its integers are checked.
+        mixed, fixed: Layers of ours in its place; default: made of ``kind``.
+
+    Raises:
+        ValueError: ``kind`` is no such subclass.
+
+    Examples:
+        >>> @quantizable
+        ... class Padded(nn.Conv2d):
+        ...     def forward(self, x):
+        ...         x = nn.functional.pad(x, (0, 1, 0, 1))
+        ...         return nn.functional.conv2d(x, self.weight, self.bias, self.stride)
+        >>> [twin.__name__ for twin in float_twin(Padded(1, 1, 2))]
+        ['MixedPadded', 'QuantPadded']
+    """
+    if not issubclass(kind, (nn.Conv2d, nn.Linear)):
+        raise ValueError(
+            f'quantizable: found {kind.__name__}; accepted are subclasses of nn.Conv2d '
+            'and nn.Linear'
+        )
+    fixed = fixed or _made('Quant', QuantLayer, kind)
+    mixed = mixed or _made('Mixed', MixedLayer, kind, fixed_class=fixed)
+    KINDS[kind] = mixed, fixed
+    return kind
+
+
+def _made(prefix: str, base: type, kind: type, **attributes: Any) -> type:
+    # Its direct bases are those of ``kind``, too, for the sake of ``init_cfg``, as in
+    # conv.py.
+    bases = base, _OwnForward, kind, *kind.__bases__
+    attributes |= dict(kind=kind, affine=getattr(kind, 'affine', False))
+    attributes |= dict(__module__=kind.__module__, __doc__=base.__doc__)
+    return type(f'{prefix}{kind.__name__}', bases, attributes)
+
+
+class _OwnForward:
+    """The float operation is the forward of the class ``kind``."""
+
+    kind: type
+
+    def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        # An attribute of the object hides the parameter of that name.
+        self.__dict__.update(weight=weight, bias=bias)
+        try:
+            with recomputing(x, weight):
+                return self.kind.forward(self, x)
+        finally:
+            del self.__dict__['weight'], self.__dict__['bias']
