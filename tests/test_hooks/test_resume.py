@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from mmmpq.engine.hooks.checkpoint import WholeCheckpointHook
-from mmmpq.engine.resumed import resumed_state
 from mmmpq.fileio import atomic_save
 
 KILL = 'KillHook'
@@ -221,9 +220,10 @@ def test_a_checkpoint_without_a_search_is_refused(make, hook_of, tmp_path):
     for key in state:
         found['mmmpq_search'] = {k: v for k, v in state.items() if k != key}
         with pytest.raises(ValueError, match=f'no {key} of a search like this one'):
-            resumed_state(second, hook, found)
+            hook.after_load_checkpoint(second, found)
     second._resume = False
-    assert resumed_state(second, hook, found) is None
+    hook.after_load_checkpoint(second, found)
+    assert hook._resumed is None
 
 
 def test_a_net_without_ranges_is_not_resumed(make, tmp_path):
