@@ -16,7 +16,7 @@ from mmmpq.baselines import hessian, sensitivity
 from mmmpq.baselines.choices import largest_uniform, least_harm, random_choice
 from mmmpq.baselines.hutchinson import relative_error
 from mmmpq.baselines.measurements import Measurements, fingerprint
-from mmmpq.engine.batches import Batches, hold_out, train_batches, unwrapped
+from mmmpq.engine.batches import endless, hold_out, train_batches, unwrapped
 from mmmpq.engine.hooks import SearchHook
 from mmmpq.engine.launch import add_cfg_options, load_config, positive
 from mmmpq.engine.search_config import search_budgets
@@ -148,7 +148,7 @@ def find(
     cache = None
     if method != 'random':
         cache = Measurements(Path(args.work_dir) / f'{method}.json', settings)
-    held_out = Batches(hold_out(runner, hook.held_out), seed=seed)
+    held_out = endless(runner, hold_out(runner, hook.held_out))
     calibrate(model, train_batches(runner, hook.calibration))
     if method == 'random':
         return _best_random(search, held_out.take(args.batches), args, seed)

@@ -10,8 +10,8 @@ from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
 
 from mmmpq.engine.batches import (
-    Batches,
     Reseeding,
+    endless,
     hold_out,
     reseed,
     train_batches,
@@ -137,8 +137,7 @@ class SearchHook(Hook):
         )
         self.history = History(runner.work_dir)
         if not self.joint:
-            loader = hold_out(runner, self.held_out)
-            self.batches = Batches(loader, seed=runner.seed or 0)
+            self.batches = endless(runner, hold_out(runner, self.held_out))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         wanted = ['steps', 'started_at', 'last', 'optimizer']
