@@ -12,6 +12,7 @@ from mmmpq.layers.batched_relaxation import BatchedRelaxation
 from mmmpq.layers.checkpointing import open_checkpoints
 from mmmpq.layers.conv import MixedConv2d, QuantConv2d
 from mmmpq.layers.handed import Handed
+from mmmpq.layers.inputs import first_input
 from mmmpq.layers.linear import MixedLinear, QuantLinear
 from mmmpq.layers.mixed import MixedLayer
 from mmmpq.layers.probs import Probs, flat, on_host, padded
@@ -37,6 +38,7 @@ __all__ = [
     'Softmax',
     'UniformSampling',
     'calibrating',
+    'first_input',
     'flat',
     'float_mode',
     'on_host',

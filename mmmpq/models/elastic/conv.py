@@ -161,8 +161,8 @@ class ElasticConv2d(_Elastic, nn.Conv2d):
     plain = nn.Conv2d
     twins = MixedElasticConv2d, QuantElasticConv2d
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._compute(x, self._latent_weight(), self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        return self._compute(input, self._latent_weight(), self.bias)
 
 
 def _narrow(quantizer: Quantizer, channels: int) -> None:
