@@ -26,7 +26,7 @@ from mmengine.runner import Runner
 from mmmpq.costs.budget_text import with_texts
 from mmmpq.fileio import check_file
 from mmmpq.policy import Policy
-from mmmpq.user_config import read_config
+from mmmpq.user_config import dicts, read_config
 
 USER_ERRORS = (
     ValueError,
@@ -110,10 +110,11 @@ def embed_policy(cfg: Config) -> None:
 
     The config that is saved with a checkpoint then builds the net anywhere.
     """
-    quant = (cfg.get('model') or {}).get('quant') or {}
-    policy = quant.get('policy')
-    if isinstance(policy, str) and Path(policy).is_file():
-        quant['policy'] = Policy.load(policy).to_dict()
+    for found in dicts(cfg.get('model')):
+        quant = found.get('quant')
+        policy = quant.get('policy') if isinstance(quant, dict) else None
+        if isinstance(policy, str) and Path(policy).is_file():
+            quant['policy'] = Policy.load(policy).to_dict()
 
 
 def search_hooks(cfg: Config) -> list[dict]:
