@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import MODELS
 
 
 def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
@@ -36,6 +37,25 @@ def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> C
             "dict such as dict(candidates=['W2A2', 'W4A4'])"
         )
     return config
+
+
+def type_name(cfg: Mapping) -> str:
+    """The type that a config names, without where it is from: a text, or a class."""
+    kind = cfg.get('type')
+    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    return name.rpartition('.')[2]
+
+
+def scope_of(config: Mapping) -> str:
+    """The default scope; of a config that names classes, the toolbox of its model's.
+
+    Empty where there is none.
+    """
+    model = config.get('model') or {}
+    kind = model.get('base_type', model.get('type'))
+    packages = [c.__module__.partition('.')[0] for c in getattr(kind, '__mro__', ())]
+    toolboxes = (p for p in packages if p in MODELS.children)
+    return config.get('default_scope') or next(toolboxes, '')
 
 
 def install() -> None:

@@ -32,6 +32,7 @@ from mmmpq.models.skipping import check_skips, skippable
 from mmmpq.policy import SKIP, Policy, Precision, near, parse_candidates
 from mmmpq.quantizers import BatchQuantizer
 from mmmpq.registry import MODELS, RELAXATIONS, build
+from mmmpq.user_config import type_name
 
 QUANT_KEYS = [
     'candidates',
@@ -354,9 +355,7 @@ def _quantizers_of(
 
 def _recorded(config: dict[str, Any]) -> dict[str, Any]:
     """A quantizer's config as JSON holds it, with the name of its type alone."""
-    kind = config.get('type')
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    config = dict(config, type=name.rpartition('.')[2])
+    config = dict(config, type=type_name(config))
     return json.loads(json.dumps(config, default=str))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mmmpq.layers import Handed
 from mmmpq.losses import Terms
+from mmmpq.user_config import type_name
 
 
 def build_optimizer(
@@ -48,7 +49,7 @@ def build_scheduler(
         return None
     cfg = dict(cfg)
     by_epoch = cfg.setdefault('by_epoch', False)
-    if cfg['type'].endswith('CosineAnnealingLR'):
+    if type_name(cfg) == 'CosineAnnealingLR':
         cfg.setdefault('T_max', math.ceil(steps / per_epoch if by_epoch else steps))
     if by_epoch:
         epoch_length = max(1, round(per_epoch))
