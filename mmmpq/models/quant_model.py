@@ -4,12 +4,14 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
+from mmmpq.arguments import checks_arguments
 from mmmpq.costs import Hardware, layer_type
 from mmmpq.layers import (
     LINEAR,
@@ -34,20 +36,6 @@ from mmmpq.quantizers import BatchQuantizer
 from mmmpq.registry import MODELS, RELAXATIONS, build
 from mmmpq.user_config import type_name
 
-QUANT_KEYS = [
-    'candidates',
-    'policy',
-    'quantizer',
-    'w_quantizer',
-    'a_quantizer',
-    'groups',
-    'fixed',
-    'exclude',
-    'mixing',
-    'own_weights',
-    'relaxation',
-    'hardware',
-]
 SAFE = Precision(8, 8)
 
 
@@ -89,6 +77,7 @@ def QuantModel(
     return quantize(model, **dict(quant))
 
 
+@checks_arguments('quant')
 def quantize(
     model: nn.Module,
     candidates: Any = None,
@@ -98,12 +87,11 @@ def quantize(
     a_quantizer: dict | None = None,
     groups: Any = 'residual_block',
     fixed: dict[str, Any] | None = None,
-    exclude: Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
     mixing: str = 'composite',
     own_weights: bool = False,
     relaxation: dict | None = None,
-    hardware: str | None = None,
-    **unknown: Any,
+    hardware: str | Path | None = None,
 ) -> nn.Module:
     """Quantizes the layers of ``model`` in place and returns it.
 
@@ -141,9 +129,6 @@ def quantize(
             that cannot be.
         FileNotFoundError: The policy or hardware file is missing.
     """
-    if unknown:
-        name = next(iter(unknown))
-        raise KeyError(f'quant: unknown key {name!r}; {near(name, QUANT_KEYS)}')
     if candidates is None and policy is None:
         raise ValueError(
             'quant: found neither `candidates` nor `policy`; accepted are candidates, '

@@ -78,6 +78,7 @@ class SandwichHook(Hook):
         for key, value, least in (
             ('random', random, 0),
             ('calibration', calibration, 1),
+            ('distill', distill, 0),
         ):
             if value < least:
                 raise ValueError(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Real
 from typing import Any
 
 from mmengine import dist
@@ -9,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
 
+from mmmpq.costs import Budget
 from mmmpq.engine.batches import (
     Reseeding,
     endless,
@@ -85,7 +87,7 @@ class SearchHook(Hook):
 
     def __init__(
         self,
-        budgets: Sequence[dict | str] = (),
+        budgets: Sequence[dict | str | Budget] = (),
         penalties: Sequence[dict] = PENALTIES,
         optimizer: dict | None = None,
         scheduler: dict | None = None,
@@ -101,8 +103,18 @@ class SearchHook(Hook):
         measure: int = 2,
         samples: int = 0,
     ) -> None:
-        if samples < 0:
-            raise ValueError(f'SearchHook.samples: found {samples!r}; at least 0')
+        for key, value, least in (
+            ('calibration', calibration, 1),
+            ('measure', measure, 0),
+            ('samples', samples, 0),
+        ):
+            if value < least:
+                raise ValueError(f'SearchHook.{key}: found {value!r}; at least {least}')
+        if isinstance(held_out, Real) and not 0 < held_out < 1:
+            raise ValueError(
+                f'SearchHook.held_out: found {held_out!r}; accepted are a share '
+                'between 0 and 1, the config of a dataset, and None'
+            )
         self.settings = Settings(
             *(optimizer, scheduler, clip_grad, warmup, interval, joint, start, margin),
             continuation,
