@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
 from torch import nn
 from torch.utils.data import DataLoader
@@ -20,6 +21,17 @@ def unwrapped(runner: Runner) -> nn.Module:
     """The toolbox's model, without DDP around it."""
     model = runner.model
     return model.module if is_model_wrapper(model) else model
+
+
+def one_optimizer(runner: Runner, hook: str) -> None:
+    """Raises ValueError where several optimizers train the model, step by step of its
+    own; for hooks that take part in a step."""
+    wrapper = runner.optim_wrapper
+    if isinstance(wrapper, OptimWrapperDict):
+        raise ValueError(
+            f'optim_wrapper: found {type(wrapper).__name__}; {hook} accepts one '
+            'optimizer'
+        )
 
 
 def hold_out(runner: Runner, held_out: Any) -> DataLoader:

@@ -15,13 +15,14 @@ from mmmpq.engine.batches import (
     Reseeding,
     endless,
     hold_out,
+    one_optimizer,
     reseed,
     train_batches,
     unwrapped,
 )
 from mmmpq.engine.hooks.finite import FiniteLossHook
 from mmmpq.engine.records import record
-from mmmpq.engine.results import finish, loss_on, preview
+from mmmpq.engine.results import finish, keep, loss_on, preview
 from mmmpq.engine.resumed import resumed_state
 from mmmpq.losses import Objective
 from mmmpq.models import calibrate
@@ -138,6 +139,7 @@ class SearchHook(Hook):
         """Finds the groups, prices the candidates, checks the budgets, holds out."""
         if not isinstance(runner._train_loop, BaseLoop):
             return  # a test or validation of the supernet: nothing is searched
+        one_optimizer(runner, 'SearchHook')
         self.search = Search(
             unwrapped(runner),
             self.budgets,
@@ -253,6 +255,7 @@ class SearchHook(Hook):
             checkpoint[self.KEY]['position'] = self.batches.position
 
     def after_train(self, runner: Runner) -> None:
+        keep(runner, self.search, self.search.policy())  # what follows may fail
         choice = self.search.choose(
             self._loss_of_choice(runner), self.samples, self.measure > 0
         )
