@@ -45,7 +45,8 @@ def batches(x: Tensor, y: Tensor, epochs: int) -> Iterator[tuple[Tensor, Tensor]
 
 
 def optimizer(model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    return torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-4)
+    sgd = torch.optim.SGD(model.parameters(), lr, momentum=0.9, weight_decay=1e-4)
+    return mmmpq.exempt_ranges(sgd, model)
 
 
 def train(model: nn.Module, x: Tensor, y: Tensor, epochs: int, lr: float) -> None:

@@ -22,6 +22,7 @@ NAMES = {
     'apply_policy': 'mmmpq.models',
     'calibrate': 'mmmpq.models',
     'cost': 'mmmpq.costs.bill',
+    'exempt_ranges': 'mmmpq.models',
     'load_packed': 'mmmpq.export.packed',
     'quantize': 'mmmpq.models',
     'save_packed': 'mmmpq.export.packed',

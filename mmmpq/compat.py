@@ -76,6 +76,7 @@ def prepare() -> None:
     require_a_matching_torchvision()
     register_safe_globals()
     register_checkpoints()
+    import_module('mmmpq.user_config').install()
     warn_pkg_resources()
 
 

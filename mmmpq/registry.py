@@ -11,12 +11,23 @@ from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
-from mmengine.registry import Registry
+from mmengine.registry import Registry as MMEngineRegistry
 
 from mmmpq import compat
+from mmmpq.arguments import checks_arguments
 from mmmpq.policy import near
 
 compat.prepare()
+
+
+class Registry(MMEngineRegistry):
+    """A registry of classes that check their arguments, whoever builds them."""
+
+    def _register_module(self, module: Any, *args: Any, **kwargs: Any) -> None:
+        if isinstance(module, type):
+            module = checks_arguments()(module)
+        super()._register_module(module, *args, **kwargs)
+
 
 MODELS = Registry(
     'model', parent=MMENGINE_MODELS, scope='mmmpq', locations=['mmmpq.models']
@@ -36,7 +47,7 @@ TRANSFORMS = Registry(
 QUANTIZERS = Registry('quantizer', scope='mmmpq', locations=['mmmpq.quantizers'])
 RELAXATIONS = Registry('relaxation', scope='mmmpq', locations=['mmmpq.layers'])
 MIXINGS = Registry('mixing', scope='mmmpq', locations=['mmmpq.layers'])
-COSTS = Registry('cost', scope='mmmpq', locations=['mmmpq.costs'])
+COSTS = MMEngineRegistry('cost', scope='mmmpq', locations=['mmmpq.costs'])
 LOSSES = Registry('loss', scope='mmmpq', locations=['mmmpq.losses'])
 
 

@@ -114,6 +114,9 @@ def test_uniform(call, capsys):
     assert policy.meta['costs']['searched']['bops'] == budget['cost']
     said = capsys.readouterr().out
     assert 'BOPs fits' in said and '100.0 %' in said and 'policy.json' in said
+    assert 'replaced' not in said
+    call('--method', 'uniform')
+    assert 'policy.json, replaced' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

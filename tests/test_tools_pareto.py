@@ -192,6 +192,15 @@ def test_evaluation_counts_the_images_that_it_saw(searched, tmp_path):
     assert all(p['metrics']['accuracy/top1'] % 25 == 0 for p in part)
 
 
+def test_files_of_before_are_named(searched, tmp_path, capsys):
+    pareto(searched, tmp_path, '--budgets', 'W3A3')
+    assert 'replaced' not in capsys.readouterr().out
+    pareto(searched, tmp_path, '--budgets', 'W3A3', 'W4A4', '--weights')
+    said = ' '.join(capsys.readouterr().out.split())
+    assert 'replaced pareto.json, pareto.png, policy_W3A3.json' in said
+    assert 'policy_W4A4' not in said.partition('replaced')[2]
+
+
 def test_what_is_left_is_spent(searched, tmp_path):
     """A little is left where the search has gone far below the budget."""
     args = ['--budgets', 'W8A8', '--spend', 1]

@@ -19,7 +19,7 @@ from mmmpq.baselines.hutchinson import (
     trace_sample,
 )
 from mmmpq.baselines.measurements import Measurements
-from mmmpq.layers import MixedLayer, float_mode, open_checkpoints
+from mmmpq.layers import MixedLayer, first_input, float_mode, open_checkpoints
 from mmmpq.policy import SKIP
 from mmmpq.randomness import isolated_randomness
 from mmmpq.search.space import SearchSpace
@@ -181,7 +181,7 @@ def quantization_errors(
         for name, layer in probe.layers.items():
             w_errors = [
                 _error(
-                    0 * layer.weight if c == SKIP else layer._weight(j), layer.weight
+                    0 * layer.weight if c == SKIP else layer.candidate_weight(j), layer.weight
                 )
                 for j, c in enumerate(layer.candidates)
             ]
@@ -221,7 +221,9 @@ class _Probe:
             stack.enter_context(float_mode(self.model))
             stack.enter_context(_frozen_norms(self.model))
             for i, layer in enumerate(self.layers.values()):
-                handle = layer.register_forward_pre_hook(self._watch(i))
+                handle = layer.register_forward_pre_hook(
+                    self._watch(i), with_kwargs=True
+                )
                 stack.callback(handle.remove)
             self._stack = stack.pop_all()
         return self
@@ -255,8 +257,8 @@ class _Probe:
         return forward
 
     def _watch(self, index: int):
-        def hook(layer: nn.Module, args: tuple[Tensor, ...]):
-            x, *rest = args
+        def hook(layer: nn.Module, args: tuple, kwargs: dict):
+            x = first_input(args, kwargs)
             if x.requires_grad:
                 x = x.view_as(x)  # of what several layers read, this one's part
             elif torch.is_grad_enabled():
@@ -265,7 +267,7 @@ class _Probe:
             seen.append(x)
             if self._shifts and self._shifts[index] is not None:
                 x = x + self._shifts[index][len(seen) - 1]
-            return (x, *rest)
+            return (x,), {}
 
         return hook
 

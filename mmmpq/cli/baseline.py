@@ -16,11 +16,12 @@ from mmmpq.baselines import hessian, sensitivity
 from mmmpq.baselines.choices import largest_uniform, least_harm, random_choice
 from mmmpq.baselines.hutchinson import relative_error
 from mmmpq.baselines.measurements import Measurements, fingerprint
-from mmmpq.engine.batches import Batches, hold_out, train_batches, unwrapped
+from mmmpq.engine.batches import endless, hold_out, train_batches, unwrapped
 from mmmpq.engine.hooks import SearchHook
 from mmmpq.engine.launch import add_cfg_options, load_config, positive
 from mmmpq.engine.search_config import search_budgets
 from mmmpq.engine.supernet import float_supernet_runner
+from mmmpq.fileio import check_place
 from mmmpq.models import calibrate
 from mmmpq.policy import Policy
 from mmmpq.registry import HOOKS
@@ -148,7 +149,7 @@ def find(
     cache = None
     if method != 'random':
         cache = Measurements(Path(args.work_dir) / f'{method}.json', settings)
-    held_out = Batches(hold_out(runner, hook.held_out), seed=seed)
+    held_out = endless(runner, hold_out(runner, hook.held_out))
     calibrate(model, train_batches(runner, hook.calibration))
     if method == 'random':
         return _best_random(search, held_out.take(args.batches), args, seed)
@@ -218,6 +219,7 @@ def show(policy: Policy, method: str, console: Console) -> None:
 def main() -> None:
     args = parse_args()
     console = terminal()
+    replaced = check_place(Path(args.work_dir) / 'policy.json', '--work-dir')
     cfg = load_config(args)
     hook = search_hook(cfg, args.budget)
     measures = args.method in ('sensitivity', 'hessian')
@@ -229,4 +231,4 @@ def main() -> None:
     policy.meta['method'] = args.method
     path = policy.save(Path(args.work_dir) / 'policy.json')
     show(policy, args.method, console)
-    console.print(f'wrote {path}', soft_wrap=True)
+    console.print(f'wrote {path}{replaced}', soft_wrap=True)

@@ -14,7 +14,7 @@ from mmmpq.engine.results import loss_on, save_searched
 from mmmpq.engine.run_folder import find_checkpoint, find_config, history_probs
 from mmmpq.engine.search_config import search_reference
 from mmmpq.engine.supernet import supernet_runner
-from mmmpq.fileio import atomic_write
+from mmmpq.fileio import atomic_write, check_place
 from mmmpq.policy import Policy
 from mmmpq.search import SearchSpace
 from mmmpq.search.many_budgets import policies_within, searches_within
@@ -125,6 +125,20 @@ def load_supernet(args):
     return runner, space, space.probs(), reference
 
 
+def replaced_files(args):
+    """Names of the files to be written that are there now."""
+    policies = [f'policy_{file_name(text)}.json' for text in args.budgets]
+    files = ['pareto.json', 'pareto.png', *policies]
+    if args.weights:
+        files += [weights_of(policy) for policy in policies]
+    return [name for name in files if check_place(args.out / name, '--out')]
+
+
+def weights_of(policy):
+    """Name of the file with the weights of a policy's file."""
+    return policy.replace('policy_', 'searched_').replace('.json', '.pth')
+
+
 def show(points, metric, console):
     table = Table()
     table.add_column('budget')
@@ -149,6 +163,12 @@ def show(points, metric, console):
 def main():
     args = parse_args()
     args.out = args.out or args.search_dir / 'pareto'
+    if args.metric and args.evaluate is None:
+        raise ValueError(
+            f'--metric: found {args.metric!r}; accepted is one with --evaluate; '
+            'nothing was evaluated'
+        )
+    replaced = replaced_files(args)
     console = terminal(140)
     runner, space, probs, (kind, common) = load_supernet(args)
     budgets = {
@@ -176,8 +196,7 @@ def main():
         file = f'policy_{file_name(name)}.json'
         policy.save(args.out / file)
         if args.weights:
-            weights = file.replace('policy_', 'searched_').replace('.json', '.pth')
-            save_searched(model, policy, args.out / weights)
+            save_searched(model, policy, args.out / weights_of(file))
         costs = policy.meta['costs']['searched']
         points.append(
             dict(
@@ -199,4 +218,7 @@ def main():
     atomic_write(args.out / 'pareto.json', json.dumps(points, indent=2) + '\n')
     atomic_write(args.out / 'pareto.png', draw(pareto, LIGHT, points, metric))
     show(points, metric, console)
-    console.print(f'Wrote {args.out}/pareto.json, pareto.png and the policies')
+    console.print(
+        f'Wrote {args.out}/pareto.json, pareto.png and the policies'
+        + (f'; replaced {", ".join(replaced)}' if replaced else '')
+    )

@@ -16,6 +16,7 @@ from mmmpq.engine.launch import (
     load_config,
 )
 from mmmpq.fileio import atomic_write, check_file, check_place
+from mmmpq.user_config import scope_of
 from mmmpq.visualization.progress import terminal
 
 
@@ -73,7 +74,7 @@ def show_results(cfg: Config, args: argparse.Namespace) -> None:
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise ValueError('--show: default_hooks.visualization is not in the config')
-    if cfg.get('default_scope') == 'mmdet':
+    if scope_of(cfg) == 'mmdet':
         hook.update(draw=True, test_out_dir=args.show_dir)
     else:
         hook.update(enable=True, interval=1, out_dir=args.show_dir)
@@ -87,16 +88,16 @@ def augment(cfg: Config) -> None:
         dataset = dataset.dataset
     if 'tta_pipeline' not in cfg:
         pack = deepcopy(dataset.pipeline[-1])
-        if cfg.get('default_scope') == 'mmdet':
+        if scope_of(cfg) == 'mmdet':
             meta = 'img_id img_path ori_shape img_shape scale_factor'
             pack.meta_keys = (*meta.split(), 'flip', 'flip_direction')
         flips = [dict(type='RandomFlip', prob=p) for p in (1.0, 0.0)]
         flip = dict(type='TestTimeAug', transforms=[flips, [pack]])
         cfg.tta_pipeline = [*dataset.pipeline[:-1], flip]
     if 'tta_model' not in cfg:
-        if cfg.get('default_scope') == 'mmdet':
+        if scope_of(cfg) == 'mmdet':
             nms = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
-            cfg.tta_model = dict(type='DetTTAModel', tta_cfg=nms)
+            cfg.tta_model = dict(type='mmdet.DetTTAModel', tta_cfg=nms)
         else:
             cfg.tta_model = dict(type='mmpretrain.AverageClsScoreTTA')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
@@ -113,13 +114,14 @@ def main() -> None:
         cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:
         show_results(cfg, args)
+    scope = scope_of(cfg)
     if args.tta:
         augment(cfg)
     runner = build_runner(cfg)
     runner.register_hook(WholeCheckpointHook())
     if args.out and args.out_item == 'pred':
         metric = DumpResults
-        if cfg.get('default_scope') == 'mmdet':
+        if scope == 'mmdet':
             from mmdet.evaluation import DumpDetResults as metric
         runner.test_evaluator.metrics.append(metric(out_file_path=args.out))
     metrics = runner.test()

@@ -1,10 +1,12 @@
 """The held-out split inside a Runner, and randomness that survives a resume."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from mmengine.model import is_model_wrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
 from torch import nn
 from torch.utils.data import DataLoader
@@ -19,6 +21,17 @@ def unwrapped(runner: Runner) -> nn.Module:
     """The toolbox's model, without DDP around it."""
     model = runner.model
     return model.module if is_model_wrapper(model) else model
+
+
+def one_optimizer(runner: Runner, hook: str) -> None:
+    """Raises ValueError where several optimizers train the model, step by step of its
+    own; for hooks that take part in a step."""
+    wrapper = runner.optim_wrapper
+    if isinstance(wrapper, OptimWrapperDict):
+        raise ValueError(
+            f'optim_wrapper: found {type(wrapper).__name__}; {hook} accepts one '
+            'optimizer'
+        )
 
 
 def hold_out(runner: Runner, held_out: Any) -> DataLoader:
@@ -67,8 +80,14 @@ def train_batches(runner: Runner, count: int) -> list[Any]:
         count: How many; fewer if the set has no more.
     """
     loader = _loader(runner, runner.train_dataloader.dataset)
+    return endless(runner, loader).take(min(count, len(loader)))
+
+
+def endless(runner: Runner, loader: DataLoader) -> 'Batches':
+    """The batches of one of this module's loaders, epoch after epoch."""
     batches = Batches(loader, seed=runner.seed or 0)
-    return batches.take(min(count, len(loader)))
+    batches.renew = partial(_loader, runner, loader.dataset)
+    return batches
 
 
 def _loader(runner: Runner, dataset: Any, order: int = 0) -> DataLoader:
@@ -107,6 +126,10 @@ class Batches:
         position: Batches taken before, over all epochs.
         seed: Of the augmentations, with the position.
 
+    Attributes:
+        renew: Makes such a loader, with a number added to the seed of its sampler;
+            needed where that one knows no epochs (``InfiniteSampler``).
+
     Raises:
         ValueError: The loader gives no batch at all.
     """
@@ -120,6 +143,7 @@ class Batches:
         self.loader = loader
         self.position = position
         self.seed = seed
+        self.renew: Callable[[int], DataLoader] | None = None
         self._iterator: Iterator = iter(())
         self._left = 0
 
@@ -127,16 +151,36 @@ class Batches:
         if self._left == 0:
             self._start(*divmod(self.position, len(self.loader)))
         with isolated_randomness(self.seed + 7_919 * self.position):
-            batch = next(self._iterator)
+            batch = next(self._iterator, None)
+        if batch is None:
+            return self._next_epoch()
         self._left -= 1
         self.position += 1
         return batch
 
+    def _next_epoch(self) -> Any:
+        """The first batch of the next epoch: a sampler that makes batches of images of
+        one kind, and drops what is left over, may end before its length."""
+        if self._left == len(self.loader):
+            raise ValueError(
+                f'train_dataloader: its sampler makes no batch of '
+                f'{len(self.loader.dataset)} samples; accepted is one that does in '
+                'every epoch: make batch_size smaller'
+            )
+        self.position += self._left
+        self._left = 0
+        return next(self)
+
     def _start(self, epoch: int, done: int) -> None:
+        by_epoch = False
         for sampler in (self.loader.sampler, self.loader.batch_sampler):
             inner = getattr(sampler, 'sampler', sampler)
             if hasattr(inner, 'set_epoch'):
                 inner.set_epoch(epoch)
+                by_epoch |= getattr(inner, 'epoch', None) == epoch
+        if epoch and not by_epoch and self.renew is not None:
+            # One without end gives its indices but once: another order has another one.
+            self.loader = self.renew(OTHER_ORDER + epoch)
         with isolated_randomness(self.seed + epoch):
             self._iterator = iter(self.loader)
             for _ in range(done):  # a resume in the middle of an epoch

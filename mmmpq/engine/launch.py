@@ -26,7 +26,7 @@ from mmengine.runner import Runner
 from mmmpq.costs.budget_text import with_texts
 from mmmpq.fileio import check_file
 from mmmpq.policy import Policy
-from mmmpq.user_config import read_config
+from mmmpq.user_config import dicts, read_config, scope_of, type_name
 
 USER_ERRORS = (
     ValueError,
@@ -110,10 +110,11 @@ def embed_policy(cfg: Config) -> None:
 
     The config that is saved with a checkpoint then builds the net anywhere.
     """
-    quant = (cfg.get('model') or {}).get('quant') or {}
-    policy = quant.get('policy')
-    if isinstance(policy, str) and Path(policy).is_file():
-        quant['policy'] = Policy.load(policy).to_dict()
+    for found in dicts(cfg.get('model')):
+        quant = found.get('quant')
+        policy = quant.get('policy') if isinstance(quant, dict) else None
+        if isinstance(policy, str) and Path(policy).is_file():
+            quant['policy'] = Policy.load(policy).to_dict()
 
 
 def search_hooks(cfg: Config) -> list[dict]:
@@ -122,7 +123,7 @@ def search_hooks(cfg: Config) -> list[dict]:
     Budgets that are texts become configs.
     """
     hooks = cfg.get('custom_hooks') or ()
-    hooks = [h for h in hooks if str(h.get('type')).endswith('SearchHook')]
+    hooks = [h for h in hooks if type_name(h) == 'SearchHook']
     for hook in hooks:
         if any(isinstance(b, str) for b in hook.get('budgets') or ()):
             hook['budgets'] = with_texts(hook['budgets'])
@@ -152,7 +153,7 @@ def load_config(args: argparse.Namespace) -> Config:
         cfg.work_dir = args.work_dir
     elif cfg.get('work_dir') is None:
         cfg.work_dir = f'work_dirs/{Path(args.config).stem}'
-    if cfg.get('default_scope') == 'mmpretrain':  # as mmpretrain's own tools do
+    if scope_of(cfg) == 'mmpretrain':  # as mmpretrain's own tools do
         for split in ('train', 'val', 'test'):
             if loader := cfg.get(f'{split}_dataloader'):
                 loader.setdefault('collate_fn', dict(type='default_collate'))
@@ -174,11 +175,11 @@ def build_runner(cfg: Config) -> Runner:
     if cfg.get('load_from') is not None:
         check_file(cfg.load_from, 'load_from')
     if get_device() == 'cpu':
-        wrapper = cfg.get('optim_wrapper') or {}
-        if wrapper.get('type') == 'AmpOptimWrapper':
-            wrapper.type = 'CPUAmpOptimWrapper'
-            for key in ('loss_scale', 'dtype', 'use_fsdp'):
-                wrapper.pop(key, None)
+        for wrapper in dicts(cfg.get('optim_wrapper')):
+            if type_name(wrapper) == 'AmpOptimWrapper':
+                wrapper['type'] = 'CPUAmpOptimWrapper'
+                for key in ('loss_scale', 'dtype', 'use_fsdp'):
+                    wrapper.pop(key, None)
         if cfg.launcher == 'pytorch':
             if not dist.is_initialized():
                 dist.init_process_group('gloo')

@@ -1,6 +1,5 @@
 """What a search leaves behind: policy, weights, report."""
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,9 +13,11 @@ from torch import nn
 
 from mmmpq.fileio import atomic_save
 from mmmpq.models import apply_policy
+from mmmpq.models.copying import copied
 from mmmpq.models.task_loss import mean_loss
 from mmmpq.policy import Policy
 from mmmpq.search import Problem
+from mmmpq.units import fits
 from mmmpq.version import __version__
 from mmmpq.visualization import write_report
 
@@ -31,7 +32,39 @@ def preview(runner: Runner, search: Problem) -> None:
     search.policy().save(Path(runner.work_dir) / 'policy.json')
     page = Path(runner.work_dir) / 'report' / 'index.html'
     if not page.exists() or time.time() - page.stat().st_mtime > PREVIEW_SECONDS:
+        draw(runner)
+
+
+def draw(runner: Runner) -> None:
+    """Writes the report; that it fails is no end of a search."""
+    try:
         write_report(runner.work_dir)
+    except Exception as error:
+        runner.logger.warning(
+            f'The report cannot be drawn: {type(error).__name__}: {error}; '
+            f'`mmmpq report {runner.work_dir}` tries again'
+        )
+
+
+def keep(runner: Runner, search: Problem, policy: Policy) -> None:
+    """Writes a policy and its weights, before anything that may fail."""
+    if not dist.is_main_process():
+        return
+    work_dir = Path(runner.work_dir)
+    policy.save(work_dir / 'policy.json')
+    try:
+        save_searched(search.model, policy, work_dir / 'searched.pth')
+    except Exception as error:
+        state = search.model.state_dict()  # with the widths of its ranges
+        for key in state:
+            state[key] = state[key].cpu()
+        meta = dict(mmmpq=__version__, policy=_pairs(policy))
+        atomic_save(dict(state_dict=state, meta=meta), work_dir / 'supernet.pth')
+        raise RuntimeError(
+            f'searched.pth cannot be made ({type(error).__name__}: {error}); '
+            f'{work_dir}/policy.json has the policy and {work_dir}/supernet.pth the '
+            'weights: fine-tune with these as quant.policy and load_from'
+        ) from error
 
 
 def loss_on(model: BaseModel, batches: Sequence[Any]) -> Callable[[], float]:
@@ -49,17 +82,16 @@ def finish(runner: Runner, search: Problem, policy: Policy) -> None:
     """Checks the policy that a search ends with and writes all files."""
     for table in search.tables:
         cost = table.of(policy)
-        if cost > table.limit:
+        if not fits(cost, table.limit):
             raise RuntimeError(
                 f'the policy costs {cost} {table.budget.cost.unit}, over the budget of '
                 f'{table.limit}: please report this'
             )
     if not dist.is_main_process():
         return
-    work_dir = Path(runner.work_dir)
-    save_searched(search.model, policy, work_dir / 'searched.pth')
-    policy.save(work_dir / 'policy.json')
-    write_report(work_dir)
+    keep(runner, search, policy)
+    draw(runner)
+    work_dir = runner.work_dir
     runner.logger.info('The net that was found:\n' + _comparison(policy))
     for table in search.tables:
         cost = table.of(policy)
@@ -78,12 +110,14 @@ def save_searched(supernet: nn.Module, policy: Policy, path: Path) -> None:
 
     From a copy: the supernet itself is what a run's own checkpoints hold.
     """
-    model = apply_policy(copy.deepcopy(supernet), policy)
-    layers = {name: list(p) for name, p in policy.layers.items()}
+    model = apply_policy(copied(supernet), policy)
     state = {k: v.cpu() for k, v in model.state_dict().items()}
-    atomic_save(
-        dict(state_dict=state, meta=dict(mmmpq=__version__, policy=layers)), path
-    )
+    meta = dict(mmmpq=__version__, policy=_pairs(policy))
+    atomic_save(dict(state_dict=state, meta=meta), path)
+
+
+def _pairs(policy: Policy) -> dict[str, list[int]]:
+    return {name: list(p) for name, p in policy.layers.items()}
 
 
 def _comparison(policy: Policy) -> str:

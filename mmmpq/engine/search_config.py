@@ -7,6 +7,7 @@ from mmengine.config import Config
 
 from mmmpq.costs.budget_text import budget_cfgs
 from mmmpq.engine.launch import search_hooks
+from mmmpq.user_config import type_name
 
 
 def search_budgets(cfg: Config, limits: Sequence[str] | None) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def search_budgets(cfg: Config, limits: Sequence[str] | None) -> dict[str, Any]:
             for key in ('input_shape', 'proposals')
             if key in reference
         }
-        known = {str(b.get('type')).rpartition('.')[2]: dict(b) for b in budgets}
+        known = {type_name(b): dict(b) for b in budgets}
         table = known.get('Latency', {}).get('table')
         given = [c for text in limits for c in budget_cfgs(text, 'BOPs', {}, table)]
         options['budgets'] = [{**known.get(c['type'], shared), **c} for c in given]
@@ -49,4 +50,4 @@ def search_reference(cfg: Config) -> tuple[str, dict[str, Any]]:
         costs += [p.get('cost') or {} for p in hook.get('penalties') or ()]
     first = next((c for c in costs if c), {})
     common = {k: first[k] for k in ('input_shape', 'proposals') if k in first}
-    return first.get('type', 'BOPs').rpartition('.')[2], common
+    return type_name(first) or 'BOPs', common

@@ -23,6 +23,7 @@ from mmmpq.engine.supernet import supernet_runner
 from mmmpq.models import calibrate_subnet
 from mmmpq.models.task_loss import mean_loss
 from mmmpq.subnets.space import Subnet, SubnetSpace
+from mmmpq.user_config import type_name
 
 LOSS = 'loss'
 
@@ -114,10 +115,10 @@ def _annotations_first(dataset: dict[str, Any]) -> None:
         if inner:
             _annotations_first(inner)
     pipeline = dataset.get('pipeline') or []
-    kinds = [getattr(t['type'], '__name__', t['type']) for t in pipeline]
+    kinds = [type_name(t) for t in pipeline]
     image = next((i for i, k in enumerate(kinds) if 'LoadImage' in k), len(kinds))
     for i, kind in enumerate(kinds):
-        if i > image and kind.rpartition('.')[2] == 'LoadAnnotations':
+        if i > image and kind == 'LoadAnnotations':
             pipeline.insert(image + 1, pipeline.pop(i))
 
 

@@ -19,6 +19,7 @@ from mmmpq.export.integers import (
     weight_levels,
 )
 from mmmpq.layers.base import QuantLayer
+from mmmpq.layers.inputs import first_input
 from mmmpq.models.loading import without_batchnorm
 from mmmpq.policy import SKIP
 from mmmpq.quantizers import StoredQuantizer
@@ -145,7 +146,9 @@ def _pairs(
         if isinstance(module, FOLDABLE):
             hooks.append(module.register_forward_hook(flow.made))
         elif isinstance(module, _BatchNorm):
-            hooks.append(module.register_forward_pre_hook(flow.normalised))
+            hooks.append(
+                module.register_forward_pre_hook(flow.normalised, with_kwargs=True)
+            )
             hooks.append(module.register_forward_hook(flow.after))
     try:
         with flow:
@@ -194,8 +197,8 @@ class _Flow(TorchFunctionMode):
         self.readers.setdefault(layer, set())
         out._made_by = layer
 
-    def normalised(self, norm: nn.Module, inputs: tuple) -> None:
-        maker = getattr(inputs[0], '_made_by', None)
+    def normalised(self, norm: nn.Module, args: tuple, kwargs: dict) -> None:
+        maker = getattr(first_input(args, kwargs), '_made_by', None)
         self.makers.setdefault(norm, set()).add(maker)
         self._norm = norm
 

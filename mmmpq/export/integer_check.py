@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.export.integers import activation_levels, weight_integers
-from mmmpq.layers import MixedLayer, QuantLayer, quantized_layers
+from mmmpq.layers import MixedLayer, QuantLayer, first_input, quantized_layers
 from mmmpq.policy import SKIP
 
 INT32 = 32
@@ -200,7 +200,7 @@ def checking(model: nn.Module) -> Iterator[dict[str, LayerCheck]]:
             integer = IntegerLayer(layer)
             checks[name].least, checks[name].most = integer.bound()
             hook = partial(_check, integer, checks[name])
-            handles.append(layer.register_forward_hook(hook))
+            handles.append(layer.register_forward_hook(hook, with_kwargs=True))
         yield checks
     finally:
         for handle in handles:
@@ -213,14 +213,16 @@ def is_integer(layer: QuantLayer) -> bool:
 
 
 @torch.no_grad()
-def _check(integer: IntegerLayer, check: LayerCheck, _, inputs: tuple, out: Tensor):
+def _check(
+    integer: IntegerLayer, check: LayerCheck, _, args: tuple, kwargs: dict, out: Tensor
+) -> None:
     if not out.numel():
         return
     check.calls += 1
     if not out.isfinite().all():
         check.deviation = float('nan')  # max() keeps it
         return
-    sums = integer.accumulators(inputs[0])
+    sums = integer.accumulators(first_input(args, kwargs))
     for acc, _factor in sums:
         check.lowest = min(check.lowest, int(acc.min()))
         check.highest = max(check.highest, int(acc.max()))

@@ -12,6 +12,7 @@ from mmmpq.layers.batched_relaxation import BatchedRelaxation
 from mmmpq.layers.checkpointing import open_checkpoints
 from mmmpq.layers.conv import MixedConv2d, QuantConv2d
 from mmmpq.layers.handed import Handed
+from mmmpq.layers.inputs import first_input
 from mmmpq.layers.kinds import float_twin, quantizable
 from mmmpq.layers.linear import MixedLinear, QuantLinear
 from mmmpq.layers.mixed import MixedLayer
@@ -42,6 +43,7 @@ __all__ = [
     'Softmax',
     'UniformSampling',
     'calibrating',
+    'first_input',
     'flat',
     'float_mode',
     'float_twin',

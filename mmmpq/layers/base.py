@@ -112,12 +112,12 @@ class QuantizedLayer:
         self.__dict__.pop('_quantized_weights', None)
         return super().train(mode)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # torch's name, for calls by keyword
         if self._mode is not None:
-            if self._mode != 'float' and x.numel():
-                self._mode.append(_sample(x))
-            return self.compute(x, self._latent_weight(), self.bias)
-        return self._quantized(x)
+            if self._mode != 'float' and input.numel():
+                self._mode.append(_sample(input))
+            return self.compute(input, self._latent_weight(), self.bias)
+        return self._quantized(input)
 
     def calibrate(self, samples: Sequence[Tensor]) -> None:
         """Fits what is not calibrated yet: to the weights, to samples of the inputs."""

@@ -1,12 +1,14 @@
 """Residual blocks that a search may leave out: the 0-bit candidate."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from mmmpq.layers.idle import with_idle
+from mmmpq.layers.inputs import first_input
 from mmmpq.layers.shares import shares
 from mmmpq.policy import SKIP
 
@@ -53,23 +55,23 @@ class Skip:
         else:
             del self.block.forward
 
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        forward = type(self.block).forward
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         if self.fixed and self.layer._mode != 'float':
-            return x
+            return first_input(args, kwargs)
+        block = partial(type(self.block).forward, self.block, *args, **kwargs)
         if self.layer._mode is not None:
-            return forward(self.block, x, *args, **kwargs)
-        return self._mixed(x, forward, *args, **kwargs)
+            return block()
+        return self._mixed(first_input(args, kwargs), block)
 
     @torch.compiler.disable
-    def _mixed(self, x: Tensor, forward: Callable, *args: Any, **kwargs: Any) -> Tensor:
+    def _mixed(self, x: Tensor, block: Callable[[], Tensor]) -> Tensor:
         relaxation = self.layer.relaxation
         on_path = self.layer.on_path
         if on_path and not relaxation.logits.requires_grad:
             if relaxation.choice != relaxation.skip:
-                return forward(self.block, x, *args, **kwargs)
+                return block()
             if torch.is_grad_enabled():
                 return with_idle(x, self.block.parameters())
             return x
         share = shares(relaxation, on_path).block[relaxation.skip]
-        return share * x + (1 - share) * forward(self.block, x, *args, **kwargs)
+        return share * x + (1 - share) * block()

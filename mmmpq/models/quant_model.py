@@ -4,12 +4,14 @@ import json
 import logging
 from collections.abc import Iterable, Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
+from mmmpq.arguments import checks_arguments
 from mmmpq.costs import Hardware, layer_type
 from mmmpq.layers import (
     LINEAR,
@@ -34,21 +36,8 @@ from mmmpq.models.skipping import check_skips, skippable
 from mmmpq.policy import SKIP, Policy, Precision, near
 from mmmpq.quantizers import per_subnet
 from mmmpq.registry import MODELS, RELAXATIONS, build
+from mmmpq.user_config import type_name
 
-QUANT_KEYS = [
-    'candidates',
-    'policy',
-    'quantizer',
-    'w_quantizer',
-    'a_quantizer',
-    'groups',
-    'fixed',
-    'exclude',
-    'mixing',
-    'own_weights',
-    'relaxation',
-    'hardware',
-]
 SAFE = Precision(8, 8)
 
 
@@ -90,6 +79,7 @@ def QuantModel(
     return quantize(model, **dict(quant))
 
 
+@checks_arguments('quant')
 def quantize(
     model: nn.Module,
     candidates: Any = None,
@@ -99,12 +89,11 @@ def quantize(
     a_quantizer: dict | None = None,
     groups: Any = 'residual_block',
     fixed: dict[str, Any] | None = None,
-    exclude: Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
     mixing: str = 'composite',
     own_weights: bool = False,
     relaxation: dict | None = None,
-    hardware: str | None = None,
-    **unknown: Any,
+    hardware: str | Path | None = None,
 ) -> nn.Module:
     """Quantizes the layers of ``model`` in place and returns it.
 
@@ -144,9 +133,6 @@ def quantize(
             that cannot be.
         FileNotFoundError: The policy or hardware file is missing.
     """
-    if unknown:
-        name = next(iter(unknown))
-        raise KeyError(f'quant: unknown key {name!r}; {near(name, QUANT_KEYS)}')
     if candidates is None and policy is None:
         raise ValueError(
             'quant: found neither `candidates` nor `policy`; accepted are candidates, '
@@ -367,9 +353,7 @@ def _quantizers_of(
 
 def _recorded(config: dict[str, Any]) -> dict[str, Any]:
     """A quantizer's config as JSON holds it, with the name of its type alone."""
-    kind = config.get('type')
-    name = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
-    config = dict(config, type=name.rpartition('.')[2])
+    config = dict(config, type=type_name(config))
     return json.loads(json.dumps(config, default=str))
 
 

@@ -214,6 +214,11 @@ def group_layers(
         taken: dict[str, Any] = {}
         for entry in groups:
             patterns = [entry] if isinstance(entry, str) else entry
+            if not isinstance(patterns, (list, tuple)) or not patterns:
+                raise ValueError(
+                    f'quant.groups: found {entry!r}; accepted are patterns such as '
+                    '"backbone.layer1.*", and lists of them'
+                )
             matched = expand(patterns, names, 'quant.groups')
             for name in matched:
                 if name in taken:

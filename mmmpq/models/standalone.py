@@ -1,10 +1,10 @@
 """The plain net that a policy takes out of a supernet."""
 
-import copy
 from typing import Any
 
 from torch import nn
 
+from mmmpq.models.copying import copied
 from mmmpq.models.quant_model import apply_policy, forget_statistics
 from mmmpq.policy import Policy, near
 
@@ -32,7 +32,7 @@ def standalone(model: nn.Module, policy: Policy) -> nn.Module:
             that have a value which is not among their choices; or a quantizer whose
             range depends on the whole weight at every call.
     """
-    found = copy.deepcopy(model)
+    found = copied(model)
     elastic = [m for m in found.modules() if hasattr(m, 'genes')]
     if not elastic:
         return apply_policy(found, policy)

@@ -2,18 +2,20 @@
 
 import inspect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from mmengine import dist
 from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
+from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS, Registry
 from torch import Tensor, nn
 
 from mmmpq.layers import Handed
 from mmmpq.losses import Terms
+from mmmpq.policy import near
+from mmmpq.user_config import type_name
 
 
 def build_optimizer(
@@ -23,8 +25,8 @@ def build_optimizer(
 
     One of torch's steps all of them in a few operations (``foreach``).
     """
+    kind = _kind(cfg, OPTIMIZERS)
     cfg = dict(cfg, params=list(logits))
-    kind = cfg['type'] if callable(cfg['type']) else OPTIMIZERS.get(cfg['type'])
     if 'foreach' in inspect.signature(kind).parameters and not cfg.get('fused'):
         cfg.setdefault('foreach', True)
     optimizer = OPTIMIZERS.build(cfg)
@@ -46,14 +48,26 @@ def build_scheduler(
     """
     if cfg is None:
         return None
+    _kind(cfg, PARAM_SCHEDULERS)
     cfg = dict(cfg)
     by_epoch = cfg.setdefault('by_epoch', False)
-    if cfg['type'].endswith('CosineAnnealingLR'):
+    if type_name(cfg) == 'CosineAnnealingLR':
         cfg.setdefault('T_max', math.ceil(steps / per_epoch if by_epoch else steps))
     if by_epoch:
         epoch_length = max(1, round(per_epoch))
         cfg.update(convert_to_iter_based=True, epoch_length=epoch_length)
     return PARAM_SCHEDULERS.build(cfg, default_args=dict(optimizer=optimizer))
+
+
+def _kind(cfg: Mapping, registry: Registry) -> Callable:
+    """The class that a config names."""
+    kind = cfg.get('type')
+    found = kind if callable(kind) else registry.get(str(kind))
+    if found is None:
+        raise ValueError(
+            f'unknown type {kind!r}; {near(str(kind), registry.module_dict)}'
+        )
+    return found
 
 
 def set_gradients(logits: Sequence[nn.Parameter], on: bool) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmmpq.arguments import checks_arguments
 from mmmpq.costs import Budget
 from mmmpq.layers import Handed, open_checkpoints
 from mmmpq.losses import Objective, Terms
@@ -32,6 +33,7 @@ from mmmpq.search.tables import pricing
 from mmmpq.transfer import Fetch
 
 
+@checks_arguments('Search')
 class Search(Problem):
     """Searches the precisions of a supernet under budgets, in a loop that trains it.
 

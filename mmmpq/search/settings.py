@@ -4,15 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+from torch import nn
+
+from mmmpq.arguments import checks_arguments
 from mmmpq.costs import Budget
 from mmmpq.costs.budget_text import with_texts
 from mmmpq.losses import Objective
+from mmmpq.search.logits import build_optimizer, build_scheduler
 from mmmpq.search.start import STARTS
 
 PENALTIES = (dict(type='BarrierPenalty'), dict(type='Prob1Regularizer'))
 ADAM = dict(type='Adam', lr=0.1, betas=(0.5, 0.999))
 
 
+@checks_arguments('Search')
 @dataclass
 class Settings:
     """How the logits step.
@@ -33,8 +39,8 @@ class Settings:
     """
 
     optimizer: Mapping[str, Any] | None = None
-    scheduler: dict | None = None
-    clip_grad: dict | None = None
+    scheduler: Mapping[str, Any] | None = None
+    clip_grad: Mapping[str, Any] | None = None
     warmup: float = 0.1
     interval: int = 1
     joint: bool = False
@@ -55,6 +61,10 @@ class Settings:
             )
         if self.interval < 1:
             raise ValueError(f'{key}.interval: found {self.interval!r}; at least 1')
+        if not 0 <= self.margin < 1:
+            raise ValueError(
+                f'{key}.margin: found {self.margin!r}; accepted are shares from 0 to 1'
+            )
         shrinks = budgets and self.start == 'continuation'
         if shrinks and not self.warmup < self.continuation <= 1:
             raise ValueError(
@@ -67,6 +77,29 @@ class Settings:
                 "[dict(type='BOPs', limit='W4A4')], or none where one of the penalties "
                 f'is a ComplexityPenalty or CostAwareLoss; found {objective.names}'
             )
+        self._check_steps(key)
+
+    def _check_steps(self, key: str) -> None:
+        """Takes a step of a logit that nobody has: what is wrong is said at once."""
+        logit = nn.Parameter(torch.zeros(1))
+        logit.grad = torch.zeros_like(logit)
+        name = 'optimizer'
+        try:
+            wrapper = build_optimizer(self.optimizer, [logit], None)
+            wrapper.optimizer.step()
+            name = 'clip_grad'
+            wrapper = build_optimizer(self.optimizer, [logit], self.clip_grad)
+            if self.clip_grad:
+                wrapper.clip_func([logit], **wrapper.clip_grad_kwargs)
+            name = 'scheduler'
+            scheduler = build_scheduler(self.scheduler, wrapper, 10, 5)
+            if scheduler is not None:
+                scheduler.step()
+        except Exception as error:
+            found = getattr(self, name)
+            raise ValueError(
+                f'{key}.{name}: found {dict(found)}; it takes no step: {error}'
+            ) from error
 
 
 def budgets_of(

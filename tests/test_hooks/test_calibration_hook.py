@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
-from mmengine.registry import METRICS
+from mmengine.registry import METRICS, MODELS
 
 from mmmpq.engine.batches import train_batches
 from mmmpq.layers import quantized_layers
-from mmmpq.models import calibrate, calibrate_subnet
+from mmmpq.models import calibrate, calibrate_subnet, quantize
+from mmmpq.policy import Policy
 
 CALIBRATION = dict(type='mmmpq.CalibrationHook', batches=5)
 FIXED = {'model.quant': dict(_delete_=True, policy='W4A4'), 'train_cfg.max_epochs': 1}
@@ -217,3 +219,21 @@ def test_a_test_calibrates_what_was_saved_without_statistics(trained, make):
     with pytest.raises(ValueError, match='CalibrationHook'):
         make(**changes).test()
     assert make(hooks=[CALIBRATION], **changes).test()['sum'] > 0
+
+
+def test_checkpoints_hold_the_policy_itself(make, tmp_path, monkeypatch):
+    """Whoever trains: the file may be out of sight where the checkpoint is used."""
+    monkeypatch.chdir(tmp_path)
+    net = MODELS.build(dict(type='TinyNet'))
+    layers = quantized_layers(quantize(net, policy='W4A4'))
+    Policy({n: m.precision for n, m in layers.items()}).save('policy.json')
+    quant = dict(_delete_=True, policy='policy.json')
+    runner = make(
+        hooks=[dict(type='mmmpq.CalibrationHook', batches=1)],
+        train_cfg=dict(max_epochs=1),
+        **{'model.quant': quant},
+    )
+    runner.train()
+    found = torch.load(f'{runner.work_dir}/epoch_1.pth')
+    config = Config.fromstring(found['meta']['cfg'], '.py')
+    assert config.model.quant.policy.layers['convs.1'] == [4, 4]

@@ -3,8 +3,10 @@
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.registry import DATA_SAMPLERS
+from torch.utils.data import BatchSampler
 
-from mmmpq.engine.batches import Batches, hold_out, train_batches
+from mmmpq.engine.batches import Batches, endless, hold_out, train_batches
 
 SCHEDULE = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=6),
@@ -17,7 +19,7 @@ class Rates(Hook):
         self.seen = []
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
-        self.seen += runner.optim_wrapper.get_lr()['lr']
+        self.seen += runner.optim_wrapper.get_lr()['lr'][:1]
 
 
 def pictures(loader):
@@ -112,6 +114,66 @@ def test_a_batch_follows_from_its_position(loader, position):
         assert torch.equal(a['inputs'], b['inputs'])
     other = Batches(loader, position, seed=6).take(1)
     assert not torch.equal(rest[0]['inputs'], other[0]['inputs'])
+
+
+@DATA_SAMPLERS.register_module(force=True)
+class ByHalves(BatchSampler):
+    """As mmdet's AspectRatioBatchSampler: images of a kind, what is left over goes."""
+
+    def __iter__(self):
+        buckets = [], []
+        for index in self.sampler:
+            bucket = buckets[index < self.first]
+            bucket.append(index)
+            if len(bucket) == self.batch_size:
+                yield bucket[:]
+                bucket.clear()
+
+
+@pytest.mark.parametrize('halves', [None, 10, 7])
+@pytest.mark.parametrize('kind', ['InfiniteSampler', 'DefaultSampler'])
+def test_samplers_without_end_and_those_that_end_early(make, kind, halves):
+    by_halves = dict(type='ByHalves', drop_last=False)
+    ByHalves.first = halves
+    runner = make(
+        train_cfg=dict(_delete_=True, by_epoch=False, max_iters=4),
+        train_dataloader=dict(
+            sampler=dict(type=kind, shuffle=True),
+            **(dict(batch_sampler=by_halves) if halves else {}),
+        ),
+    )
+    runner.train_loop  # noqa: B018  builds it
+    batches = endless(runner, hold_out(runner, 0.5))
+    taken = batches.take(23)
+    labels = [torch.cat([b['labels'] for b in taken[i : i + 5]]) for i in (0, 5, 10)]
+    counts = [part.bincount(minlength=4).tolist() for part in labels]
+    assert halves or counts[0] == counts[1] == counts[2]  # each image once an epoch
+    if halves is None or kind == 'InfiniteSampler':
+        firsts = {tuple(b['labels'].tolist()) for b in taken[::5]}
+        assert len(firsts) > 1  # in another order in each epoch
+    resumed = endless(runner, hold_out(make_again(runner), 0.5))
+    resumed.position = batches.position
+    following = zip(batches.take(7), resumed.take(7), strict=True)
+    assert all(torch.equal(a['inputs'], b['inputs']) for a, b in following)
+
+
+def make_again(runner):
+    """A runner of the same config, with the whole training set."""
+    runner.cfg.experiment_name += '_again'
+    again = type(runner).from_cfg(runner.cfg)
+    again.train_loop  # noqa: B018
+    return again
+
+
+def test_a_sampler_that_makes_no_batch(make):
+    ByHalves.first = 2
+    sampler = dict(type='ByHalves', drop_last=False)
+    runner = make(train_dataloader=dict(batch_sampler=sampler, batch_size=4))
+    runner.train_loop  # noqa: B018
+    with pytest.raises(
+        ValueError, match='train_dataloader: its sampler makes no batch'
+    ):
+        endless(runner, hold_out(runner, 0.1)).take(1)
 
 
 def test_batches_leave_the_generators_alone(loader):

@@ -133,6 +133,13 @@ def test_gumbel_by_iterations(make, hook_of, tmp_path):
     compare(make, hook_of, tmp_path, [8, 12], {}, **QUANTS['gumbel'], **ITERATIONS)
 
 
+@pytest.mark.parametrize('held_out', [None, 0.25])
+def test_a_sampler_without_end(make, hook_of, tmp_path, held_out):
+    endless = {'train_dataloader.sampler': dict(type='InfiniteSampler', shuffle=True)}
+    search = dict(held_out=held_out)
+    compare(make, hook_of, tmp_path, [17], search, **endless, **ITERATIONS)
+
+
 def test_killed_after_the_last_checkpoint(make, hook_of, tmp_path, monkeypatch):
     """Only the end is done again: the same policy, from the same measurements."""
     for search in ({}, dict(joint=True)):

@@ -133,7 +133,7 @@ def test_frequency_of_the_argmax_is_softmax_at_any_temperature(factorised, epoch
 
 @pytest.mark.parametrize('anneal', [-0.1, float('nan'), float('inf')])
 def test_bad_annealing(anneal):
-    with pytest.raises(ValueError, match=r'relaxation\.anneal: found'):
+    with pytest.raises(ValueError, match=r'\.anneal: found'):
         GumbelSoftmax(PAIRS, anneal=anneal)
 
 

@@ -6,6 +6,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmmpq.engine.batches import train_batches, unwrapped
+from mmmpq.engine.launch import embed_policy
 from mmmpq.layers import QuantLayer, quantized_layers
 from mmmpq.models import calibrate, calibrate_subnet
 from mmmpq.quantizers import per_subnet
@@ -38,6 +39,9 @@ class CalibrationHook(Hook):
             raise ValueError(f'CalibrationHook.batches: found {batches}; at least 1')
         self.batches = batches
         self.batchnorm = batchnorm
+
+    def before_run(self, runner: Runner) -> None:
+        embed_policy(runner.cfg)  # whoever trains: checkpoints hold this config
 
     def before_train(self, runner: Runner) -> None:
         if runner._resume:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
+from mmengine.optim import OptimWrapperDict
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -31,7 +31,7 @@ class FiniteLossHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         wrapper = runner.optim_wrapper
-        if not isinstance(wrapper, OptimWrapper):
+        if isinstance(wrapper, OptimWrapperDict):
             return  # several optimizers: their model decides what is a loss
         update = wrapper.update_params
 

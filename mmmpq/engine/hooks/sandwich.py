@@ -7,11 +7,16 @@ from typing import Any
 import torch
 from mmengine import dist
 from mmengine.hooks import Hook
-from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
-from mmmpq.engine.batches import Reseeding, reseed, train_batches, unwrapped
+from mmmpq.engine.batches import (
+    Reseeding,
+    one_optimizer,
+    reseed,
+    train_batches,
+    unwrapped,
+)
 from mmmpq.engine.distillation import Distillation
 from mmmpq.engine.hooks.finite import FiniteLossHook
 from mmmpq.engine.subnet_metrics import SubnetMetrics
@@ -78,6 +83,7 @@ class SandwichHook(Hook):
         for key, value, least in (
             ('random', random, 0),
             ('calibration', calibration, 1),
+            ('distill', distill, 0),
         ):
             if value < least:
                 raise ValueError(
@@ -97,12 +103,8 @@ class SandwichHook(Hook):
         self._added: list[Any] = []  # what hangs on the model while it trains
 
     def before_train(self, runner: Runner) -> None:
-        wrapper, model = runner.optim_wrapper, unwrapped(runner)
-        if not isinstance(wrapper, OptimWrapper):
-            raise ValueError(
-                f'optim_wrapper: found {type(wrapper).__name__}; SandwichHook accepts '
-                'one optimizer'
-            )
+        one_optimizer(runner, 'SandwichHook')
+        model = unwrapped(runner)
         self.space = SubnetSpace(model)
         self.generator = torch.Generator()
         seed = torch.tensor(runner.seed or 0)  # with diff_rank_seed it is a rank's own

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from numbers import Real
 from typing import Any
 
 from mmengine import dist
@@ -9,17 +10,19 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
 
+from mmmpq.costs import Budget
 from mmmpq.engine.batches import (
-    Batches,
     Reseeding,
+    endless,
     hold_out,
+    one_optimizer,
     reseed,
     train_batches,
     unwrapped,
 )
 from mmmpq.engine.hooks.finite import FiniteLossHook
 from mmmpq.engine.records import record
-from mmmpq.engine.results import finish, loss_on, preview
+from mmmpq.engine.results import finish, keep, loss_on, preview
 from mmmpq.engine.resumed import resumed_state
 from mmmpq.losses import Objective
 from mmmpq.models import calibrate
@@ -85,7 +88,7 @@ class SearchHook(Hook):
 
     def __init__(
         self,
-        budgets: Sequence[dict | str] = (),
+        budgets: Sequence[dict | str | Budget] = (),
         penalties: Sequence[dict] = PENALTIES,
         optimizer: dict | None = None,
         scheduler: dict | None = None,
@@ -101,8 +104,18 @@ class SearchHook(Hook):
         measure: int = 2,
         samples: int = 0,
     ) -> None:
-        if samples < 0:
-            raise ValueError(f'SearchHook.samples: found {samples!r}; at least 0')
+        for key, value, least in (
+            ('calibration', calibration, 1),
+            ('measure', measure, 0),
+            ('samples', samples, 0),
+        ):
+            if value < least:
+                raise ValueError(f'SearchHook.{key}: found {value!r}; at least {least}')
+        if isinstance(held_out, Real) and not 0 < held_out < 1:
+            raise ValueError(
+                f'SearchHook.held_out: found {held_out!r}; accepted are a share '
+                'between 0 and 1, the config of a dataset, and None'
+            )
         self.settings = Settings(
             *(optimizer, scheduler, clip_grad, warmup, interval, joint, start, margin),
             continuation,
@@ -126,6 +139,7 @@ class SearchHook(Hook):
         """Finds the groups, prices the candidates, checks the budgets, holds out."""
         if not isinstance(runner._train_loop, BaseLoop):
             return  # a test or validation of the supernet: nothing is searched
+        one_optimizer(runner, 'SearchHook')
         self.search = Search(
             unwrapped(runner),
             self.budgets,
@@ -137,8 +151,7 @@ class SearchHook(Hook):
         )
         self.history = History(runner.work_dir)
         if not self.joint:
-            loader = hold_out(runner, self.held_out)
-            self.batches = Batches(loader, seed=runner.seed or 0)
+            self.batches = endless(runner, hold_out(runner, self.held_out))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         wanted = ['steps', 'started_at', 'last', 'optimizer']
@@ -242,6 +255,7 @@ class SearchHook(Hook):
             checkpoint[self.KEY]['position'] = self.batches.position
 
     def after_train(self, runner: Runner) -> None:
+        keep(runner, self.search, self.search.policy())  # what follows may fail
         choice = self.search.choose(
             self._loss_of_choice(runner), self.samples, self.measure > 0
         )

@@ -134,7 +134,8 @@ def _marked(model: nn.Module, containers: str) -> Iterator[None]:
 
 
 def _marking(name: str, layer: QuantizedLayer, integers: bool):
-    def forward(x: Tensor) -> Tensor:
+    def forward(input: Tensor) -> Tensor:
+        x = input
         w_bits, a_bits = layer.precision
         weight = _Mark.apply(layer._latent_weight(), name, 'weight')
         if a_bits != 32:

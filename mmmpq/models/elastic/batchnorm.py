@@ -25,8 +25,8 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
     ) -> None:
         super().__init__(num_features, eps, momentum)
 
-    def forward(self, x: Tensor) -> Tensor:
-        self._check_input_dim(x)
+    def forward(self, input: Tensor) -> Tensor:
+        self._check_input_dim(input)
         momentum = self.momentum
         if self.training:
             self.num_batches_tracked.add_(1)
@@ -34,7 +34,7 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
                 momentum = 1 / float(self.num_batches_tracked)
         first = slice(self.num_features)
         return F.batch_norm(
-            x,
+            input,
             self.running_mean[first],
             self.running_var[first],
             self.weight[first],

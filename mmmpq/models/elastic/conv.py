@@ -160,8 +160,8 @@ class ElasticConv2d(_Elastic, nn.Conv2d):
     __doc__ = _Elastic.__doc__
     plain = nn.Conv2d
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.compute(x, self._latent_weight(), self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        return self.compute(input, self._latent_weight(), self.bias)
 
 
 quantizable(ElasticConv2d, MixedElasticConv2d, QuantElasticConv2d)

@@ -1,0 +1,34 @@
+"""A copy of a model, whatever its code keeps in attributes."""
+
+import copy
+import logging
+
+from mmengine.logging import print_log
+from torch import nn
+
+OWN = frozenset(vars(nn.Module()))  # of every module: parameters, hooks, ...
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy. What cannot be copied, such as a feature map that a model keeps from
+    its last forward, is None in it, and named once."""
+    held = (*model.modules(), *model.parameters(), *model.buffers())
+    here = {id(part): part for part in held}
+    memo: dict[int, None] = {}
+    left: list[str] = []
+    for prefix, module in model.named_modules():
+        for name, value in vars(module).items():
+            if name in OWN:
+                continue
+            try:
+                copy.deepcopy(value, dict(here))
+            except Exception:
+                memo[id(value)] = None
+                left.append(f'{prefix}.{name}'.lstrip('.'))
+    if left:
+        print_log(
+            f'not copied with the model: {", ".join(left)}',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return copy.deepcopy(model, memo)
