@@ -71,21 +71,21 @@ def _made(prefix: str, base: type, kind: type, **attributes: Any) -> type:
     # Its direct bases are those of ``kind``, too, for the sake of ``init_cfg``, as in
     # conv.py.
     bases = base, _OwnForward, kind, *kind.__bases__
-    attributes |= dict(kind=kind, affine=getattr(kind, 'affine', False))
+    attributes |= dict(float_class=kind, affine=getattr(kind, 'affine', False))
     attributes |= dict(__module__=kind.__module__, __doc__=base.__doc__)
     return type(f'{prefix}{kind.__name__}', bases, attributes)
 
 
 class _OwnForward:
-    """The float operation is the forward of the class ``kind``."""
+    """The float operation is the forward of ``float_class``."""
 
-    kind: type
+    float_class: type
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # An attribute of the object hides the parameter of that name.
         self.__dict__.update(weight=weight, bias=bias)
         try:
             with recomputing(x, weight):
-                return self.kind.forward(self, x)
+                return self.float_class.forward(self, x)
         finally:
             del self.__dict__['weight'], self.__dict__['bias']
