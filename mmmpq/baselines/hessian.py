@@ -181,7 +181,8 @@ def quantization_errors(
         for name, layer in probe.layers.items():
             w_errors = [
                 _error(
-                    0 * layer.weight if c == SKIP else layer.candidate_weight(j), layer.weight
+                    0 * layer.weight if c == SKIP else layer.candidate_weight(j),
+                    layer.weight,
                 )
                 for j, c in enumerate(layer.candidates)
             ]

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
+from mmmpq.quantizers.base import indices
 from mmmpq.search.space import SearchSpace
 from mmmpq.transfer import Fetch
 
@@ -30,10 +30,14 @@ class Reach:
         """Takes the gradient of a step (L,); None is 0."""
         self._steps += 1
         if self._steps <= STEPS and task is not None:
-            groups = task.detach().split([p.numel() for p in self.space.logits])
-            reached = torch.stack([part.any() for part in groups])
+            sizes = [p.numel() for p in self.space.logits]
+            groups = [g for g, size in enumerate(sizes) for _ in range(size)]
+            groups = indices(groups, task.device)
+            reached = task.new_zeros(len(sizes)).index_add(
+                0, groups, task.ne(0).to(task)
+            )
             if self._reached is not None:
-                reached |= self._reached
+                reached += self._reached
             self._reached = reached
         if self._steps == STEPS and self._reached is not None:
             self._reached = Fetch(self._reached)  # the host does not wait for it
@@ -42,7 +46,7 @@ class Reach:
 
     def _say(self) -> None:
         count = len(self.space.groups)
-        reached = [False] * count
+        reached = [0.0] * count
         if self._reached is not None:
             reached = self._reached.result().tolist()
         pairs = zip(self.space.groups, reached, strict=True)

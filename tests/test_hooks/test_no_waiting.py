@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmmpq.layers import Softmax
 from mmmpq.search.logits import build_optimizer
+from mmmpq.search.reach import Reach
 from mmmpq.transfer import Fetch
 
 BUDGETS = [
@@ -127,6 +128,7 @@ def iteration(make, hook_of, monkeypatch):
             hook.search.optimizer.optimizer.step
         )  # torch's Adam counts steps on the host
         hook.search.optimizer.optimizer.step = launches.without(step)
+        hook.search._reach = Reach(hook.search.space, print)
         if joint:
             hook.search._gathered.__init__(hook.search.space.logits)
         batch = dict(
