@@ -133,3 +133,34 @@ def test_a_folder_is_no_checkpoint(verb, said, config, tmp_path):
     flags = ['--format', 'packed'] if verb == 'export' else []
     path = config("policy='W4A4'")
     assert 'but a folder of this name' in said(verb, path, tmp_path, *flags)
+
+
+@pytest.mark.parametrize(
+    ('hook', 'message'),
+    [
+        ("type='mmmpq.SearchHook', heldout=0.5", "SearchHook: unknown key 'heldout'"),
+        ("type='mmmpq.SearchHook', budgets=5", 'SearchHook.budgets: found 5'),
+        ("type='mmmpq.CalibrationHook', batchez=5", 'near names: batches'),
+        (
+            "type='mmmpq.SearchHook', penalties=[dict(type='BarrierPenalty', mue=1)]",
+            "BarrierPenalty: unknown key 'mue'",
+        ),
+    ],
+)
+def test_hooks(hook, message, said, config, monkeypatch):
+    monkeypatch.setattr('mmengine.runner.Runner.train', lambda self: None)
+    assert message in said('train', config(hooks=f'[dict({hook})]'))
+
+
+@pytest.mark.parametrize(
+    ('quant', 'message'),
+    [
+        (f'{SEARCH}, exclude=3', 'quant.exclude: found 3'),
+        (f'{SEARCH}, groups=[[]]', r'quant.groups: found \[\]'),
+        (f'{SEARCH}, exclud="a"', "quant: unknown key 'exclud'; near names: exclude"),
+        (f"{SEARCH}, relaxation=dict(type='Softmax', temprature=1)", "'temprature'"),
+        (f"{SEARCH}, quantizer=dict(type='LinearQuantizer', rnge=1)", "'rnge'"),
+    ],
+)
+def test_quant(quant, message, said, config):
+    assert re.search(message, said('cost', config(quant=quant)))

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmmpq.datasets import split_dataset
+from mmmpq.models import decay
 from mmmpq.randomness import isolated_randomness
 
 OTHER_ORDER = 15_485_863  # added to the seed of a sampler: epoch e has that of seed + e
@@ -21,6 +22,14 @@ def unwrapped(runner: Runner) -> nn.Module:
     """The toolbox's model, without DDP around it."""
     model = runner.model
     return model.module if is_model_wrapper(model) else model
+
+
+def warn_of_decay(runner: Runner) -> None:
+    """As :func:`mmmpq.models.decay.warn_of_decay`, of all optimizers of a runner."""
+    wrapper = runner.optim_wrapper
+    several = isinstance(wrapper, OptimWrapperDict)
+    for each in wrapper.values() if several else [wrapper]:
+        decay.warn_of_decay(each.optimizer, unwrapped(runner))
 
 
 def one_optimizer(runner: Runner, hook: str) -> None:

@@ -1,12 +1,15 @@
 """Ranges of quantizers in an optimizer: stepped like their layer, and never decayed."""
 
+import logging
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from mmengine.logging import print_log
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, build_from_cfg
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from mmmpq.layers import Softmax
 from mmmpq.quantizers import Quantizer
 
 NAMES = ('params', 'param_names', 'param_name', 'group_name')  # no options
@@ -15,7 +18,7 @@ NAMES = ('params', 'param_names', 'param_name', 'group_name')  # no options
 def exempt_ranges(
     optimizer: Optimizer, model: nn.Module, rules: Iterable[str] = ()
 ) -> Optimizer:
-    """Takes weight decay off the ranges of ``model``, in place.
+    """Takes weight decay off the ranges of ``model``, and off its logits, in place.
 
     Decay would shrink them where nothing else moves them. All other options are those
     of the weight that the range, or its input's, belongs to.
@@ -54,11 +57,28 @@ def exempt_ranges(
     return optimizer
 
 
+def warn_of_decay(optimizer: Optimizer, model: nn.Module) -> None:
+    """Says which ranges an optimizer decays that was built by the user's own code."""
+    decayed = {
+        id(p): bool(g.get('weight_decay')) for g in optimizer.param_groups
+        for p in g['params']
+    }  # fmt: skip
+    names = [name for name, p, _ in _ranges(model) if decayed.get(id(p))]
+    if names:
+        print_log(
+            f'optim_wrapper decays the ranges of quantizers ({len(names)}, such as '
+            f'{names[0]}): mmmpq.exempt_ranges(optimizer, model) takes them out, '
+            'before the schedules are built',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
 def _ranges(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Tensor | None]]:
-    """The parameters of quantizers: name, parameter, weight of the layer."""
+    """The parameters of quantizers and relaxations, and the weight of their layer."""
     for prefix, layer in model.named_modules():
         for child, quantizer in layer.named_children():
-            if isinstance(quantizer, Quantizer):
+            if isinstance(quantizer, (Quantizer, Softmax)):
                 for name, param in quantizer.named_parameters():
                     full = '.'.join(filter(None, (prefix, child, name)))
                     yield full, param, layer._parameters.get('weight')

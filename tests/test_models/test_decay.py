@@ -1,5 +1,7 @@
 """No decay reaches a range; in all else it follows the weight of its layer."""
 
+from unittest import mock
+
 import pytest
 import torch
 from mmengine.config import Config
@@ -9,6 +11,7 @@ from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, init_default_s
 from torch import nn
 
 from mmmpq import exempt_ranges, quantize
+from mmmpq.models.decay import warn_of_decay
 from mmmpq.quantizers import Quantizer
 
 ADAM = dict(type='AdamW', lr=1e-3, weight_decay=0.05)
@@ -80,6 +83,9 @@ def test_ranges_follow_their_weight(quant, rules):
     found = built(model, paramwise_cfg=rules)
     check(model, found)
     assert found['6.weight']['weight_decay'] > 0
+    logits = [group for name, group in found.items() if 'logits' in name]
+    assert all(group['weight_decay'] == 0 for group in logits)
+    assert bool(logits) == ('candidates' in quant and rules is None)
 
 
 def test_a_rule_for_quantizers_is_one():
@@ -180,6 +186,17 @@ def test_without_gradient_no_range_moves():
         decayed = name.endswith('weight')  # a bias may be 0
         assert not decayed or not torch.equal(param, before[name]), name
         assert 'quantizer' not in name or torch.equal(param, before[name]), name
+
+
+def test_an_optimizer_of_the_user_is_warned_of():
+    model = quantize(net(), policy='W4A4')
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, weight_decay=0.1)
+    with mock.patch('mmmpq.models.decay.print_log') as said:
+        warn_of_decay(optimizer, model)
+        assert '(8, such as 0.w_quantizer.range)' in said.call_args.args[0]
+        said.reset_mock()
+        warn_of_decay(exempt_ranges(optimizer, model), model)
+        said.assert_not_called()
 
 
 def test_without_decay_the_groups_stay_what_they_were():

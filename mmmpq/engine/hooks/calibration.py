@@ -5,7 +5,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from mmmpq.engine.batches import train_batches, unwrapped
+from mmmpq.engine.batches import train_batches, unwrapped, warn_of_decay
 from mmmpq.engine.launch import embed_policy
 from mmmpq.layers import QuantLayer, quantized_layers
 from mmmpq.models import calibrate, calibrate_subnet
@@ -44,6 +44,7 @@ class CalibrationHook(Hook):
         embed_policy(runner.cfg)  # whoever trains: checkpoints hold this config
 
     def before_train(self, runner: Runner) -> None:
+        warn_of_decay(runner)
         if runner._resume:
             return
         model = unwrapped(runner)

@@ -16,6 +16,7 @@ from mmmpq.engine.batches import (
     reseed,
     train_batches,
     unwrapped,
+    warn_of_decay,
 )
 from mmmpq.engine.distillation import Distillation
 from mmmpq.engine.hooks.finite import FiniteLossHook
@@ -117,6 +118,7 @@ class SandwichHook(Hook):
             self._added.append(Distillation(*given))
         self._added.append(model.register_forward_hook(self._use_all_parameters))
         self.finite.before_train(runner)
+        warn_of_decay(runner)
         loop = runner.train_loop
         if isinstance(loop, IterBasedTrainLoop):
             loop.dataloader_iterator = Reseeding(loop.dataloader_iterator, runner)

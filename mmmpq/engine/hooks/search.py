@@ -19,6 +19,7 @@ from mmmpq.engine.batches import (
     reseed,
     train_batches,
     unwrapped,
+    warn_of_decay,
 )
 from mmmpq.engine.hooks.finite import FiniteLossHook
 from mmmpq.engine.records import record
@@ -187,6 +188,7 @@ class SearchHook(Hook):
         if isinstance(loop, IterBasedTrainLoop):
             loop.dataloader_iterator = Reseeding(loop.dataloader_iterator, runner)
         self.finite.before_train(runner)
+        warn_of_decay(runner)
 
     # --- training -----------------------------------------------------------------
 
