@@ -15,7 +15,7 @@ from torch import nn
 
 from mmmpq.costs import Budget, Latency, LayerProfile, profile
 from mmmpq.engine import launch
-from mmmpq.models.quant_model import quantize
+from mmmpq.models import quantize
 from mmmpq.policy import FLOAT
 from mmmpq.search import SearchSpace, cost_tables
 

@@ -6,7 +6,8 @@ from mmmpq.models.build import build_model
 from mmmpq.models.calibration import calibrate, calibrate_subnet
 from mmmpq.models.decay import exempt_ranges
 from mmmpq.models.elastic import *  # noqa: F403
-from mmmpq.models.quant_model import QuantModel, apply_policy, quantize
+from mmmpq.models.policies import apply_policy
+from mmmpq.models.quant_model import QuantModel, quantize
 from mmmpq.models.standalone import standalone
 
 __all__ = [

@@ -1,9 +1,6 @@
 """The toolbox's model with quantized layers in place of its float ones."""
 
-import json
-import logging
-from collections.abc import Iterable, Mapping
-from os import PathLike
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,14 +12,19 @@ from mmmpq.arguments import checks_arguments
 from mmmpq.costs import Hardware, layer_type
 from mmmpq.layers import (
     LINEAR,
-    MixedLayer,
     QuantizedLayer,
     Skip,
     float_twin,
-    quantized_layers,
     watch_passes,
 )
 from mmmpq.models.loading import watch_loading
+from mmmpq.models.policies import (
+    fix_layers,
+    quantizers_of,
+    read_policy,
+    recorded,
+    still_there,
+)
 from mmmpq.models.selection import (
     candidates_of,
     default_fixed,
@@ -32,11 +34,9 @@ from mmmpq.models.selection import (
     parse_fixed,
     stem_of,
 )
-from mmmpq.models.skipping import check_skips, skippable
+from mmmpq.models.skipping import skippable
 from mmmpq.policy import SKIP, Policy, Precision, near
-from mmmpq.quantizers import per_subnet
 from mmmpq.registry import MODELS, RELAXATIONS, build
-from mmmpq.user_config import type_name
 
 SAFE = Precision(8, 8)
 
@@ -139,17 +139,17 @@ def quantize(
             'to search, or a policy of fixed precisions'
         )
     given = w_quantizer or quantizer, a_quantizer or quantizer
-    policy = None if policy is None else _read_policy(policy)
+    policy = None if policy is None else read_policy(policy)
     carried = policy.meta.get('quant') if isinstance(policy, Policy) else None
     if carried:
-        given = _quantizers_of(carried, given)
-        exclude, fixed = _still_there(carried['float_layers'], model), {}
+        given = quantizers_of(carried, given)
+        exclude, fixed = still_there(carried['float_layers'], model), {}
     quantizers = dict(w_quantizer=given[0] or LINEAR, a_quantizer=given[1] or LINEAR)
     # A policy of layers says itself which are searched.
     wanted = None if isinstance(policy, Policy) else candidates
     layers = _select(model, exclude, fixed or {}, wanted)
     if policy is not None:
-        _fix(
+        fix_layers(
             layers.modules,
             _precisions(policy, layers),
             quantizers,
@@ -160,7 +160,7 @@ def quantize(
         _make_search(model, layers, groups, hardware, search, quantizers)
     _keep_input_range(layers.modules[stem_of(model)])
     model.quantized_with = dict(
-        {key: _recorded(config) for key, config in quantizers.items()},
+        {key: recorded(config) for key, config in quantizers.items()},
         float_layers=layers.excluded,
     )
     watch_passes(model)
@@ -225,7 +225,7 @@ def _make_search(
     candidates = group_candidates(layers.candidates, grouped)
     can_skip = [g for g, precisions in candidates.items() if SKIP in precisions]
     skips = skippable(modules, {g: grouped[g] for g in can_skip}) if can_skip else {}
-    _fix(modules, layers.pinned, quantizers, 'quant.fixed')
+    fix_layers(modules, layers.pinned, quantizers, 'quant.fixed')
     relaxation = search['relaxation'] or dict(type='Softmax')
     for group, members in grouped.items():
         allowed = [c for c in candidates[group] if c != SKIP or group in skips]
@@ -256,116 +256,11 @@ def _keep_input_range(stem: nn.Module) -> None:
         stem.a_quantizer.requires_grad_(False)
 
 
-def apply_policy(model: nn.Module, policy: Policy) -> nn.Module:
-    """Makes a searched model the fixed-precision one of ``policy``, in place.
-
-    Statistics of quantizers that are ``per_subnet`` are kept if ``policy`` is the path
-    in use, and forgotten otherwise.
-    """
-    layers = quantized_layers(model)
-    policy.check_layers(layers)
-    modules = dict(model.named_modules())
-    check_skips(modules, policy.layers, 'policy')
-    mixed = {n: m for n, m in layers.items() if isinstance(m, MixedLayer)}
-    if any(_path(layer) != policy.layers[name] for name, layer in mixed.items()):
-        forget_statistics(model)
-    for name, layer in mixed.items():
-        layer.fix(policy.layers[name])
-    for module in modules.values():
-        if isinstance(module.__dict__.get('forward'), Skip):
-            module.forward.fix()
-    return model
-
-
-def forget_statistics(model: nn.Module) -> None:
-    """Drops what was calibrated for another net than the one in use."""
-    for quantizer in per_subnet(model):
-        quantizer.forget()
-
-
-def _path(layer: MixedLayer) -> Precision | None:
-    """The one precision that a layer computes at, if there is one."""
-    choice = layer.relaxation.choice if layer.on_path else None
-    return None if choice is None else layer.candidates[choice]
-
-
-def _fix(
-    modules: dict[str, nn.Module],
-    precisions: dict[str, Precision],
-    quantizers: dict[str, Any],
-    key: str,
-) -> None:
-    """Makes layers those of one precision, and blocks at (0, 0) skipped ones."""
-    skipped = check_skips(modules, precisions, key)
-    for name, precision in precisions.items():
-        float_twin(modules[name])[1].from_float(
-            modules[name],
-            w_bits=precision.w_bits,
-            a_bits=precision.a_bits,
-            **quantizers,
-        )
-    for block, layer in skipped.items():
-        Skip(modules[block], modules[layer])
-
-
-def _read_policy(policy: Any) -> Policy | Precision:
-    """A policy, or the one precision of all layers."""
-    if isinstance(policy, Policy):
-        return policy
-    if isinstance(policy, Mapping):
-        return Policy.from_dict(policy, 'quant.policy')
-    try:
-        return Precision.parse(policy, 'quant.policy')
-    except ValueError:
-        if not isinstance(policy, (str, PathLike)) or _looks_uniform(policy):
-            raise
-        return Policy.load(policy)
-
-
 def _precisions(policy: Policy | Precision, layers: _Layers) -> dict[str, Precision]:
     if isinstance(policy, Precision):
         return {n: layers.pinned.get(n, policy) for n in layers.names}
     policy.check_layers(layers.names)
     return {n: policy.layers[n] for n in layers.names}
-
-
-def _quantizers_of(
-    carried: dict[str, Any], given: tuple[dict | None, dict | None]
-) -> tuple[dict, dict]:
-    """The quantizers of weights and activations: those given, else the policy's.
-
-    The fine-tuning of a net with other quantizers than it was searched with starts
-    from ranges that mean something else.
-    """
-    result = []
-    for key, config in zip(('w_quantizer', 'a_quantizer'), given, strict=True):
-        searched = carried[key]
-        if isinstance(config, Mapping) and _recorded(config) != searched:
-            print_log(
-                f'quant.{key}: found {dict(config)}, but the policy was found with '
-                f'{searched}; the former is used, and to be calibrated or trained anew',
-                logger='current',
-                level=logging.WARNING,
-            )
-        result.append(searched if config is None else config)
-    return tuple(result)
-
-
-def _recorded(config: dict[str, Any]) -> dict[str, Any]:
-    """A quantizer's config as JSON holds it, with the name of its type alone."""
-    config = dict(config, type=type_name(config))
-    return json.loads(json.dumps(config, default=str))
-
-
-def _still_there(names: Iterable[str], model: nn.Module) -> list[str]:
-    """Those of the layers that ``model`` has: a subnet leaves some out."""
-    known = dict(model.named_modules())
-    return [n for n in names if n in known]
-
-
-def _looks_uniform(policy: str | PathLike) -> bool:
-    text = str(policy)
-    return len(text) <= 8 and text[:1] in 'Ww' and not text.endswith('.json')
 
 
 def _allowed(candidates, members, profile, group):

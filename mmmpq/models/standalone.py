@@ -5,7 +5,7 @@ from typing import Any
 from torch import nn
 
 from mmmpq.models.copying import copied
-from mmmpq.models.quant_model import apply_policy, forget_statistics
+from mmmpq.models.policies import apply_policy, forget_statistics
 from mmmpq.policy import Policy, near
 
 

@@ -20,7 +20,7 @@ from mmmpq.layers import (
     quantizable,
     quantized_layers,
 )
-from mmmpq.models.quant_model import apply_policy, quantize
+from mmmpq.models import apply_policy, quantize
 from mmmpq.policy import Policy, Precision
 from mmmpq.search import SearchSpace
 

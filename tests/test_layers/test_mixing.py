@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mmmpq.layers import Mixing, calibrating
-from mmmpq.models.quant_model import apply_policy, quantize
+from mmmpq.models import apply_policy, quantize
 from mmmpq.policy import Policy, Precision
 from mmmpq.registry import MIXINGS
 from mmmpq.search import Search

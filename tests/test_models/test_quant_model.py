@@ -440,7 +440,7 @@ def test_other_quantizers_than_the_searched_ones_are_reported(
 ):
     said = []
     monkeypatch.setattr(
-        'mmmpq.models.quant_model.print_log', lambda text, **_: said.append(text)
+        'mmmpq.models.policies.print_log', lambda text, **_: said.append(text)
     )
     path, _ = searched
     given = dict(type='LinearQuantizer')
