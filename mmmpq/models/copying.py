@@ -2,11 +2,13 @@
 
 import copy
 import logging
+from collections import ChainMap
 
 from mmengine.logging import print_log
 from torch import nn
 
 OWN = frozenset(vars(nn.Module()))  # of every module: parameters, hooks, ...
+SIMPLE = (bool, int, float, str, type(None))
 
 
 def copied(model: nn.Module) -> nn.Module:
@@ -18,10 +20,10 @@ def copied(model: nn.Module) -> nn.Module:
     left: list[str] = []
     for prefix, module in model.named_modules():
         for name, value in vars(module).items():
-            if name in OWN:
+            if name in OWN or isinstance(value, SIMPLE):
                 continue
             try:
-                copy.deepcopy(value, dict(here))
+                copy.deepcopy(value, ChainMap({}, here))
             except Exception:
                 memo[id(value)] = None
                 left.append(f'{prefix}.{name}'.lstrip('.'))

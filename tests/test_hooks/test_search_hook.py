@@ -416,9 +416,9 @@ class TestBadInput:
 
     @pytest.mark.parametrize('held_out', [0, 1, 1.5])
     def test_share_held_out(self, make, held_out):
-        runner = make(search=dict(held_out=held_out))
-        with pytest.raises(ValueError, match=f'held_out={held_out}: .*between 0 and 1'):
-            runner.train()
+        message = f'SearchHook.held_out: found {held_out}; .*between 0 and 1'
+        with pytest.raises(ValueError, match=message):
+            make(search=dict(held_out=held_out))
 
     @pytest.mark.parametrize(
         ('held_out', 'message'),

@@ -149,7 +149,7 @@ def test_several_problems_on_one_space():
         (dict(budgets=[]), r'Search\.budgets: found none'),
         (dict(budgets=['W1A1']), r'cannot be met: the candidates span \['),
         (dict(budgets=['3 apples']), "unknown unit 'apples'"),
-        (dict(budgets=[3]), r'budgets: found \[3\]; accepted is a list'),
+        (dict(budgets=[3]), r'Search\.budgets: found \[3\]'),
         (dict(budgets=['W4A4'], start='warm'), r"Search\.start: found 'warm'"),
         (dict(budgets=['W4A4'], warmup=1), r'Search\.warmup: found 1'),
     ],
