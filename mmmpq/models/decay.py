@@ -9,7 +9,7 @@ from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, build_from_cfg
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmmpq.layers import Softmax
+from mmmpq.layers import Relaxation
 from mmmpq.quantizers import Quantizer
 
 NAMES = ('params', 'param_names', 'param_name', 'group_name')  # no options
@@ -78,7 +78,7 @@ def _ranges(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Tensor | None
     """The parameters of quantizers and relaxations, and the weight of their layer."""
     for prefix, layer in model.named_modules():
         for child, quantizer in layer.named_children():
-            if isinstance(quantizer, (Quantizer, Softmax)):
+            if isinstance(quantizer, (Quantizer, Relaxation)):
                 for name, param in quantizer.named_parameters():
                     full = '.'.join(filter(None, (prefix, child, name)))
                     yield full, param, layer._parameters.get('weight')
