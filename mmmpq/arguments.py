@@ -63,7 +63,9 @@ def _checking(call: Callable, key: str) -> Callable:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise ValueError(f'{of}: {error}') from error
-        for name, hint in _hints(call).items():
+        given = {**given, **kwargs}
+        hints = _hints(call) if key else _all_hints(type(args[0]))
+        for name, hint in hints.items():
             if name in given and not _is(given[name], hint):
                 raise ValueError(
                     f'{of}.{name}: found {given[name]!r:.80}; accepted is {_said(hint)}'
@@ -91,6 +93,18 @@ def _names(cls: type) -> tuple[str, ...] | None:
             if all(p.kind is not p.VAR_KEYWORD for p in parameters):
                 return tuple(dict.fromkeys(names))
     return None
+
+
+@functools.cache
+def _all_hints(cls: type) -> dict[str, Any]:
+    """Annotations of the arguments of a class, and of those that its bases take."""
+    names, hints = _names(cls), {}
+    for base in cls.__mro__[:-1]:
+        if '__init__' in base.__dict__:
+            hints = _hints(base.__init__) | hints
+            if names is not None and set(names) <= set(hints):
+                break
+    return {n: h for n, h in hints.items() if names is None or n in names}
 
 
 @functools.cache

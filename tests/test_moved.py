@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+import warnings
 
 import pytest
 
@@ -14,6 +15,9 @@ from mmmpq import moved
 def test_old_modules_are_the_new_ones(old):
     sys.modules.pop(old, None)
     new = moved.MODULES[old]
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        importlib.import_module(old.rpartition('.')[0])
     with pytest.warns(DeprecationWarning, match=f'{old} is now {new}'):
         module = importlib.import_module(old)
     assert module is importlib.import_module(new)

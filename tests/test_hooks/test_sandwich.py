@@ -12,6 +12,7 @@ import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import METRICS, MODELS
 from torch import nn
 from torch.nn import functional as F
@@ -407,9 +408,10 @@ def test_numbers_that_are_too_small(train, key):
 def test_several_optimizers_are_refused(train):
     runner = train(go=False)
     hook = hook_of(runner)
-    hook_runner = type('Two', (), dict(model=runner.model, optim_wrapper={}))()
+    one = OptimWrapper(torch.optim.SGD(runner.model.parameters(), 0.1))
+    runner.optim_wrapper = OptimWrapperDict(one=one)
     with pytest.raises(ValueError, match='SandwichHook accepts one optimizer'):
-        hook.before_train(hook_runner)
+        hook.before_train(runner)
 
 
 # --- two processes --------------------------------------------------------------------
