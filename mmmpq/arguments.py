@@ -47,6 +47,15 @@ def checks_arguments(key: str = '') -> Callable[[T], T]:
     return decorate
 
 
+def check_least(key: str, **numbers: tuple[float, float]) -> None:
+    """Raises ValueError for a number below its least: ``name=(number, least)``."""
+    for name, (number, least) in numbers.items():
+        if number < least:
+            raise ValueError(
+                f'{key}.{name}: found {number!r}; accepted are numbers from {least}'
+            )
+
+
 def _checking(call: Callable, key: str) -> Callable:
     signature = inspect.signature(call)
 

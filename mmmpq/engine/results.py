@@ -78,8 +78,14 @@ def loss_on(model: BaseModel, batches: Sequence[Any]) -> Callable[[], float]:
     return loss_of
 
 
-def finish(runner: Runner, search: Problem, policy: Policy) -> None:
-    """Checks the policy that a search ends with and writes all files."""
+def finish(
+    runner: Runner, search: Problem, policy: Policy, kept: Policy | None = None
+) -> None:
+    """Checks the policy that a search ends with and writes all files.
+
+    Args:
+        kept: The policy whose files are there already, if one's are.
+    """
     for table in search.tables:
         cost = table.of(policy)
         if not fits(cost, table.limit):
@@ -89,7 +95,8 @@ def finish(runner: Runner, search: Problem, policy: Policy) -> None:
             )
     if not dist.is_main_process():
         return
-    keep(runner, search, policy)
+    if kept is None or policy.layers != kept.layers:
+        keep(runner, search, policy)
     draw(runner)
     work_dir = runner.work_dir
     runner.logger.info('The net that was found:\n' + _comparison(policy))

@@ -142,8 +142,7 @@ def _apply(x, scale, offset, probs, levels, scale_grad, gradient, divisors):
         return _MixFakeQuantize.apply(
             x, scale, offset, probs, levels, scale_grad, gradient, divisors
         )
-    # Float has bounds the wrong way round.
-    bounds = [b for level in levels for b in (level or (1, -1))]
+    bounds = [bound for pair in native.pairs(levels) for bound in pair]
     how = bounds, list(scale_grad), gradient, list(divisors or ())
     return torch.ops.mmmpq.fake_quantize(x, scale, offset, probs, *how)
 

@@ -5,6 +5,7 @@ from typing import Any
 from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
+from mmmpq.arguments import check_least
 from mmmpq.engine.batches import train_batches, unwrapped, warn_of_decay
 from mmmpq.engine.launch import embed_policy
 from mmmpq.layers import QuantLayer, quantized_layers
@@ -35,8 +36,7 @@ class CalibrationHook(Hook):
     """
 
     def __init__(self, batches: int = 10, batchnorm: bool = True) -> None:
-        if batches < 1:
-            raise ValueError(f'CalibrationHook.batches: found {batches}; at least 1')
+        check_least('CalibrationHook', batches=(batches, 1))
         self.batches = batches
         self.batchnorm = batchnorm
 

@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor, nn
 
+from mmmpq.arguments import check_least
 from mmmpq.engine.batches import (
     Reseeding,
     one_optimizer,
@@ -81,16 +82,12 @@ class SandwichHook(Hook):
         match: Mapping[str, str] | None = None,
         calibration: int = 30,
     ) -> None:
-        for key, value, least in (
-            ('random', random, 0),
-            ('calibration', calibration, 1),
-            ('distill', distill, 0),
-        ):
-            if value < least:
-                raise ValueError(
-                    f'SandwichHook.{key}: found {value}; accepted are numbers from '
-                    f'{least}'
-                )
+        check_least(
+            'SandwichHook',
+            random=(random, 0),
+            calibration=(calibration, 1),
+            distill=(distill, 0),
+        )
         self.random = random
         self.one_precision = one_precision
         self.one_precision_largest = one_precision_largest

@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
 
+from mmmpq.arguments import check_least
 from mmmpq.costs import Budget
 from mmmpq.engine.batches import (
     Reseeding,
@@ -105,13 +106,12 @@ class SearchHook(Hook):
         measure: int = 2,
         samples: int = 0,
     ) -> None:
-        for key, value, least in (
-            ('calibration', calibration, 1),
-            ('measure', measure, 0),
-            ('samples', samples, 0),
-        ):
-            if value < least:
-                raise ValueError(f'SearchHook.{key}: found {value!r}; at least {least}')
+        check_least(
+            'SearchHook',
+            calibration=(calibration, 1),
+            measure=(measure, 0),
+            samples=(samples, 0),
+        )
         if isinstance(held_out, Real) and not 0 < held_out < 1:
             raise ValueError(
                 f'SearchHook.held_out: found {held_out!r}; accepted are a share '
@@ -257,11 +257,12 @@ class SearchHook(Hook):
             checkpoint[self.KEY]['position'] = self.batches.position
 
     def after_train(self, runner: Runner) -> None:
-        keep(runner, self.search, self.search.policy())  # what follows may fail
+        first = self.search.policy()
+        keep(runner, self.search, first)  # what follows may fail
         choice = self.search.choose(
             self._loss_of_choice(runner), self.samples, self.measure > 0
         )
-        finish(runner, self.search, self.search.policy(choice))
+        finish(runner, self.search, self.search.policy(choice), first)
 
     def _loss_of_choice(self, runner: Runner) -> Callable[[], float] | None:
         """What a choice is measured by, if any: the task loss on held-out batches, or

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -240,9 +241,13 @@ def floats(values: tuple[float, ...], device: torch.device) -> Tensor:
         return torch.tensor(values, dtype=torch.float32, device=device)
 
 
+def pairs(levels: Sequence) -> list[tuple[int, int]]:
+    """(qmin, qmax) of each candidate; those of float the wrong way round."""
+    return [(1, -1) if level is None else level for level in levels]
+
+
 @lru_cache(maxsize=4096)
 def bounds(levels: tuple, device: torch.device) -> tuple[Tensor, Tensor]:
-    """qmin and qmax of each candidate; those of float the wrong way round."""
-    pairs = [(1, -1) if level is None else level for level in levels]
-    low, high = (tuple(p[i] for p in pairs) for i in (0, 1))
+    """qmin and qmax of each candidate."""
+    low, high = zip(*pairs(levels), strict=True)
     return floats(low, device), floats(high, device)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from mmmpq.quantizers.kernels.native import pairs
 from mmmpq.quantizers.kernels.triton_code import ALL_NAN, RANGE_MIN, round_half_even
 from mmmpq.quantizers.kernels.triton_kernels import counters
 from mmmpq.quantizers.kernels.triton_launch import Kernel
@@ -76,8 +77,7 @@ class Plan:
             places += [ranges, probs if mix.mixed else -1, len(table), sums, len(jobs)]
             lines.append(places)
             self.starts.append(values)
-            # Float is known by bounds the wrong way round.
-            low, high = zip(*(level or (1, -1) for level in mix.levels), strict=True)
+            low, high = zip(*pairs(mix.levels), strict=True)
             table += [*low, *high, *mix.divisors, *mix.scale_grad]
             jobs += [i] * programs
             values += -(-mix.x.numel() // 8) * 8  # each starts where vectors may

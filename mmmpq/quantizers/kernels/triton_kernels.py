@@ -96,13 +96,14 @@ def _sizes(
 ) -> tuple[int, int, int, int, bool]:
     """Programs; rows, columns, and the programs of a row, which share its blocks; and
     whether the columns are whole vectors."""
-    cols = numel // max(1, count)
+    count = max(1, count)
+    cols = numel // count
     blocks = max(1, -(-cols // block))
     # Some blocks for each, as its start and end take a while, but work for all.
     few, many = _programs(device)
     parts = min(blocks, max(few, min(many, blocks // 8)))
-    parts = max(1, min(parts, many // max(1, count)))
-    return max(1, count) * parts, max(1, count), cols, parts, cols % 16 == 0
+    parts = max(1, min(parts, many // count))
+    return count * parts, count, cols, parts, cols % 16 == 0
 
 
 @lru_cache
@@ -140,12 +141,8 @@ def _small(x, scale, offset, probs, levels, divisors) -> tuple[tuple, tuple]:
         scale if probs is None else plain(probs),
         table,
     )
-    return small, (
-        is_float,
-        divisors is not None,
-        offset is not None,
-        probs is not None,
-    )
+    there = (t is not None for t in (divisors, offset, probs))
+    return small, (is_float, *there)
 
 
 @lru_cache(maxsize=4096)
