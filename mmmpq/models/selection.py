@@ -176,9 +176,10 @@ def group_candidates(
     """
     without = [n for members in groups.values() for n in members if n not in candidates]
     if without:
+        more = f' and {len(without) - 3} more' if len(without) > 3 else ''
         raise ValueError(
-            f'quant.candidates: no pattern matches {", ".join(without)}; "*" stands '
-            'for all layers'
+            f'quant.candidates: no pattern matches {", ".join(without[:3])}{more}; '
+            '"*" stands for all layers'
         )
     found = {}
     for group, members in groups.items():
