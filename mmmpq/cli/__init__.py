@@ -1,6 +1,7 @@
 """The command ``mmmpq``: a file for each of its verbs, imported when it is called."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -58,6 +59,8 @@ def command(verb: str, argv: Sequence[str] | None = None) -> None:
     sys.argv = [f'mmmpq {verb}', *(sys.argv[1:] if argv is None else argv)]
     from mmmpq import compat
 
+    # MMEngine's, and nothing that a user of ours can mend.
+    warnings.filterwarnings('ignore', 'pkg_resources is deprecated')
     compat.prepare()
     from mmmpq.engine.launch import run
 
