@@ -72,7 +72,7 @@ class WeightsAhead:
         weights = list(self._weights())
         key = tuple(
             (w.weight.data_ptr(), w.weight.stride(), w.ranges.data_ptr(), w.ahead.bits)
-            + (w.layer.w_quantizer._signed, w.ahead.probs is None)
+            + (w.divisors, w.layer.w_quantizer._signed, w.ahead.probs is None)
             for w in weights
         )
         if key != self._key:
@@ -106,7 +106,9 @@ class WeightsAhead:
             if ahead is None or ahead.bits != quantizer.bits:
                 continue
             found = quantizer.ranges(ahead.bits)
-            if found is not None and found[0].is_leaf:
+            if found is None or quantizer.offsets(weight, ahead.bits) is not None:
+                continue
+            if found[0].is_leaf:
                 yield _Weight(layer, ahead, weight, *found)
 
 
@@ -129,7 +131,7 @@ def _batch():
 @cache
 def _plain(layer: type, quantizer: type) -> bool:
     """Whether they do with a weight what the base classes do."""
-    names = ('forward', 'mix', '_fake_quantize', 'offsets', 'grids')
+    names = ('forward', 'mix', '_fake_quantize', 'grids')
     return (
         layer._latent_weight is QuantizedLayer._latent_weight
         and all(getattr(quantizer, n) is getattr(Quantizer, n) for n in names)

@@ -42,7 +42,7 @@ def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:
         if isinstance(quantizer, Quantizer):
             for tensor in [*quantizer.parameters(), *quantizer.buffers()]:
                 dist.broadcast(tensor.data, src=0)
-            quantizer.sync_sign()
+            quantizer.sync_host()
 
 
 @torch.no_grad()

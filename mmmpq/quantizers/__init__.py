@@ -13,6 +13,7 @@ from mmmpq.quantizers.gaussian import GaussianQuantizer
 from mmmpq.quantizers.kernels import native
 from mmmpq.quantizers.linear import LinearQuantizer
 from mmmpq.quantizers.lsq import LSQQuantizer
+from mmmpq.quantizers.lsq_plus import LSQPlusQuantizer
 from mmmpq.quantizers.ranges import least_squares_range, scale_clip_range
 from mmmpq.quantizers.stored import StoredQuantizer
 
@@ -20,6 +21,7 @@ __all__ = [
     'BatchQuantizer',
     'DoReFaQuantizer',
     'GaussianQuantizer',
+    'LSQPlusQuantizer',
     'LSQQuantizer',
     'LinearQuantizer',
     'PACTQuantizer',

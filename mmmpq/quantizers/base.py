@@ -86,8 +86,8 @@ class Quantizer(nn.Module):
         self._signed = int(signed)
         self.signed.fill_(self._signed)
 
-    def sync_sign(self) -> None:
-        """Takes the attribute from the buffer, after a load or a broadcast."""
+    def sync_host(self) -> None:
+        """Takes what the host knows from the buffers, after a load or a broadcast."""
         self._signed = int(self.signed)
 
     def _load_from_state_dict(
@@ -97,7 +97,7 @@ class Quantizer(nn.Module):
         if stored is not None and tuple(stored) != self.bits:
             self._choose_widths(state_dict, prefix, stored)
         super()._load_from_state_dict(state_dict, prefix, metadata, *args)
-        self.sync_sign()
+        self.sync_host()
 
     def _choose_widths(self, state: dict, prefix: str, stored: Sequence[int]) -> None:
         """Takes the rows of its own widths out of those that ``state`` has.
@@ -106,10 +106,10 @@ class Quantizer(nn.Module):
         had been stored. Float is no loss: what it has is not used.
         """
         if set(self.bits) - {32} <= set(stored):
-            for name, param in self._parameters.items():
+            for name, tensor in self.of_widths().items():
                 key = prefix + name
                 if key in state:
-                    rows = zip(self.bits, param.detach().to(state[key]), strict=True)
+                    rows = zip(self.bits, tensor.detach().to(state[key]), strict=True)
                     state[key] = torch.stack(
                         [
                             state[key][stored.index(b)] if b in stored else r
@@ -232,13 +232,20 @@ class Quantizer(nn.Module):
         ones = torch.ones(len(self.bits), self.channels)
         return nn.Parameter(ones, requires_grad=trained)
 
+    def of_widths(self) -> dict[str, Tensor]:
+        """Parameters and buffers with a row for every width, by name."""
+        return dict(self._parameters)
+
     def select(self, bits: int) -> None:
         """Keeps what belongs to one width only."""
-        for name, param in list(self.named_parameters(recurse=False)):
-            kept = self.rows(param.detach(), (bits,)).clone()
-            trained = param.requires_grad and bits != 32
-            setattr(self, name, nn.Parameter(kept, requires_grad=trained))
+        for name, tensor in self.of_widths().items():
+            kept = self.rows(tensor.detach(), (bits,)).clone()
+            if isinstance(tensor, nn.Parameter):
+                trained = tensor.requires_grad and bits != 32
+                kept = nn.Parameter(kept, requires_grad=trained)
+            setattr(self, name, kept)
         self.bits = (bits,)
+        self.sync_host()
 
 
 def _note_widths(module: Quantizer, state: dict, prefix: str, metadata: dict) -> None:

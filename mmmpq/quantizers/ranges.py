@@ -1,18 +1,27 @@
 """Ranges of quantizers from data: least squares, and Scale-Clip."""
 
+from collections.abc import Callable, Iterable
+
 import torch
 from torch import Tensor
 
 from mmmpq.quantizers.functional import Levels
 
+# Factors of a range that a fit tries: down to 1/1024 of the largest value, by fourths
+# of an octave, and then by small steps about the best.
+COARSE = [2 ** (-k / 4) for k in range(41)]
+FINE = [2 ** (k / 32) for k in range(-8, 9)]
+
 
 def subsample(x: Tensor, most: int) -> Tensor:
     """About ``most`` values of ``x`` at even distances, of each row: (rows, values).
 
+    The distance is odd, so that in a tensor of even sizes all columns take their turn.
+
     Args:
         x: (rows, values).
     """
-    return x[:, :: max(1, x.shape[1] // most)]
+    return x[:, :: (x.shape[1] // most) | 1]
 
 
 def nonzero_rows(weight: Tensor, rows: int) -> Tensor:
@@ -32,12 +41,13 @@ def nonzero_rows(weight: Tensor, rows: int) -> Tensor:
     return torch.where(weight.any(dim=1, keepdim=True), weight, spread)
 
 
-def least_squares_range(x: Tensor, levels: Levels, grid: int = 60) -> Tensor:
-    """The clip a of each row that minimises ‖x - Q(x)‖², among fractions of max|x|.
+def least_squares_range(x: Tensor, levels: Levels, offset: float = 0.0) -> Tensor:
+    """The clip a of each row that minimises ‖x - Q(x)‖².
 
     Args:
         x: (rows, values), a sample.
-        levels: (qmin, qmax) of the quantizer, with step a / qmax.
+        levels: (qmin, qmax) of the quantizer, with step a / (qmax - offset).
+        offset: z of the quantizer, as of :func:`.functional.fake_quantize`.
 
     Returns:
         Ranges (rows,), positive.
@@ -45,16 +55,57 @@ def least_squares_range(x: Tensor, levels: Levels, grid: int = 60) -> Tensor:
     top = x.abs().amax(dim=1).clamp_min(1e-8)
     if levels is None:
         return top
-    best = torch.full_like(top, float('inf'))
-    found = top.clone()
-    for k in range(1, grid + 1):
-        a = top * (k / grid)
-        step = (a / levels[1])[:, None]
-        error = ((x / step).clamp_(*levels).round_() * step - x).square().mean(dim=1)
-        better = error < best
-        best = torch.where(better, error, best)
-        found = torch.where(better, a, found)
-    return found
+    zero = top.new_tensor(offset)
+
+    def error(a: Tensor) -> Tensor:
+        return _squared_error(x, a / (levels[1] - offset), zero, levels)
+
+    return _best(error, _best(error, top, COARSE), FINE)
+
+
+def least_squares_span(x: Tensor, levels: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """The ends of a grid with a zero level that minimise ‖x - Q(x)‖², one by one.
+
+    Args:
+        x: (1, values), a sample of both signs.
+        levels: (0, qmax) of the quantizer, with step (high - low) / qmax and the zero
+            point round(-low / step).
+
+    Returns:
+        low ≤ 0 and high ≥ 0, each (1,).
+    """
+    low, high = x.amin(dim=1).clamp_max(0), x.amax(dim=1).clamp_min(0)
+    if bool(low == high):
+        return low, high + 1e-8
+
+    def error(low: Tensor, high: Tensor) -> Tensor:
+        step = ((high - low) / levels[1]).clamp_min(1e-12)
+        return _squared_error(x, step, (-low / step).round(), levels)
+
+    for factors in (COARSE, FINE, FINE):
+        high = _best(lambda h, low=low: error(low, h), high, factors)
+        low = _best(lambda w, high=high: error(w, high), low, factors)
+    return low, high
+
+
+def _squared_error(x: Tensor, step: Tensor, zero: Tensor, levels: tuple) -> Tensor:
+    """Of each row (rows,), for steps and offsets of each row."""
+    step, zero = step[..., None], zero[..., None]
+    q = (x / step).add_(zero).clamp_(*levels).round_().sub_(zero).mul_(step)
+    return q.sub_(x).square_().mean(dim=1)
+
+
+def _best(
+    error: Callable[[Tensor], Tensor], values: Tensor, factors: Iterable[float]
+) -> Tensor:
+    """``values`` (rows,), each times the factor for which its error is least."""
+    least, best = torch.full_like(values, float('inf')), values
+    for factor in factors:
+        tried = values * factor
+        found = error(tried)
+        best = torch.where(found < least, tried, best)
+        least = torch.minimum(least, found)
+    return best
 
 
 def scale_clip_range(x: Tensor, k: float = 2.0) -> Tensor:

@@ -49,10 +49,10 @@ class StoredQuantizer(Quantizer):
         self.zero = torch.zeros_like(scale) if zero is None else zero.detach().clone()
         self.bounds.copy_(self.bounds.new_tensor(levels))
         self.set_sign(True)
-        self.sync_sign()
+        self.sync_host()
 
-    def sync_sign(self) -> None:
-        super().sync_sign()
+    def sync_host(self) -> None:
+        super().sync_host()
         self._levels = tuple(self.bounds.tolist())
         self._offset = bool(self.zero.any())
 

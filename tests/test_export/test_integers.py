@@ -15,6 +15,8 @@ WEIGHTS = {
     'dorefa': dict(type='DoReFaQuantizer'),
     'dorefa rescaled': dict(type='DoReFaQuantizer', rescale=True),
     'gaussian': dict(type='GaussianQuantizer'),
+    'plus': dict(type='LSQPlusQuantizer'),
+    'plus per channel': dict(type='LSQPlusQuantizer', per_channel=True),
 }
 ACTIVATIONS = [
     dict(type='LinearQuantizer'),
@@ -22,6 +24,7 @@ ACTIVATIONS = [
     dict(type='LSQQuantizer'),
     dict(type='PACTQuantizer'),
     dict(type='GaussianQuantizer', normalised=False),
+    dict(type='LSQPlusQuantizer'),
 ]
 
 
@@ -45,7 +48,9 @@ def test_weights_are_scaled_integers_exactly(name, bits, dtype):
     assert low <= int(q.min()) and int(q.max()) <= high and high - low < 2**bits
     assert scale.dtype == torch.float32 and (scale > 0).all()
     assert scale.shape == ((6, 1, 1, 1) if 'channel' in name else ())
-    assert (zero is None) == (name[:3] not in ('dor', 'gau'))
+    assert (zero is None) == (
+        name[:3] not in ('dor', 'gau') and not (name[:3] == 'plu' and bits <= 3)
+    )
     value = scale * (q - (0 if zero is None else zero))
     assert torch.equal(value.to(dtype), layer.w_quantizer(layer.weight, bits))
 
@@ -68,7 +73,7 @@ def test_activations_follow_their_levels(quantizer, signed, bits):
     x = 3 * torch.randn(2, 4, 8, 8)
     q = (x * (1 / torch.tensor(scale)) + zero).clamp(low, high).round()
     assert torch.equal((q - zero) * torch.tensor(scale), layer.a_quantizer(x, bits))
-    assert (low < 0) == signed and high - low < 2**bits
+    assert (low < zero) == signed and high - low < 2**bits
 
 
 def test_float_has_no_integers():

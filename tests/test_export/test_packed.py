@@ -32,6 +32,7 @@ QUANTIZERS = {
     'scale_clip': dict(quantizer=dict(type='LinearQuantizer', range='scale_clip')),
     'lsq': dict(quantizer=dict(type='LSQQuantizer')),
     'gaussian': dict(quantizer=dict(type='GaussianQuantizer')),
+    'plus': dict(quantizer=dict(type='LSQPlusQuantizer')),
     'dorefa': dict(
         w_quantizer=dict(type='DoReFaQuantizer', rescale=True),
         a_quantizer=dict(type='PACTQuantizer'),

@@ -21,7 +21,7 @@ def test_weights(bits):
     x = torch.randn(200)
     quantizer = LinearQuantizer((bits,), 'weight')
     quantizer.calibrate(x)
-    torch.testing.assert_close(quantizer(x, bits), q_w(x, quantizer.range[0, 0], bits))
+    torch.testing.assert_close(quantizer(x, bits), q_w(x, quantizer.clip()[0, 0], bits))
 
 
 @pytest.mark.parametrize('bits', range(2, 9))
@@ -31,7 +31,7 @@ def test_activations(bits, signed):
     quantizer = LinearQuantizer((bits,), 'activation')
     quantizer.calibrate(x)
     formula = q_w if signed else q_a
-    a = quantizer.range[0, 0]
+    a = quantizer.clip()[0, 0]
     torch.testing.assert_close(quantizer(x, bits), formula(x, a, bits))
     assert int(quantizer.signed) == signed
 
@@ -54,7 +54,7 @@ def test_one_range_per_width_and_channel():
     for i, bits in enumerate((2, 4)):
         out = quantizer(weight, bits)
         for c in range(4):
-            wanted = q_w(weight[c], quantizer.range[i, c], bits)
+            wanted = q_w(weight[c], quantizer.clip()[i, c], bits)
             torch.testing.assert_close(out[c], wanted)
 
 
@@ -76,18 +76,69 @@ def test_mix_is_the_sum(per_channel):
 
 
 def test_gradient_of_the_range():
-    """Σ (Q(x) - x) / a inside, sign(x) outside, times min(n, 7)^1.5 / sqrt(numel)."""
+    """Σ (Q(x) - x) / a inside, sign(x) outside, times min(n, 7)^1.5 / sqrt(numel), is
+    that of a; with a = r u it is that of r times u, over u²."""
     for bits, n in (3, 3), (8, 127):
         x = torch.randn(100)
         quantizer = LinearQuantizer((bits,), 'weight')
         quantizer.calibrate(x)
         quantizer(x, bits).sum().backward()
-        a = quantizer.range.detach()[0, 0]
+        a = quantizer.clip()[0, 0]
+        assert 0.7 < quantizer.range.item() < 1.42
         v = x / a
         inside = (v.clamp(-1, 1) * n).round() / n - v
         wanted = torch.where(v.abs() <= 1, inside, v.sign()).sum()
-        wanted *= min(n, 7) ** 1.5 / 100**0.5
+        wanted *= min(n, 7) ** 1.5 / 100**0.5 / quantizer.unit[0]
         torch.testing.assert_close(quantizer.range.grad[0, 0], wanted)
+
+
+@pytest.mark.parametrize(('name', 'options'), [('SGD', {}), ('Adam', dict(eps=1e-30))])
+def test_training_is_the_same_at_any_scale(name, options):
+    """A tensor 1024 times as large has ranges 1024 times as large."""
+    found = []
+    x = torch.randn(500)
+    for scale in (1.0, 1024.0):
+        quantizer = LinearQuantizer((3,), 'weight')
+        quantizer.calibrate(scale * x)
+        optimizer = getattr(torch.optim, name)(
+            quantizer.parameters(), lr=0.01, **options
+        )
+        for _ in range(20):
+            optimizer.zero_grad()
+            # The loss of a net that does not care for the scale of its weights.
+            (quantizer(scale * x, 3) / scale - 1.5 * x).abs().sum().backward()
+            if name == 'SGD':  # as such a net would: its own a moves in proportion
+                quantizer.range.grad *= scale**2
+            optimizer.step()
+        found.append(quantizer.clip().item() / scale)
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
+def test_a_checkpoint_of_before_has_ranges_without_a_unit():
+    quantizer = LinearQuantizer((2, 4), 'weight')
+    x = torch.randn(100)
+    quantizer.calibrate(x)
+    state = quantizer.state_dict()
+    old = {k: v for k, v in state.items() if k != 'unit'}
+    old['range'] = quantizer.clip()
+    other = LinearQuantizer((2, 4), 'weight')
+    other.load_state_dict(old)
+    torch.testing.assert_close(other(x, 4), quantizer(x, 4))
+
+
+@pytest.mark.parametrize('bits', [2, 3, 4])
+def test_all_levels(bits):
+    quantizer = LinearQuantizer((bits,), 'weight', all_levels=True)
+    x = torch.linspace(-1, 1, 999)
+    quantizer.calibrate(x)
+    out = quantizer(x, bits).detach()
+    a = quantizer.clip()[0, 0]
+    n = 2 ** (bits - 1) - 0.5 * (bits <= 3)
+    zero = 0.5 * (bits <= 3)
+    wanted = ((x.clamp(-a, a) * n / a + zero).round() - zero) * a / n
+    wanted = wanted if bits <= 3 else q_w(x, a, bits)
+    torch.testing.assert_close(out, wanted)
+    assert len(out.unique()) == (2**bits if bits <= 3 else 2**bits - 1)
 
 
 def test_scale_clip_of_weights_follows_the_tensor():

@@ -3,7 +3,12 @@
 import pytest
 import torch
 
-from mmmpq.quantizers import fake_quantize, least_squares_range, scale_clip_range
+from mmmpq.quantizers import (
+    LinearQuantizer,
+    fake_quantize,
+    least_squares_range,
+    scale_clip_range,
+)
 from mmmpq.quantizers.functional import uniform_levels
 
 
@@ -67,9 +72,36 @@ def test_least_squares_beats_its_neighbours(bits, signed):
     found = least_squares_range(x, uniform_levels(bits, signed))
     for row, a in zip(x, found, strict=True):
         best = loss(row, a, bits, signed)
-        step = row.abs().max() / 60
-        for other in (a - step, a + step, a * 0.7, a * 1.3):
+        for factor in (0.5, 0.7, 2 ** (-1 / 32), 2 ** (1 / 32), 1.3, 2):
+            other = a * factor
             assert best <= loss(row, other, bits, signed) + 1e-7
+
+
+@pytest.mark.parametrize('spread', [4, 300])
+def test_the_fit_knows_no_longest_tail(spread):
+    """The range of the rest is found below an extreme of any size."""
+    rest = torch.randn(1, 400_000)
+    alone = least_squares_range(rest, (-1, 1))
+    with_extreme = torch.cat([rest, torch.full((1, 1), float(spread))], dim=1)
+    found = least_squares_range(with_extreme, (-1, 1))
+    assert found.item() == pytest.approx(alone.item(), rel=0.3)
+
+
+@pytest.mark.parametrize(
+    ('bits', 'with_zero', 'all_levels'),
+    [(2, 0.1902, 0.1188), (3, 0.0463, 0.03744)],
+)
+def test_levels_of_a_normal_variable(bits, with_zero, all_levels):
+    """Published errors of the optimal uniform quantizers with 3 / 4 and 7 / 8 levels.
+
+    Source: Quantizing for Minimum Distortion, 1960, table II.
+    """
+    x = torch.special.ndtri((torch.arange(200_000) + 0.5) / 200_000)[None]
+    for wanted, full in ((with_zero, False), (all_levels, True)):
+        quantizer = LinearQuantizer((bits,), 'weight', all_levels=full)
+        quantizer.calibrate(x)
+        error = (quantizer(x, bits) - x).detach().square().mean()
+        assert error.item() == pytest.approx(wanted, rel=0.02)
 
 
 def test_ranges_of_nothing_are_positive():
