@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmmpq.policy import SKIP, Policy
 from mmmpq.search.discretise import problem
 from mmmpq.search.solver import solve
 from mmmpq.search.space import SearchSpace
@@ -30,28 +31,37 @@ def least_harm(harms: Sequence[np.ndarray], tables: Sequence[CostTable]) -> list
     return solve(scores, costs, limits)
 
 
-def largest_uniform(space: SearchSpace, tables: Sequence[CostTable]) -> list[int]:
-    """The dearest candidate that all groups can take at once inside every budget.
+def largest_uniform(
+    space: SearchSpace, tables: Sequence[CostTable], ends: bool = False
+) -> Policy:
+    """The dearest uniform net inside every budget.
 
     Of equally dear ones, the most balanced: W4A4 before W8A2.
+
+    Args:
+        space: The search space.
+        tables: Cost tables.
+        ends: Whether stem and prediction layers have the precision of all, too; they
+            have 8/8 otherwise.
 
     Raises:
         ValueError: The groups share no candidate, or none of them fits.
     """
+    inner = [g for g in space.groups if not set(g.layers) <= set(space.ends)]
     common = [
         c
-        for c in space.groups[0].candidates
-        if all(c in g.candidates for g in space.groups)
+        for c in (inner or space.groups)[0].candidates
+        if c != SKIP and all(c in g.candidates for g in inner)
     ]
     if not common:
         raise ValueError('uniform: the groups have no candidate in common')
     fitting = []
     for candidate in common:
-        choice = [g.candidates.index(candidate) for g in space.groups]
-        costs = [t.of(space.policy(choice)) for t in tables]
+        policy = space.uniform(candidate, ends)
+        costs = [t.of(policy) for t in tables]
         if all(c <= t.limit for c, t in zip(costs, tables, strict=True)):
             share = np.mean([c / t.limit for c, t in zip(costs, tables, strict=True)])
-            fitting.append((share, min(candidate), candidate, choice))
+            fitting.append((share, min(candidate), candidate))
     if not fitting:
         limits = ', '.join(
             f'{t.name} {t.limit:.6g} {t.budget.cost.unit}' for t in tables
@@ -60,7 +70,7 @@ def largest_uniform(space: SearchSpace, tables: Sequence[CostTable]) -> list[int
             f'budgets: no uniform precision of {", ".join(map(str, common))} is inside '
             f'{limits}; other methods mix them'
         )
-    return max(fitting)[-1]
+    return space.uniform(max(fitting)[-1], ends)
 
 
 def random_choice(tables: Sequence[CostTable], seed: int) -> list[int]:

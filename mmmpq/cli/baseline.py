@@ -1,9 +1,9 @@
-"""Write a policy without a gradient search: uniform, by sensitivity, or at random."""
+"""Write a policy without a gradient search: uniform, measured, or at random."""
 
 import argparse
 import copy
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from rich.console import Console
 from rich.table import Table
 
-from mmmpq.baselines import hessian, sensitivity
+from mmmpq.baselines import fisher, greedy, hessian, sensitivity
 from mmmpq.baselines.choices import largest_uniform, least_harm, random_choice
 from mmmpq.baselines.hutchinson import relative_error
 from mmmpq.baselines.measurements import Measurements, fingerprint
@@ -29,13 +29,21 @@ from mmmpq.search import Search
 from mmmpq.units import statement
 from mmmpq.visualization.progress import progress_bar, terminal
 
-METHODS = ('uniform', 'sensitivity', 'hessian', 'random')
+METHODS = (
+    'uniform', 'uniform-all', 'sensitivity', 'fisher', 'hessian', 'greedy', 'random',
+)  # fmt: skip
 EXAMPLE = """methods:
-  uniform      the largest precision that all groups can take at once
+  uniform      the largest precision that all groups can take at once, with the stem
+               and the prediction layers at 8/8
+  uniform-all  the same with these at that precision, too
   sensitivity  what one group alone at each candidate costs (--metric), the sum
                minimised under the budgets
+  fisher       quantization errors times the gradients of the float net's loss,
+               from one pass of the batches, the sum minimised under the budgets
   hessian      quantization errors times the Hessian's mean trace (HAWQ-V2),
                the sum minimised under the budgets
+  greedy       bits taken away a group at a time where the loss of the whole net
+               rises least for what is saved, measured at every step
   random       random policies that spend the budget; the best of --samples
 
 examples:
@@ -127,14 +135,14 @@ def find(
     search: Search,
     args: argparse.Namespace,
     console: Console,
-) -> list[int]:
-    """The choice of a method; ``hook`` says what is held out and calibrated on."""
+) -> Policy:
+    """The policy of a method; ``hook`` says what is held out and calibrated on."""
     model, space, tables = search.model, search.space, search.tables
     seed = runner.seed or 0
-    if method == 'uniform':
-        return largest_uniform(space, tables)
+    if method.startswith('uniform'):
+        return largest_uniform(space, tables, ends=method == 'uniform-all')
     if method == 'random' and args.samples == 1:
-        return random_choice(tables, seed)
+        return search.policy(random_choice(tables, seed))
     settings = {
         **fingerprint(model, space),
         'config of model and data': _digest(
@@ -147,13 +155,22 @@ def find(
     if method == 'sensitivity':
         settings['metric'] = args.metric
     cache = None
-    if method != 'random':
+    if method not in ('random', 'greedy'):
         cache = Measurements(Path(args.work_dir) / f'{method}.json', settings)
     held_out = endless(runner, hold_out(runner, hook.held_out))
     calibrate(model, train_batches(runner, hook.calibration))
     if method == 'random':
-        return _best_random(search, held_out.take(args.batches), args, seed)
+        return search.policy(
+            _best_random(search, held_out.take(args.batches), args, seed)
+        )
     batches = train_batches(runner, args.batches)
+    if method == 'greedy':
+        with progress_bar(console, '% of the way to the budget', 100) as bar:
+            loss_of = loss_of_choice(search, batches)
+            choice = greedy.choose(
+                space, tables, loss_of, step=lambda share: bar(int(100 * share))
+            )
+            return search.policy(choice)
     if method == 'sensitivity':
         with progress_bar(
             console, f'{args.metric} of one group', sum(space.sizes)
@@ -161,6 +178,9 @@ def find(
             harms = sensitivity.measure(
                 *(model, space, batches, args.metric, cache), step=bar
             )
+    elif method == 'fisher':
+        with progress_bar(console, 'batches', len(batches)) as bar:
+            harms = fisher.measure(model, space, batches, cache, step=bar)
     else:
         with progress_bar(console, 'random vectors', args.vectors) as bar:
             harms = hessian.measure(
@@ -174,17 +194,27 @@ def find(
             f'{relative_error(cache["samples"]):.3f}, by '
             f'{cache.get("how", hessian.EXACT)}'
         )
-    return least_harm(harms, tables)
+    return search.policy(least_harm(harms, tables))
+
+
+def loss_of_choice(
+    search: Search, batches: Sequence[Any]
+) -> Callable[[Sequence[int]], float]:
+    """The task loss of the net of a choice, a mean over ``batches``."""
+
+    def loss_of(choice: Sequence[int]) -> float:
+        with sensitivity.chosen(search.model, search.space, choice):
+            return sensitivity.mean_loss(search.model, batches)
+
+    return loss_of
 
 
 def _best_random(search, batches, args, seed) -> list[int]:
-    losses = []
+    losses, loss_of = [], loss_of_choice(search, batches)
     with progress_bar(terminal(stderr=True), 'random policies', args.samples) as bar:
         for i in range(args.samples):
             choice = random_choice(search.tables, seed + i)
-            with sensitivity.chosen(search.model, search.space, choice):
-                loss = sensitivity.mean_loss(search.model, batches)
-            losses.append((loss, i, choice))
+            losses.append((loss_of(choice), i, choice))
             bar(i + 1)
     return min(losses)[-1]
 
@@ -222,12 +252,13 @@ def main() -> None:
     replaced = check_place(Path(args.work_dir) / 'policy.json', '--work-dir')
     cfg = load_config(args)
     hook = search_hook(cfg, args.budget)
-    measures = args.method in ('sensitivity', 'hessian')
-    trained = measures or (args.method == 'random' and args.samples > 1)
+    unmeasured = args.method.startswith('uniform')
+    unmeasured |= args.method == 'random' and args.samples == 1
+    trained = not unmeasured
     runner = float_supernet_runner(cfg, args.seed, trained)
     search = Search(unwrapped(runner), hook.budgets, (), seed=runner.seed or 0)
-    choice = find(args.method, runner, hook, search, args, console)
-    policy = search.policy(choice)
+    policy = find(args.method, runner, hook, search, args, console)
+    policy = search.described(policy)
     policy.meta['method'] = args.method
     path = policy.save(Path(args.work_dir) / 'policy.json')
     show(policy, args.method, console)

@@ -47,6 +47,9 @@ class MixedLayer(QuantizedLayer):
             candidate (0, 0), which only a whole block can take.
     """
 
+    # Its precision in a uniform net, if that is not the one of all.
+    in_uniform: Precision | None = None
+
     def __init__(
         self,
         *args: Any,

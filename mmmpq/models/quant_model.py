@@ -39,6 +39,11 @@ from mmmpq.policy import SKIP, Policy, Precision, near
 from mmmpq.registry import MODELS, RELAXATIONS, build
 
 SAFE = Precision(8, 8)
+# What the ends may take where they are searched: the image has 8 bits, and what follows
+# from a box is not averaged by any layer behind it.
+STEM = tuple(map(Precision.parse, ('W4A8', 'W6A8', 'W8A8')))
+PREDICTION = tuple(map(Precision.parse, ('W4A4', 'W6A6', 'W8A8')))
+ENDS = ('searched', 'fixed')
 
 
 @MODELS.register_module()
@@ -94,6 +99,7 @@ def quantize(
     own_weights: bool = False,
     relaxation: dict | None = None,
     hardware: str | Path | None = None,
+    ends: str = 'fixed',
 ) -> nn.Module:
     """Quantizes the layers of ``model`` in place and returns it.
 
@@ -117,14 +123,18 @@ def quantize(
         w_quantizer: Config of the quantizer of weights alone.
         a_quantizer: Config of the quantizer of activations alone.
         groups: 'residual_block', 'layer', or a list of patterns or of lists of them.
-        fixed: Pattern -> precision, on top of the default: the stem and the final
-            prediction layers at 8/8. None as a precision makes a layer searchable.
+        fixed: Pattern -> precision of layers that are not searched. None as a precision
+            makes one of the ``ends`` a layer like any other.
         exclude: Patterns of layers that stay float.
         mixing: 'composite' (the default), 'outputs' or 'sampled', see
             :class:`mmmpq.layers.MixedLayer`, or one that is registered.
         own_weights: With mixing 'outputs' or 'sampled', a weight for each candidate.
         relaxation: Config; default ``dict(type='Softmax')``.
         hardware: File of a hardware profile; candidates it lacks are left out.
+        ends: The stem and the final prediction layers, which few bits harm most and
+            which cost most: 'searched' among W4A8, W6A8, W8A8 (the stem) and W4A4,
+            W6A6, W8A8, or 'fixed' at 8/8. In a uniform net, and so in a relative budget
+            such as 'W4A4', they have 8/8.
 
     Raises:
         KeyError: A key of ``quant`` that does not exist.
@@ -147,7 +157,10 @@ def quantize(
     quantizers = dict(w_quantizer=given[0] or LINEAR, a_quantizer=given[1] or LINEAR)
     # A policy of layers says itself which are searched.
     wanted = None if isinstance(policy, Policy) else candidates
-    layers = _select(model, exclude, fixed or {}, wanted)
+    if ends not in ENDS:
+        raise ValueError(f'quant.ends: found {ends!r}; accepted are {", ".join(ENDS)}')
+    searched = ends == 'searched' and policy is None
+    layers = _select(model, exclude, fixed or {}, wanted, searched)
     if policy is not None:
         fix_layers(
             layers.modules,
@@ -176,6 +189,7 @@ class _Layers(NamedTuple):
     excluded: list[str]
     pinned: dict[str, Precision]
     searchable: list[str]
+    ends: list[str]
     candidates: dict[str, tuple[Precision, ...]]
 
 
@@ -184,6 +198,7 @@ def _select(
     exclude: str | Iterable[str],
     fixed: dict[str, Any],
     candidates: Any,
+    ends_searched: bool,
 ) -> _Layers:
     """Looks through the layers of a float model."""
     modules = dict(model.named_modules())
@@ -198,10 +213,16 @@ def _select(
     )
     pinned: dict[str, Precision | None] = dict.fromkeys(safe, SAFE)
     pinned.update(dict.fromkeys(named & set(pinned)))
-    pinned.update(parse_fixed(fixed, names))
+    settled = parse_fixed(fixed, names)
+    if ends_searched:
+        free = [n for n in safe if n not in named and n not in settled]
+        stem = stem_of(model)
+        found.update({n: STEM if n == stem else PREDICTION for n in free})
+        pinned.update(dict.fromkeys(free))
+    pinned.update(settled)
     pinned = {n: p for n, p in pinned.items() if p is not None}
     searchable = [n for n in names if n not in pinned]
-    return _Layers(modules, names, excluded, pinned, searchable, found)
+    return _Layers(modules, names, excluded, pinned, searchable, safe, found)
 
 
 def _make_search(
@@ -237,6 +258,8 @@ def _make_search(
                 candidates=allowed,
                 **(search | quantizers | dict(relaxation=shared)),
             )
+            if name in layers.ends:
+                modules[name].in_uniform = SAFE
         if group in skips:
             Skip(modules[skips[group]], modules[members[0]])
     if not layers.searchable:

@@ -30,6 +30,7 @@ def describe(
                 given=t.budget.limit,
                 unit=t.budget.cost.unit,
                 cost=t.of(policy),
+                fixed=t.constant,
                 input_shape=_shape(t.budget.input_shape),
             )
             for t in tables
@@ -52,8 +53,7 @@ def _costs(
     limit = tables[0].budget.limit if tables else None
     with contextlib.suppress(ValueError):  # an absolute budget has no uniform twin
         uniform = Precision.parse(limit['of'] if isinstance(limit, dict) else limit)
-        layers = {n: space.fixed.get(n, uniform) for n in space.order}
-        costs['uniform'] = row(layers, name=str(uniform))
+        costs['uniform'] = row(space.uniform(uniform).layers, name=str(uniform))
     return costs
 
 

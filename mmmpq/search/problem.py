@@ -104,7 +104,10 @@ class Problem:
         """The policy of a choice, with what it was found for; default: the most
         probable one."""
         choice = self.most_probable() if choice is None else choice
-        policy = self.space.policy(choice)
+        return self.described(self.space.policy(choice))
+
+    def described(self, policy: Policy) -> Policy:
+        """``policy``, with what it was found for."""
         policy.meta.update(
             model=type(self.model).__name__,
             **describe(policy, self.space, self.tables, self.prices[0]),

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +29,7 @@ from mmmpq.search.reach import Reach
 from mmmpq.search.schedule import Schedule
 from mmmpq.search.settings import PENALTIES, Settings, budgets_of
 from mmmpq.search.space import SearchSpace
-from mmmpq.search.start import bias_logits, bounds, project
+from mmmpq.search.start import bias_logits, bounds, project, score_logits
 from mmmpq.search.tables import pricing
 from mmmpq.transfer import Fetch
 
@@ -100,6 +101,7 @@ class Search(Problem):
         epoch: int | None = None,
         window: int = 1,
         state: Mapping[str, Any] | None = None,
+        harms: Sequence[np.ndarray] | None = None,
     ) -> None:
         """Gives the logits a start and an optimizer.
 
@@ -109,10 +111,14 @@ class Search(Problem):
             window: With ``joint``, iterations that the weights accumulate for a step.
             state: Of :meth:`state_dict`, to go on from; the logits are then the
                 model's, as they were loaded.
+            harms: For each group, what its candidates add to the loss (m,), to start
+                from; default: equal probabilities, or what the logits are.
         """
         how, logits = self.settings, self.space.logits
         self.schedule = Schedule(iterations, how.warmup, how.interval, window)
         self.epoch = epoch or iterations
+        if state is None and harms is not None:
+            score_logits(self.space, harms)
         if state is None and how.start == 'biased':
             bias_logits(self.space, self.tables, how.margin)
         self.optimizer = build_optimizer(how.optimizer, logits, how.clip_grad)

@@ -40,6 +40,8 @@ class SearchSpace:
         model: A model with ``Mixed*`` layers, unwrapped.
 
     Attributes:
+        fixed: Layers that are not searched.
+        ends: Searched layers that have a precision of their own in a uniform net.
         batch: All relaxations at once; None where one of them is of a type of its own,
             and each has to be asked for itself.
 
@@ -49,6 +51,7 @@ class SearchSpace:
 
     def __init__(self, model: nn.Module) -> None:
         self.fixed: dict[str, Precision] = {}
+        self.ends: dict[str, Precision] = {}
         mixings: set[str] = set()
         self._samples = self._prunes = False
         by_relaxation: dict[int, Group] = {}
@@ -61,6 +64,8 @@ class SearchSpace:
                     id(shared), Group(shared.group or name, [], shared)
                 )
                 group.layers.append(name)
+                if layer.in_uniform is not None:
+                    self.ends[name] = layer.in_uniform
                 mixings.add(layer.mixing)
                 self._samples |= layer.mixer.samples
                 self._prunes |= layer.mixer.prunes
@@ -173,5 +178,20 @@ class SearchSpace:
         layers = dict(self.fixed)
         for group, j in zip(self.groups, choice, strict=True):
             layers.update(dict.fromkeys(group.layers, group.candidates[j]))
+        return self._policy(layers)
+
+    def uniform(self, precision: Precision, ends: bool = False) -> Policy:
+        """The policy of one precision, which need not be a candidate.
+
+        Args:
+            precision: Of all searched layers.
+            ends: Whether also of the :attr:`ends`, which have their own otherwise.
+        """
+        layers = dict(self.fixed)
+        for group in self.groups:
+            layers.update(dict.fromkeys(group.layers, precision))
+        return self._policy(layers if ends else layers | self.ends)
+
+    def _policy(self, layers: dict[str, Precision]) -> Policy:
         meta = {} if self.quantized_with is None else dict(quant=self.quantized_with)
         return Policy({name: layers[name] for name in self.order}, meta)

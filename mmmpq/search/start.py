@@ -4,6 +4,7 @@ inside it."""
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,10 +20,26 @@ POWERS = (0.0, *(2.0**k for k in range(-40, 21)))
 
 
 @torch.no_grad()
+def score_logits(space: SearchSpace, harms: Sequence[np.ndarray]) -> None:
+    """theta_gj = -Ω_gj / T: before any step the least harmful is the most probable.
+
+    T is the mean over the groups of the standard deviation of Ω over their candidates,
+    so that probabilities differ where it matters and none vanishes.
+
+    Args:
+        space: Its logits are set.
+        harms: Ω of each group (m,), such as of :mod:`mmmpq.baselines.fisher`.
+    """
+    unit = float(np.mean([h.std() for h in harms])) or 1.0
+    scores = [torch.as_tensor((h.min() - h) / unit) for h in harms]
+    space.move(per_logit(space, scores).to(space.logits[0].device))
+
+
+@torch.no_grad()
 def bias_logits(
     space: SearchSpace, tables: Sequence[CostTable], margin: float = 0.02
 ) -> float:
-    """theta_gj = -c · B_gj / mean_j B_gj with the smallest c ≥ 0 that is feasible.
+    """theta_gj -= c · B_gj / mean_j B_gj with the smallest c ≥ 0 that is feasible.
 
     c is found by bisection so that E[B] ≤ (1 - margin) · B_max for every budget (or
     half way between the cheapest choice and B_max where that is more). B_gj is the mean
@@ -36,14 +53,15 @@ def bias_logits(
         return 0.0
     tables = CostTables(tables)
     limits = [_inside(t, t.limit, margin) for t in tables]
-    costs = per_logit(space, _relative_costs(tables)).to(space.logits[0].device)
+    start = torch.cat(space.logits)
+    costs = per_logit(space, _relative_costs(tables)).to(start)
 
     def feasible(c: float) -> bool:
-        pairs = zip(_expected(space, tables, -c * costs).tolist(), limits, strict=True)
-        return all(e <= limit for e, limit in pairs)
+        expected = _expected(space, tables, start - c * costs).tolist()
+        return all(e <= limit for e, limit in zip(expected, limits, strict=True))
 
     c = _smallest(feasible)
-    space.move(-c * costs)
+    space.move(start - c * costs)
     project(space, tables, limits, slack=0.0)
     return c
 

@@ -62,11 +62,8 @@ class Prices:
         return type(self.reference.cost).__name__
 
     def uniform(self, precision: Precision) -> float:
-        """Cost with every searched layer at ``precision``, fixed ones as they are."""
-        layers = dict(self.space.fixed)
-        for group in self.space.groups:
-            layers.update(dict.fromkeys(group.layers, precision))
-        return total_cost(self.reference.cost, self.profiles, layers)
+        """Cost of :meth:`SearchSpace.uniform`."""
+        return self.of(self.space.uniform(precision))
 
     def expected_searched(self, probs: Sequence[Tensor]) -> Tensor:
         """Σ_g Σ_j p_gj B_gj, a float64 scalar with gradient."""

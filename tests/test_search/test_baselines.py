@@ -46,10 +46,8 @@ def test_what_is_equal_spends_the_budget(problem):
 )
 def test_largest_uniform(problem, budgets, expected):
     _, space, tables = problem(*budgets)
-    (precision,) = {
-        g.candidates[j]
-        for g, j in zip(space.groups, largest_uniform(space, tables), strict=True)
-    }
+    policy = largest_uniform(space, tables)
+    (precision,) = {policy.layers[n] for g in space.groups for n in g.layers}
     assert precision == expected
 
 

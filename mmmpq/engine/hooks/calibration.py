@@ -23,6 +23,9 @@ class CalibrationHook(Hook):
     re-estimated as a true average, so that the very first evaluation, before any
     training, is one of the quantized net. A resumed run is left alone.
 
+    At the end of the training BatchNorm is estimated anew in the same way, as what its
+    running statistics are a blend of are nets of some steps before (``final``).
+
     A net with :class:`mmmpq.quantizers.BatchQuantizer`, which computes on the ranges of
     each batch while it trains, is calibrated again after each epoch, and before an
     evaluation if it lacks statistics.
@@ -33,12 +36,16 @@ class CalibrationHook(Hook):
     Args:
         batches: Number of batches of the train dataloader.
         batchnorm: Whether to re-estimate BatchNorm.
+        final: Batches on which this is done again at the end of the training; 0: not.
     """
 
-    def __init__(self, batches: int = 10, batchnorm: bool = True) -> None:
-        check_least('CalibrationHook', batches=(batches, 1))
+    def __init__(
+        self, batches: int = 10, batchnorm: bool = True, final: int = 0
+    ) -> None:
+        check_least('CalibrationHook', batches=(batches, 1), final=(final, 0))
         self.batches = batches
         self.batchnorm = batchnorm
+        self.final = final
 
     def before_run(self, runner: Runner) -> None:
         embed_policy(runner.cfg)  # whoever trains: checkpoints hold this config
@@ -64,12 +71,13 @@ class CalibrationHook(Hook):
         )
 
     def after_train_epoch(self, runner: Runner) -> None:
-        self._complete(runner)  # before the epoch's checkpoint is written
+        # Before the epoch's checkpoint is written.
+        self._complete(runner, self.is_last_train_epoch(runner))
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         loop = runner.train_loop
         if isinstance(loop, IterBasedTrainLoop) and self.is_last_train_iter(runner):
-            self._complete(runner)
+            self._complete(runner, last=True)
 
     def before_val(self, runner: Runner) -> None:
         self._complete(runner)
@@ -84,10 +92,11 @@ class CalibrationHook(Hook):
             if isinstance(layer, QuantLayer)  # a supernet has no policy yet
         }
 
-    def _complete(self, runner: Runner) -> None:
-        """Gathers statistics where some are missing."""
-        if _lacks_statistics(runner):
-            batches = train_batches(runner, self.batches)
+    def _complete(self, runner: Runner, last: bool = False) -> None:
+        """Gathers statistics where some are missing, and those of the last net."""
+        again = self.final if last else 0
+        if again or _lacks_statistics(runner):
+            batches = train_batches(runner, max(again, self.batches))
             with isolated_randomness():
                 calibrate_subnet(unwrapped(runner), batches, self.batchnorm)
 

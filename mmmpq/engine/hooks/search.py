@@ -11,6 +11,7 @@ from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 from torch import Tensor
 
 from mmmpq.arguments import check_least
+from mmmpq.baselines import fisher as fisher_scores
 from mmmpq.costs import Budget
 from mmmpq.engine.batches import (
     Reseeding,
@@ -77,6 +78,8 @@ class SearchHook(Hook):
         continuation: Share of the search at which the bound reaches the budget; more
             than ``warmup``, when it starts to shrink.
         calibration: Batches on which quantizer ranges are fitted.
+        fisher: Of these, batches whose gradients give the logits their start
+            (:mod:`mmmpq.baselines.fisher`); 0: all candidates are equally probable.
         measure: Held-out batches on which the loss of upgrades is measured, to spend
             what the policy leaves of the budgets; 0 leaves it unspent. With ``joint``
             these are training batches.
@@ -105,10 +108,12 @@ class SearchHook(Hook):
         calibration: int = 8,
         measure: int = 2,
         samples: int = 0,
+        fisher: int = 0,
     ) -> None:
         check_least(
             'SearchHook',
             calibration=(calibration, 1),
+            fisher=(fisher, 0),
             measure=(measure, 0),
             samples=(samples, 0),
         )
@@ -126,6 +131,7 @@ class SearchHook(Hook):
         self.joint = joint
         self.held_out = held_out
         self.calibration = calibration
+        self.fisher = fisher
         self.measure = measure
         self.samples = samples
         # Not registered with the runner: that would insert it before this hook while
@@ -162,15 +168,21 @@ class SearchHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         search, resumed, loop = self.search, self._resumed, runner.train_loop
+        harms = None
         if resumed is None:
             runner.logger.info(
                 f'Search: {len(search.space.groups)} groups, calibrating on '
                 f'{self.calibration} batches'
             )
-            calibrate(search.model, train_batches(runner, self.calibration))
+            batches = train_batches(runner, max(self.calibration, self.fisher))
+            calibrate(search.model, batches[: self.calibration])
+            if self.fisher:
+                seen = batches[: self.fisher]
+                harms = fisher_scores.measure(search.model, search.space, seen)
         accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         window = accumulated if self.joint else 1
-        search.begin(runner.max_iters, len(loop.dataloader), window, resumed)
+        epoch = len(loop.dataloader)
+        search.begin(runner.max_iters, epoch, window, resumed, harms)
         if resumed is None:
             for t in search.tables:
                 unit = t.budget.cost.unit

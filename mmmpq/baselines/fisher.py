@@ -1,0 +1,119 @@
+"""Quantization errors weighted by the gradients of the float net's loss."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor
+
+from mmmpq.baselines.measurements import Measurements
+from mmmpq.baselines.probe import Probe
+from mmmpq.layers import MixedLayer, open_checkpoints
+from mmmpq.policy import SKIP
+from mmmpq.search.space import SearchSpace
+
+
+def measure(
+    model: BaseModel,
+    space: SearchSpace,
+    batches: Sequence[Any],
+    cache: Measurements | None = None,
+    step: Callable[[int], None] | None = None,
+) -> list[np.ndarray]:
+    """What each candidate of each group adds to the loss, from gradients alone.
+
+    With the gradients g of the mean loss of B samples with respect to the weights W
+    and the inputs x of each layer l of the group, and Q at the candidate's widths::
+
+        Ω_g = ½ B Σ_l [ Σ g_W² (Q(W_l) - W_l)² + Σ g_x² (Q(x_l) - x_l)² ]
+
+    the diagonal of the empirical Fisher matrix in place of the Hessian: one pass of
+    each batch gives all groups and candidates. The layers compute in float, BatchNorm
+    with its running statistics. A skipped block has Q(W) = 0, and inputs without error.
+
+    Source: Fisher-weighted errors as of BRECQ: Pushing the Limit of Post-Training
+    Quantization by Block Reconstruction, 2021, arXiv 2102.05426, of layers here.
+
+    Args:
+        model: A supernet with the weights of a float net, calibrated.
+        space: Its groups.
+        batches: Batches of a dataloader, not preprocessed.
+        cache: Takes the values of each batch; what it holds is not computed again.
+        step: Called with the number of batches that are done.
+
+    Returns:
+        For each group Ω of every candidate (m,), float64, a mean over the batches.
+
+    Raises:
+        ValueError: There is no batch, or a value is not finite.
+    """
+    if not batches:
+        raise ValueError('batches: found none; at least one is needed')
+    cache = Measurements() if cache is None else cache
+    names = [n for group in space.groups for n in group.layers]
+    with Probe(model, names) as probe, open_checkpoints(recompute=False):
+        for i, batch in enumerate(batches):
+            if f'batch {i}' not in cache:
+                harms = _of_batch(probe, batch)
+                if not all(np.isfinite(h).all() for h in harms.values()):
+                    raise ValueError(
+                        'fisher: a gradient is not finite; check the loss of the float '
+                        'checkpoint on these batches'
+                    )
+                cache[f'batch {i}'] = {n: h.tolist() for n, h in harms.items()}
+            if step is not None:
+                step(i + 1)
+    each = [cache[f'batch {i}'] for i in range(len(batches))]
+    return [
+        sum(np.mean([np.array(harms[n]) for harms in each], axis=0) for n in g.layers)
+        for g in space.groups
+    ]
+
+
+def _of_batch(probe: Probe, batch: Any) -> dict[str, np.ndarray]:
+    """Ω of each layer and candidate."""
+    loss, blocks = probe.at(batch)(None)
+    flat = [x for block in blocks for x in block]
+    grads = iter(torch.autograd.grad(loss, flat, allow_unused=True))
+    pairs = [[(x, next(grads)) for x in block] for block in blocks]
+    size = len(batch['inputs']) if isinstance(batch, dict) else len(batch[0])
+    count = len(probe.layers)
+    return {
+        name: 0.5 * size * (_of_weight(layer, *weight) + _of_inputs(layer, inputs))
+        for (name, layer), (weight,), inputs in zip(
+            probe.layers.items(), pairs[:count], pairs[count:], strict=True
+        )
+    }
+
+
+@torch.no_grad()
+def _of_weight(layer: MixedLayer, weight: Tensor, grad: Tensor | None) -> np.ndarray:
+    if grad is None:  # no path of the loss leads through it
+        return np.zeros(len(layer.candidates))
+    return np.array(
+        [
+            _error(0 * weight if c == SKIP else layer.candidate_weight(j), weight, grad)
+            for j, c in enumerate(layer.candidates)
+        ]
+    )
+
+
+@torch.no_grad()
+def _of_inputs(
+    layer: MixedLayer, inputs: Sequence[tuple[Tensor, Tensor | None]]
+) -> np.ndarray:
+    by_bits = {
+        bits: sum(
+            _error(layer.a_quantizer(x, bits), x, grad)
+            for x, grad in inputs
+            if grad is not None
+        )
+        for bits in {c.a_bits for c in layer.candidates} - {0}
+    }
+    return np.array([by_bits.get(c.a_bits, 0.0) for c in layer.candidates])
+
+
+def _error(quantized: Tensor, x: Tensor, grad: Tensor) -> float:
+    return float(((quantized - x) * grad).double().square().sum())

@@ -1,0 +1,97 @@
+"""The float net, and what passes through its layers, to be differentiated."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmmpq.baselines.hutchinson import Forward
+from mmmpq.layers import MixedLayer, first_input, float_mode
+from mmmpq.randomness import isolated_randomness
+
+
+class Probe:
+    """The float net as a function of the weights and of the inputs of some layers.
+
+    Within it the model is in train mode, but for its BatchNorms; afterwards it is as
+    it was.
+    """
+
+    def __init__(self, model: BaseModel, names: Sequence[str]) -> None:
+        self.model = model
+        modules = dict(model.named_modules())
+        self.layers: dict[str, MixedLayer] = {n: modules[n] for n in names}
+
+    def __enter__(self) -> 'Probe':
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(float_mode(self.model))
+            stack.enter_context(_frozen_norms(self.model))
+            for i, layer in enumerate(self.layers.values()):
+                handle = layer.register_forward_pre_hook(
+                    self._watch(i), with_kwargs=True
+                )
+                stack.callback(handle.remove)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *raised: Any) -> None:
+        self._stack.close()
+
+    def at(self, batch: Any) -> Forward:
+        """The loss on a batch, its blocks: each layer's weight, each one's inputs."""
+
+        def forward(shifts=None):
+            self._inputs: list[list[Tensor]] = [[] for _ in self.layers]
+            self._shifts = shifts[len(self.layers) :] if shifts else []
+            weights = {
+                f'{name}.weight': layer.weight.detach().requires_grad_()
+                for name, layer in self.layers.items()
+            }
+            moved = dict(weights)
+            for name, shift in zip(weights, shifts or (), strict=False):
+                if shift is not None:
+                    moved[name] = weights[name] + shift[0]
+            with isolated_randomness(0):
+                data = self.model.data_preprocessor(batch, True)
+                args, kwargs = ((), data) if isinstance(data, dict) else (data, {})
+                out = functional_call(
+                    self.model, moved, tuple(args), dict(kwargs, mode='loss')
+                )
+            loss, _ = self.model.parse_losses(out)
+            return loss, [[w] for w in weights.values()] + self._inputs
+
+        return forward
+
+    def _watch(self, index: int):
+        def hook(layer: nn.Module, args: tuple, kwargs: dict):
+            x = first_input(args, kwargs)
+            if x.requires_grad:
+                x = x.view_as(x)  # of what several layers read, this one's part
+            elif torch.is_grad_enabled():
+                x = x.detach().requires_grad_()
+            seen = self._inputs[index]
+            seen.append(x)
+            if self._shifts and self._shifts[index] is not None:
+                x = x + self._shifts[index][len(seen) - 1]
+            return (x,), {}
+
+        return hook
+
+
+@contextlib.contextmanager
+def _frozen_norms(model: nn.Module) -> Iterator[None]:
+    modes = [(m, m.training) for m in model.modules()]
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
