@@ -18,7 +18,6 @@ from mmmpq.search.logits import (
     build_scheduler,
     learning,
     mean_gradients,
-    set_gradients,
     step_logits,
     task_gradient,
     with_penalties,
@@ -143,14 +142,13 @@ class Search(Problem):
     def hand(self, learn: bool = False) -> Handed:
         """Hands the layers what they mix with, until :meth:`release`; with ``learn``
         the gradient of the logits can be taken."""
-        set_gradients(self.space.logits, learn)
-        self.handed = self.space.hand()
+        self.handed = self.space.hand(learn)
         return self.handed
 
     def release(self) -> None:
         """Takes back what was handed: the logits rest."""
         self.handed.release()
-        set_gradients(self.space.logits, False)
+        self.space.learn(False)
 
     @contextmanager
     def mixing(self, iteration: int | None = None) -> Iterator[None]:

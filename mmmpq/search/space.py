@@ -89,9 +89,15 @@ class SearchSpace:
             return [g.relaxation.probs() for g in self.groups]
         return self.batch.each(self.batch.probs(self.batch.theta()))
 
-    def hand(self) -> Handed:
-        """Computes what the layers mix with in one step of logits or weights, for all
-        groups at once."""
+    def learn(self, on: bool) -> None:
+        """Whether gradients reach the logits, and layers take a step of theirs."""
+        for group in self.groups:
+            group.relaxation.learning = on
+
+    def hand(self, learn: bool = False) -> Handed:
+        """Computes what the layers mix with in one step of the logits (``learn``), or
+        of the weights, for all groups at once."""
+        self.learn(learn)
         return Handed() if self.batch is None else self.batch.hand()
 
     @torch.no_grad()
