@@ -57,7 +57,7 @@ class Search(Problem):
 
     Attributes:
         tables: What each choice costs under every budget.
-        prices: Those and what penalties price themselves.
+        counted: The same, and those of what penalties count themselves.
         steps: That the logits have taken.
 
     Raises:
@@ -76,7 +76,7 @@ class Search(Problem):
         log: Callable[[str], None] = LOG.info,
         **settings: Any,
     ) -> None:
-        budgets = budgets_of(budgets, input_shape)
+        budgets = budgets_of(budgets, input_shape, 'Search.budgets')
         self.objective = penalties
         if not isinstance(penalties, Objective):
             self.objective = Objective(penalties)
@@ -84,7 +84,7 @@ class Search(Problem):
         self.settings.check('Search', budgets, self.objective)
         super().__init__(model, budgets, seed=seed, space=space, log=log)
         self.objective.bind(pricing(model, self.space))
-        self.prices += self.objective.prices
+        self.counted += self.objective.tables
         self.before_step = before_step
         self.generator = torch.Generator()
         self.steps = 0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmmpq.costs import LayerProfile, Reference, profile
+from mmmpq.costs import CostAt, LayerProfile, profile
 from mmmpq.layers import (
     BatchedRelaxation,
     Handed,
@@ -163,9 +163,9 @@ class SearchSpace:
             return padded([g.relaxation.mixture() for g in self.groups]).float().cpu()
         return self.batch.mixture(self._host_logits(), noise).float()
 
-    def profiles(self, model: nn.Module, reference: Reference) -> list[LayerProfile]:
+    def profiles(self, model: nn.Module, at: CostAt) -> list[LayerProfile]:
         """The layers of ``model`` at a reference input; each one is profiled once."""
-        key = (reference.input_shape, reference.proposals)
+        key = (at.input_shape, at.proposals)
         if key not in self._profiles:
             self._profiles[key] = profile(model, *key)
         return self._profiles[key]
