@@ -16,7 +16,7 @@ from torch.ao.quantization.quantize_fx import prepare_qat_fx
 
 from mmmpq.models import calibrate
 from mmmpq.search import SearchSpace
-from mmmpq.search.logits import set_gradients, task_gradient
+from mmmpq.search.logits import task_gradient
 
 ROOT = Path(__file__).resolve().parents[1]
 # Name -> config, (batch, height, width).
@@ -190,8 +190,7 @@ class Step:
 
     def forward(self, kind: str, data: dict) -> torch.Tensor:
         if self.space is not None:  # as SearchHook does
-            set_gradients(self.space.logits, kind == 'architecture')
-            self.handed = self.space.hand()
+            self.handed = self.space.hand(learn=kind == 'architecture')
         with torch.autocast(self.device, self.dtype, enabled=bool(self.dtype)):
             losses = self.model._run_forward(data, mode='loss')
         return self.model.parse_losses(losses)[0]

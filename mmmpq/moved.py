@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 MODULES = {
+    'mmmpq.costs.reference': 'mmmpq.costs.cost_at',
     'mmmpq.export.bits': 'mmmpq.export.packed.bits',
     'mmmpq.export.latency_bench': 'mmmpq.export.latency.bench',
     'mmmpq.export.latency_fused': 'mmmpq.export.latency.fused',
@@ -96,14 +97,15 @@ def names(module: str, **moved: str) -> Callable[[str], Any]:
 
     Args:
         module: Its name.
-        **moved: Name -> the module that has it now.
+        **moved: Name -> the module that has it now, with ``:name`` where that is new.
     """
 
     def get(name: str) -> Any:
         if name not in moved:
             raise AttributeError(f'module {module!r} has no attribute {name!r}')
-        _warn(f'{module}.{name}', f'{moved[name]}.{name}')
-        return getattr(importlib.import_module(moved[name]), name)
+        place, _, new = moved[name].partition(':')
+        _warn(f'{module}.{name}', f'{place}.{new or name}')
+        return getattr(importlib.import_module(place), new or name)
 
     return get
 

@@ -28,6 +28,10 @@ def test_names_that_have_moved():
     with pytest.warns(DeprecationWarning, match=r'mmmpq\.subnets\.SubnetSpace'):
         found = mmmpq.search.SubnetSpace
     assert found is mmmpq.subnets.SubnetSpace
+    with pytest.warns(
+        DeprecationWarning, match=r'CostTable is now mmmpq\.search\.Table'
+    ):
+        assert mmmpq.search.CostTable is mmmpq.search.Table
     with pytest.raises(AttributeError, match='nothing_such'):
         mmmpq.search.nothing_such  # noqa: B018
 

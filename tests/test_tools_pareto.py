@@ -245,7 +245,7 @@ def test_user_errors(searched, tmp_path, table):
     assert 'unknown unit' in error(searched, '--budgets', '3 parsecs')
     other = ['model.backbone.base_channels=8', 'model.head.in_channels=16']
     said = error(searched, '--budgets', 'W3A3', '--cfg-options', *other)
-    assert 'does not fit' in said
+    assert 'is of another model: size mismatch' in said
 
 
 def test_help_shows_what_a_budget_is(capsys):

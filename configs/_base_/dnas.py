@@ -8,8 +8,6 @@ w_quantizer = dict(type='mmmpq.DoReFaQuantizer')
 a_quantizer = dict(type='mmmpq.PACTQuantizer')
 # For detectors, whose layers have no BatchNorm behind them, or a frozen one (ours).
 rescaled = dict(w_quantizer, rescale=True)
-# What stays float in a RetinaNet (ours): the stem and the prediction layers.
-ends_of_retinanet = ['backbone.conv1', 'bbox_head.retina_cls', 'bbox_head.retina_reg']
 supernet = dict(
     w_quantizer=w_quantizer,
     a_quantizer=a_quantizer,

@@ -31,5 +31,3 @@ short_search = dict(
     scheduler=None,
 )
 relative_penalty = dict(penalty, eta=0.75, normaliser='uniform', uniform='W4A4')
-# What stays float in a RetinaNet (ours): the stem and the prediction layers.
-ends_of_retinanet = ['backbone.conv1', 'bbox_head.retina_cls', 'bbox_head.retina_reg']

@@ -18,9 +18,16 @@ subnet = dict(w_quantizer=w_quantizer, a_quantizer=a_quantizer)
 calibration = dict(type='mmmpq.CalibrationHook', batches=30)
 # The first convolution is float; the classifier, at least at 8 bits, is at our 8/8.
 float_stem = {'backbone.conv1': (32, 32)}
+# The feature mix layer is searched like the others; squeeze-excite has our 8 bits.
+mobilenetv3_fixed = {
+    'backbone.stem.conv': (32, 32),
+    'head.layers.0.fc': None,
+    '*.se.*': (8, 8),
+}
 training = dict(type='mmmpq.SandwichHook', random=4, distill=1.0)
 no_decay = dict(
     custom_keys={'quantizer': dict(decay_mult=0.0)},
     norm_decay_mult=0.0,
     bias_decay_mult=0.0,
 )
+optimization = dict(paramwise_cfg=no_decay, clip_grad=dict(max_norm=500))

@@ -9,19 +9,10 @@ model = dict(
     # Layers that lose bits have to learn: none is frozen. The checkpoint below brings
     # the backbone too.
     backbone=dict(frozen_stages=-1, init_cfg=None),
-    quant=dict(
-        candidates=_base_.candidates,
-        quantizer=_base_.quantizer,
-    ),
+    quant=dict(candidates=_base_.candidates, quantizer=_base_.quantizer),
 )
 load_from = 'https://download.openmmlab.com/mmdetection/v2.0/faster_rcnn/faster_rcnn_r50_fpn_1x_coco/faster_rcnn_r50_fpn_1x_coco_20200130-047c8118.pth'
 train_cfg = dict(max_epochs=4, val_interval=4)
 optim_wrapper = dict(optimizer=dict(lr=0.002))
-custom_hooks = [
-    dict(
-        _base_.search,
-        budgets=[
-            dict(type='BOPs', limit='W4A4', input_shape=(3, 800, 1333), proposals=1000),
-        ],
-    )
-]
+budget = dict(type='BOPs', limit='W4A4', input_shape=(3, 800, 1333), proposals=1000)
+custom_hooks = [dict(_base_.search, budgets=[budget])]

@@ -1,27 +1,6 @@
-# RetinaNet-R50, COCO, BOPs of uniform W4A4.
-# Schedule (our default): 4 epochs at a tenth of the 1x learning rate.
-_base_ = ['mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', '../_base_/bpnas.py']
-custom_imports = dict(imports=['mmmpq'], allow_failed_imports=False)
+# RetinaNet-R50, COCO, BOPs of uniform W4A4
+_base_ = ['../_base_/quantized/retinanet_r50_coco.py', '../_base_/bpnas.py']
 
-model = dict(
-    type='mmmpq.QuantModel',
-    base_type='RetinaNet',
-    # Layers that lose bits have to learn: none is frozen. The checkpoint below brings
-    # the backbone too.
-    backbone=dict(frozen_stages=-1, init_cfg=None),
-    quant=dict(
-        candidates=_base_.candidates,
-        quantizer=_base_.quantizer,
-    ),
-)
-load_from = 'https://download.openmmlab.com/mmdetection/v2.0/retinanet/retinanet_r50_fpn_1x_coco/retinanet_r50_fpn_1x_coco_20200130-c2398f9e.pth'
-train_cfg = dict(max_epochs=4, val_interval=4)
-optim_wrapper = dict(optimizer=dict(lr=0.001))
-custom_hooks = [
-    dict(
-        _base_.search,
-        budgets=[
-            dict(type='BOPs', limit='W4A4', input_shape=(3, 800, 1333)),
-        ],
-    )
-]
+model = dict(quant=dict(candidates=_base_.candidates, quantizer=_base_.quantizer))
+budget = dict(type='BOPs', limit='W4A4', input_shape=(3, 800, 1333))
+custom_hooks = [dict(_base_.search, budgets=[budget])]

@@ -1,20 +1,5 @@
-_base_ = ['../float/retinanet_shapes_float.py', '../_base_/bpnas.py']
+_base_ = ['../_base_/quantized/retinanet_shapes.py', '../_base_/bpnas.py']
 
-model = dict(
-    type='mmmpq.QuantModel',
-    base_type='RetinaNet',
-    quant=dict(candidates=_base_.candidates, quantizer=_base_.quantizer),
-)
-load_from = 'work_dirs/retinanet_shapes_float/epoch_12.pth'
-train_cfg = dict(max_epochs=6, val_interval=6)
-optim_wrapper = dict(optimizer=dict(lr=5e-4))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),
-    dict(type='CosineAnnealingLR', T_max=6, by_epoch=True, convert_to_iter_based=True),
-]
-custom_hooks = [
-    dict(
-        _base_.search,
-        budgets=[dict(type='BOPs', limit='W3A3', input_shape=(3, 128, 128))],
-    )
-]
+model = dict(quant=dict(candidates=_base_.candidates, quantizer=_base_.quantizer))
+budget = dict(type='BOPs', limit='W3A3', input_shape=(3, 128, 128))
+custom_hooks = [dict(_base_.search, budgets=[budget])]

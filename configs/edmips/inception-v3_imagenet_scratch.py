@@ -1,4 +1,4 @@
-# The net that inception-v3_imagenet.py found, from scratch.
+# The net that inception-v3_imagenet.py found, from scratch
 _base_ = 'inception-v3_imagenet.py'
 work_dir = 'work_dirs/edmips/inception-v3_imagenet_scratch'
 

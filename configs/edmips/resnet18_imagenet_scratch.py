@@ -1,4 +1,4 @@
-# The net that resnet18_imagenet.py found, from scratch.
+# The net that resnet18_imagenet.py found, from scratch
 _base_ = 'resnet18_imagenet.py'
 work_dir = 'work_dirs/edmips/resnet18_imagenet_scratch'
 

@@ -1,4 +1,4 @@
-# The net that resnet50_imagenet.py found, from scratch.
+# The net that resnet50_imagenet.py found, from scratch
 _base_ = 'resnet50_imagenet.py'
 work_dir = 'work_dirs/edmips/resnet50_imagenet_scratch'
 

@@ -1,30 +1,9 @@
-_base_ = ['../float/retinanet_shapes_float.py', '../_base_/edmips.py']
+_base_ = ['../_base_/quantized/retinanet_shapes.py', '../_base_/edmips.py']
 work_dir = 'work_dirs/edmips/retinanet_shapes'
 
 model = dict(
-    type='mmmpq.QuantModel',
-    base_type='RetinaNet',
-    quant=dict(
-        _base_.supernet,
-        quantizer=_base_.measured,
-        exclude=_base_.ends_of_retinanet,
-    ),
+    quant=dict(_base_.supernet, quantizer=_base_.measured, exclude=_base_.ends)
 )
-load_from = 'work_dirs/retinanet_shapes_float/epoch_12.pth'
-train_cfg = dict(max_epochs=6, val_interval=6)
-optim_wrapper = dict(optimizer=dict(lr=5e-4))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),
-    dict(type='CosineAnnealingLR', T_max=6, by_epoch=True, convert_to_iter_based=True),
-]
-custom_hooks = [
-    dict(
-        _base_.short_search,
-        penalties=[
-            dict(
-                _base_.relative_penalty,
-                cost=dict(type='BOPs', input_shape=(3, 128, 128)),
-            )
-        ],
-    )
-]
+cost = dict(type='BOPs', input_shape=(3, 128, 128))
+penalty = dict(_base_.relative_penalty, cost=cost)
+custom_hooks = [dict(_base_.short_search, penalties=[penalty])]

@@ -2,11 +2,12 @@
 _base_ = 'mobilenetv3_digits.py'
 work_dir = 'work_dirs/qfa/mobilenetv3_digits_subnet'
 
+fixed = _base_.mobilenetv3_fixed
 policy = 'work_dirs/qfa/mobilenetv3_digits/policy.json'
 data_preprocessor = dict(type='mmmpq.SubnetClsDataPreprocessor', architecture=policy)
 model = dict(
     backbone=dict(type='mmmpq.SubnetMobileNetV3', architecture=policy),
-    quant=dict(_base_.subnet, _delete_=True, policy=policy, fixed=_base_.fixed),
+    quant=dict(_base_.subnet, _delete_=True, policy=policy, fixed=fixed),
 )
 load_from = 'work_dirs/qfa/mobilenetv3_digits/epoch_30.pth'
 max_epochs = 10

@@ -18,19 +18,13 @@ val_dataloader = dict(batch_size=256)
 test_dataloader = val_dataloader
 
 widths = (2, 3, 4, 32)
-# The feature mix layer is searched like the others; squeeze-excite has our 8 bits.
-fixed = {
-    'backbone.stem.conv': (32, 32),
-    'head.layers.0.fc': None,
-    '*.se.*': (8, 8),
-}
 model = dict(
     type='mmmpq.QuantModel',
     base_type='ImageClassifier',
     quant=dict(
         _base_.supernet,
         candidates=[(w, a) for w in widths for a in widths],
-        fixed=fixed,
+        fixed=_base_.mobilenetv3_fixed,
     ),
 )
 load_from = 'https://raw.githubusercontent.com/han-cai/files/master/ofa/ofa_nets/ofa_mbv3_d234_e346_k357_w1.2'
@@ -39,35 +33,18 @@ train_cfg = dict(by_epoch=True, max_epochs=65, val_interval=5)
 val_cfg = dict()
 test_cfg = dict()
 optim_wrapper = dict(
+    _base_.optimization,
     optimizer=dict(type='SGD', lr=0.08, momentum=0.9, nesterov=True, weight_decay=3e-5),
-    paramwise_cfg=_base_.no_decay,
-    clip_grad=dict(max_norm=500),
 )
+by_epochs = dict(by_epoch=True, convert_to_iter_based=True)
 param_scheduler = [
-    dict(
-        type='LinearLR',
-        start_factor=0.01,
-        by_epoch=True,
-        end=5,
-        convert_to_iter_based=True,
-    ),
-    dict(
-        type='CosineAnnealingLR',
-        T_max=60,
-        by_epoch=True,
-        begin=5,
-        end=65,
-        convert_to_iter_based=True,
-    ),
+    dict(by_epochs, type='LinearLR', start_factor=0.01, end=5),
+    dict(by_epochs, type='CosineAnnealingLR', T_max=60, begin=5, end=65),
 ]
 auto_scale_lr = dict(base_batch_size=2048)
 
-custom_hooks = [
-    dict(
-        _base_.training,
-        teacher=dict(
-            config='{{ fileDirname }}/../float/mobilenetv3_imagenet_float.py',
-            checkpoint='work_dirs/mobilenetv3_imagenet_float/epoch_5.pth',
-        ),
-    )
-]
+teacher = dict(
+    config='{{ fileDirname }}/../float/mobilenetv3_imagenet_float.py',
+    checkpoint='work_dirs/mobilenetv3_imagenet_float/epoch_5.pth',
+)
+custom_hooks = [dict(_base_.training, teacher=teacher)]

@@ -3,11 +3,12 @@
 _base_ = 'mobilenetv3_imagenet_phase1.py'
 work_dir = 'work_dirs/qfa/mobilenetv3_imagenet_phase1_subnet'
 
+fixed = _base_.mobilenetv3_fixed
 policy = 'work_dirs/qfa/mobilenetv3_imagenet_phase1/policy.json'
 data_preprocessor = dict(type='mmmpq.SubnetClsDataPreprocessor', architecture=policy)
 model = dict(
     backbone=dict(type='mmmpq.SubnetMobileNetV3', architecture=policy),
-    quant=dict(_base_.subnet, _delete_=True, policy=policy, fixed=_base_.fixed),
+    quant=dict(_base_.subnet, _delete_=True, policy=policy, fixed=fixed),
 )
 load_from = 'work_dirs/qfa/mobilenetv3_imagenet_phase1/epoch_125.pth'
 train_cfg = dict(max_epochs=10)

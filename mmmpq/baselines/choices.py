@@ -8,13 +8,13 @@ from mmmpq.policy import SKIP, Policy
 from mmmpq.search.discretise import problem
 from mmmpq.search.solver import solve
 from mmmpq.search.space import SearchSpace
-from mmmpq.search.tables import CostTable
+from mmmpq.search.tables import Table
 
 TIE = 1e-3  # what spending all budgets is worth, in spreads of a mean group
 SPENT = 0.95  # share of a budget that random policies spend
 
 
-def least_harm(harms: Sequence[np.ndarray], tables: Sequence[CostTable]) -> list[int]:
+def least_harm(harms: Sequence[np.ndarray], tables: Sequence[Table]) -> list[int]:
     """The choice that minimises Σ_g harm_g subject to every budget.
 
     Args:
@@ -32,7 +32,7 @@ def least_harm(harms: Sequence[np.ndarray], tables: Sequence[CostTable]) -> list
 
 
 def largest_uniform(
-    space: SearchSpace, tables: Sequence[CostTable], ends: bool = False
+    space: SearchSpace, tables: Sequence[Table], ends: bool = False
 ) -> Policy:
     """The dearest uniform net inside every budget.
 
@@ -63,9 +63,7 @@ def largest_uniform(
             share = np.mean([c / t.limit for c, t in zip(costs, tables, strict=True)])
             fitting.append((share, min(candidate), candidate))
     if not fitting:
-        limits = ', '.join(
-            f'{t.name} {t.limit:.6g} {t.budget.cost.unit}' for t in tables
-        )
+        limits = ', '.join(f'{t.name} {t.limit:.6g} {t.unit}' for t in tables)
         raise ValueError(
             f'budgets: no uniform precision of {", ".join(map(str, common))} is inside '
             f'{limits}; other methods mix them'
@@ -73,7 +71,7 @@ def largest_uniform(
     return space.uniform(max(fitting)[-1], ends)
 
 
-def random_choice(tables: Sequence[CostTable], seed: int) -> list[int]:
+def random_choice(tables: Sequence[Table], seed: int) -> list[int]:
     """A random choice inside every budget that spends most of one of them.
 
     It maximises random scores, uniform in [0, 1], subject to Σ cost ≤ limit of every

@@ -74,8 +74,8 @@ def budget_rows(model, hooks):
         tables = cost_tables(model, space, hook.budgets)
         for table in tables:
             table.check()
-            row = dict(type=table.name, given=table.budget.limit, limit=table.limit)
-            row.update(min=table.min, max=table.max, unit=table.budget.cost.unit)
+            row = dict(type=table.name, given=table.at.limit, limit=table.limit)
+            row.update(min=table.min, max=table.max, unit=table.unit)
             rows.append(row)
         most_probable(space, tables)
     return rows

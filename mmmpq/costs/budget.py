@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmmpq.costs.cost import Cost
-from mmmpq.costs.reference import KEYS, Reference, build_cost
+from mmmpq.costs.cost_at import KEYS, CostAt, build_cost
 from mmmpq.policy import Precision
 
 _UNIFORM = re.compile(r'[Ww]\d+[Aa]\d+')
 
 
-class Budget(Reference):
+class Budget(CostAt):
     """An upper bound on a cost at a reference input.
 
     Args:
@@ -20,7 +20,7 @@ class Budget(Reference):
         limit: Absolute with a unit (``'30 GBOPs'``, ``'12 MB'``), the cost of a
             uniform precision (``'W4A4'``), or a share of it
             (``dict(of='W4A4', ratio=0.9)``).
-        input_shape, proposals: As in :class:`mmmpq.costs.reference.Reference`.
+        input_shape, proposals, where: As in :class:`mmmpq.costs.CostAt`.
 
     Raises:
         ValueError: One of them cannot be read; the message lists what is accepted.
@@ -32,19 +32,21 @@ class Budget(Reference):
         limit: Any,
         input_shape: Sequence[int] | None = None,
         proposals: int | None = None,
+        where: str = 'budget',
     ) -> None:
-        super().__init__(cost, input_shape, proposals, where='budget')
+        super().__init__(cost, input_shape, proposals, where)
         self.limit = limit
         self._absolute, self._of, self._ratio = self._parse(limit)
 
     @classmethod
-    def build(cls, cfg: Mapping) -> 'Budget':
+    def build(cls, cfg: Mapping, where: str = 'budget') -> 'Budget':
         """Build from a config.
 
         Args:
             cfg: ``dict(type='BOPs', limit='W4A4', input_shape=(3, 224, 224),
                 proposals=1000)``; other keys are the cost's own (``table`` of a
                 Latency).
+            where: The config key that holds it.
 
         Examples:
             >>> Budget.build(dict(type='WeightBytes', limit='12 MB')).resolve(None)
@@ -52,14 +54,13 @@ class Budget(Reference):
         """
         if not isinstance(cfg, Mapping):
             raise ValueError(
-                f'budget: found {cfg!r}; expected a dict such as '
+                f'{where}: found {cfg!r}; expected a dict such as '
                 "dict(type='BOPs', limit='W4A4')"
             )
         return cls(
-            build_cost(cfg, 'budget', (*KEYS, 'limit')),
-            cfg.get('limit'),
-            cfg.get('input_shape'),
-            cfg.get('proposals'),
+            build_cost(cfg, where, (*KEYS, 'limit')),
+            *(cfg.get(key) for key in ('limit', 'input_shape', 'proposals')),
+            where,
         )
 
     def resolve(self, uniform_cost: Callable[[Precision], float]) -> float:
@@ -73,8 +74,23 @@ class Budget(Reference):
             return self._absolute
         return self._ratio * float(uniform_cost(self._of))
 
+    def check(self, bound: float, least: float, most: float, of: str) -> None:
+        """Raises ValueError if the cheapest of what is chosen from is over the bound.
+
+        Args:
+            bound: Of :meth:`resolve`.
+            least, most: Costs of the cheapest and of the dearest choice.
+            of: What there is to choose from, in the plural.
+        """
+        if least > bound:
+            raise ValueError(
+                f'{self.where}.limit: {self.name} {self.limit!r} = {bound:.6g} '
+                f'{self.unit} cannot be met: the {of} span [{least:.6g}, {most:.6g}] '
+                f'{self.unit}'
+            )
+
     def __repr__(self) -> str:
-        return f'Budget({type(self.cost).__name__}, {self.limit!r})'
+        return f'Budget({self.name}, {self.limit!r})'
 
     def _parse(self, limit: Any) -> tuple[float | None, Precision | None, float]:
         accepted = (
@@ -82,13 +98,14 @@ class Budget(Reference):
             f" ('30 {list(self.cost.units)[-1]}'), a uniform precision ('W4A4') or a "
             "share of it (dict(of='W4A4', ratio=0.9))"
         )
-        where = f'budget {type(self.cost).__name__}: limit'
+        where = f'{self.where}.limit'
         if limit is None:
             raise ValueError(f'{where} is missing; {accepted}')
         if isinstance(limit, Mapping):
             if set(limit) != {'of', 'ratio'}:
                 raise ValueError(f'{where} has keys {sorted(limit)}; {accepted}')
-            return None, Precision.parse(limit['of'], f'{where}.of'), _ratio(limit)
+            of = Precision.parse(limit['of'], f'{where}.of')
+            return None, of, _ratio(limit['ratio'], where)
         if isinstance(limit, str) and _UNIFORM.fullmatch(limit.strip()):
             return None, Precision.parse(limit.strip(), where), 1.0
         if not isinstance(limit, str):
@@ -109,9 +126,8 @@ class Budget(Reference):
         return value, None, 1.0
 
 
-def _ratio(limit: Mapping) -> float:
-    ratio = limit['ratio']
+def _ratio(ratio: Any, where: str) -> float:
     number = isinstance(ratio, (int, float)) and not isinstance(ratio, bool)
     if not number or not 0 < ratio < math.inf:
-        raise ValueError(f'budget: limit.ratio is {ratio!r}; needed is a number > 0')
+        raise ValueError(f'{where}.ratio is {ratio!r}; needed is a number > 0')
     return float(ratio)

@@ -14,10 +14,15 @@ class Cost:
         unit (str): The unit of what is returned.
         units (dict): Every unit that a budget may be written in, in multiples of
             ``unit``, from small to large.
+        needs (tuple): What it reads of a layer's profile. A net that is elastic in its
+            architecture knows ``macs`` and ``weights`` alone.
+        bits_per_unit (float): 8 where the unit is a byte.
     """
 
     unit: str
     units: dict[str, float]
+    needs: tuple[str, ...] = ('macs', 'weights', 'activations', 'shape')
+    bits_per_unit = 1.0
 
     def __call__(self, layer: LayerProfile, precision: Precision) -> float:
         raise NotImplementedError
@@ -28,6 +33,7 @@ class BOPs(Cost):
     """Bit operations: ``w_bits * a_bits * macs``, shared modules once per call."""
 
     unit = 'BOPs'
+    needs = ('macs',)
     units = {f'{prefix}BOPs': 1e3**i for i, prefix in enumerate(['', *'KMGT'])}
 
     def __call__(self, layer: LayerProfile, precision: Precision) -> float:
@@ -36,6 +42,7 @@ class BOPs(Cost):
 
 class _Bytes(Cost):
     unit = 'B'
+    bits_per_unit = 8.0
     units = {
         **{f'{prefix}B': 1e3**i for i, prefix in enumerate(['', *'KMG'])},
         **{f'{prefix}iB': 1024.0**i for i, prefix in enumerate('KMG', 1)},
@@ -46,6 +53,8 @@ class _Bytes(Cost):
 class WeightBytes(_Bytes):
     """Packed weights: ``w_bits * weights / 8`` bytes, shared modules once."""
 
+    needs = ('weights',)
+
     def __call__(self, layer: LayerProfile, precision: Precision) -> float:
         return precision.w_bits * layer.weights / 8
 
@@ -53,6 +62,8 @@ class WeightBytes(_Bytes):
 @COSTS.register_module()
 class ActivationBytes(_Bytes):
     """Inputs read: ``a_bits * activations / 8`` bytes, once per call."""
+
+    needs = ('activations',)
 
     def __call__(self, layer: LayerProfile, precision: Precision) -> float:
         return precision.a_bits * layer.activations / 8

@@ -38,6 +38,7 @@ class Latency(Cost):
     """
 
     unit = 'us'
+    needs = ('shape',)
     units = {'us': 1.0, 'ms': 1e3, 's': 1e6}
 
     def __init__(self, table: str | Path) -> None:

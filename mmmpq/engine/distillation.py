@@ -7,11 +7,12 @@ import torch
 from mmengine.config import Config
 from mmengine.hub import get_config
 from mmengine.registry import MODELS
-from mmengine.runner.checkpoint import load_checkpoint
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmmpq.fileio import check_file
+from mmmpq.models.loading import load_whole
 from mmmpq.policy import near
 
 CLASSIFIER = dict(head='soft_cross_entropy')
@@ -166,13 +167,8 @@ def load_teacher(teacher: Mapping[str, Any]) -> nn.Module:
         cfg = Config.fromfile(config)
     check_file(checkpoint, 'teacher.checkpoint')
     model = MODELS.build(cfg.model)
-    try:
-        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
-    except RuntimeError as error:
-        raise ValueError(
-            f'teacher.checkpoint: {checkpoint} does not fit the model of {config}: '
-            + ' '.join(str(error).split())[:300]
-        ) from error
+    loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+    load_whole(model, loaded, checkpoint, 'teacher.checkpoint')
     model.requires_grad_(False).eval()
     for module in model.modules():
         if hasattr(module, 'loss'):  # mmdet's heads decode otherwise in evaluation

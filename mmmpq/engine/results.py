@@ -90,7 +90,7 @@ def finish(
         cost = table.of(policy)
         if not fits(cost, table.limit):
             raise RuntimeError(
-                f'the policy costs {cost} {table.budget.cost.unit}, over the budget of '
+                f'the policy costs {cost} {table.unit}, over the budget of '
                 f'{table.limit}: please report this'
             )
     if not dist.is_main_process():
@@ -103,7 +103,7 @@ def finish(
     for table in search.tables:
         cost = table.of(policy)
         runner.logger.info(
-            f'{table.name}: {cost:.6g} of {table.limit:.6g} {table.budget.cost.unit} '
+            f'{table.name}: {cost:.6g} of {table.limit:.6g} {table.unit} '
             f'({cost / table.limit:.1%} of the budget)'
         )
     runner.logger.info(

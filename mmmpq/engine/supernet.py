@@ -6,7 +6,7 @@ from mmengine.runner import CheckpointLoader, Runner
 from mmmpq.engine.batches import unwrapped
 from mmmpq.engine.launch import build_runner
 from mmmpq.fileio import check_file
-from mmmpq.layers import quantized_layers
+from mmmpq.models.loading import load_float, load_whole
 
 
 def supernet_runner(
@@ -30,14 +30,8 @@ def supernet_runner(
     cfg.custom_hooks = []
     runner = build_runner(cfg)
     if checkpoint is not None:
-        loaded = runner.load_checkpoint(checkpoint, map_location='cpu')
-        loaded = loaded.get('state_dict', loaded)
-        for name, value in unwrapped(runner).state_dict().items():
-            if name not in loaded or loaded[name].shape != value.shape:
-                raise ValueError(
-                    f'{key}: {checkpoint} does not fit the model of {cfg.filename}: '
-                    f'it holds no {name} of shape {tuple(value.shape)}'
-                )
+        loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
+        load_whole(unwrapped(runner), loaded, checkpoint, key)
     return runner
 
 
@@ -70,17 +64,6 @@ def float_supernet_runner(cfg: Config, seed: int | None, trained: bool) -> Runne
     runner._init_model_weights()
     if cfg.get('load_from'):
         # Not by the runner, which would list every quantizer as missing.
-        model = unwrapped(runner)
-        checkpoint = CheckpointLoader.load_checkpoint(cfg.load_from, map_location='cpu')
-        weights = checkpoint.get('state_dict', checkpoint)
-        weights = {n.removeprefix('module.'): w for n, w in weights.items()}
-        model.load_state_dict(weights, strict=False)
-        layers = quantized_layers(model)
-        missing = [n for n in layers if f'{n}.weight' not in weights]
-        if missing:
-            raise ValueError(
-                f'load_from: {cfg.load_from} has no weights for {len(missing)} of '
-                f'{len(layers)} layers, such as {", ".join(missing[:3])}; is it of '
-                'another model?'
-            )
+        checkpoint = CheckpointLoader.load_checkpoint(cfg.load_from, 'cpu')
+        load_float(unwrapped(runner), checkpoint, cfg.load_from)
     return runner

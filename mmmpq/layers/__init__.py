@@ -2,9 +2,11 @@
 
 from mmmpq.layers.base import (
     LINEAR,
+    Mode,
     QuantizedLayer,
     QuantLayer,
     calibrating,
+    computing,
     float_mode,
     quantized_layers,
 )
@@ -33,6 +35,7 @@ __all__ = [
     'MixedLayer',
     'MixedLinear',
     'Mixing',
+    'Mode',
     'Probs',
     'QuantConv2d',
     'QuantLayer',
@@ -43,6 +46,7 @@ __all__ = [
     'Softmax',
     'UniformSampling',
     'calibrating',
+    'computing',
     'first_input',
     'flat',
     'float_mode',

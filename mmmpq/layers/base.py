@@ -1,7 +1,8 @@
 """What quantized convolutions and linear layers share."""
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +16,17 @@ from mmmpq.quantizers.functional import saving_is_hooked
 from mmmpq.registry import QUANTIZERS, build
 
 LINEAR = dict(type='LinearQuantizer')
+
+
+class Mode(Enum):
+    """How a quantized layer computes: see :func:`computing`.
+
+    ``RECORDING`` is the plain float layer, too; it keeps a sample of its inputs.
+    """
+
+    QUANTIZED = 'quantized'
+    FLOAT = 'float'
+    RECORDING = 'recording'
 
 
 class Ahead(NamedTuple):
@@ -46,9 +58,7 @@ class QuantizedLayer:
 
     # Whether its output is W x + b, so that export may fold into W and b.
     affine = True
-    # 'float' or a list: the plain float layer, in the latter case collecting a sample
-    # of its inputs. None: quantized.
-    _mode: Any = None
+    mode = Mode.QUANTIZED
     # (state, weight) if it has been quantized with those of other layers.
     _weight_ahead: tuple[tuple, Tensor] | None = None
 
@@ -113,11 +123,11 @@ class QuantizedLayer:
         return super().train(mode)
 
     def forward(self, input: Tensor) -> Tensor:  # torch's name, for calls by keyword
-        if self._mode is not None:
-            if self._mode != 'float' and input.numel():
-                self._mode.append(_sample(input))
-            return self.compute(input, self._latent_weight(), self.bias)
-        return self._quantized(input)
+        if self.mode is Mode.QUANTIZED:
+            return self._quantized(input)
+        if self.mode is Mode.RECORDING and input.numel():
+            self.recorded.append(_sample(input))
+        return self.compute(input, self._latent_weight(), self.bias)
 
     def calibrate(self, samples: Sequence[Tensor]) -> None:
         """Fits what is not calibrated yet: to the weights, to samples of the inputs."""
@@ -212,17 +222,21 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
 
 
 @contextlib.contextmanager
-def float_mode(model: nn.Module):
-    """Within it, every quantized layer of ``model`` computes as a plain float layer."""
-    layers = quantized_layers(model).values()
-    before = [layer._mode for layer in layers]
-    for layer in layers:
-        layer._mode = 'float'
+def computing(layers: Iterable[QuantizedLayer], mode: Mode):
+    """Within it these layers compute in ``mode``; afterwards as before."""
+    before = [(layer, layer.mode) for layer in layers]
+    for layer, _ in before:
+        layer.mode = mode
     try:
         yield
     finally:
-        for layer, mode in zip(layers, before, strict=True):
-            layer._mode = mode
+        for layer, mode in before:
+            layer.mode = mode
+
+
+def float_mode(model: nn.Module) -> contextlib.AbstractContextManager:
+    """Within it, every quantized layer of ``model`` computes as a plain float layer."""
+    return computing(quantized_layers(model).values(), Mode.FLOAT)
 
 
 @contextlib.contextmanager
@@ -231,24 +245,24 @@ def calibrating(model: nn.Module):
     fit to what they saw those quantizers that are not calibrated yet. Layers without
     any input are reported."""
     layers = quantized_layers(model)
+    for layer in layers.values():
+        layer.recorded = []
     try:
-        for layer in layers.values():
-            layer._mode = []
-        yield
-        unseen: list[str] = []
-        for name, layer in layers.items():
-            layer.calibrate(layer._mode)
-            if not layer._mode and not layer.a_quantizer.calibrated:
-                unseen.append(name)
-        if unseen:
-            print_log(
-                'no input reached these layers in calibration; they are calibrated '
-                f'on their first batch: {", ".join(unseen)}',
-                logger='current',
-            )
+        with computing(layers.values(), Mode.RECORDING):
+            yield
     finally:
-        for layer in layers.values():
-            layer._mode = None
+        samples = [layer.__dict__.pop('recorded') for layer in layers.values()]
+    unseen: list[str] = []
+    for (name, layer), inputs in zip(layers.items(), samples, strict=True):
+        layer.calibrate(inputs)
+        if not inputs and not layer.a_quantizer.calibrated:
+            unseen.append(name)
+    if unseen:
+        print_log(
+            'no input reached these layers in calibration; they are calibrated '
+            f'on their first batch: {", ".join(unseen)}',
+            logger='current',
+        )
 
 
 def _sample(x: Tensor, most: int = 16384) -> Tensor:

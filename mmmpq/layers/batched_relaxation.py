@@ -95,17 +95,17 @@ class BatchedRelaxation:
     def hand(self) -> Handed:
         """Hands the layers what they mix with until the logits change or noise is drawn
         anew, or :meth:`Handed.release`."""
-        moving = self.relaxations[0].logits.requires_grad
-        theta = self.theta().detach().requires_grad_(moving)
+        learning = self.relaxations[0].learning
+        theta = self.theta().detach().requires_grad_(learning)
         probs = self.probs(theta)
-        handed = Handed(self.relaxations, theta, self.each(probs) if moving else None)
+        handed = Handed(self.relaxations, theta, self.each(probs) if learning else None)
         handed.release()
         if not all(m.samples for m in self.mixings):
             mixture = self.mixture(theta) if self._gumbel else probs
             self._hand(handed, mixture, probs, sampled=False)
         choice = [r.choice for r in self.relaxations]
         # A weight step takes the path that was drawn, without any coefficient.
-        sampling = moving and any(m.samples for m in self.mixings)
+        sampling = learning and any(m.samples for m in self.mixings)
         if sampling and None not in choice:
             hard = torch.zeros(probs.shape)
             hard[range(len(choice)), choice] = 1

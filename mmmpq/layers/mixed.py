@@ -137,27 +137,31 @@ class MixedLayer(QuantizedLayer):
     def _ahead(self) -> Ahead | None:
         """That of a composite, where its coefficients have been handed out."""
         relaxation = self.relaxation
-        mixed = relaxation.handed.get(self.on_path)
+        mixed = relaxation.handed.get(self.samples)
         if self.own or not self.mixer.marginals or not mixed:
             return None
-        stamp = relaxation.stamp(self.on_path)
+        stamp = relaxation.stamp(self.samples)
         if stamp != mixed.stamp:
             return None
         bits = relaxation.w_bits
         return Ahead(bits, mixed.marginals[0], (bits, *stamp))
 
     @property
-    def on_path(self) -> bool:
-        """Whether it takes the one path that was drawn."""
+    def samples(self) -> bool:
+        """Whether it takes the one path that was drawn, or its one-hot, for p."""
         return self.mixer.samples and self.relaxation.choice is not None
+
+    @property
+    def path(self) -> int | None:
+        """The one candidate that it computes now; None: it mixes them."""
+        relaxation = self.relaxation
+        return relaxation.choice if self.samples and not relaxation.learning else None
 
     def _quantized(self, x: Tensor) -> Tensor:
         self._copy_weights()
-        relaxation = self.relaxation
-        on_path = self.on_path
-        if on_path and not relaxation.logits.requires_grad:
-            return self._one(x, relaxation.choice)
-        return self.mixer.output(self, x, shares(relaxation, on_path))
+        if self.path is not None:
+            return self._one(x, self.path)
+        return self.mixer.output(self, x, shares(self.relaxation, self.samples))
 
     def _one(self, x: Tensor, j: int) -> Tensor:
         weight = self.candidate_weight(j)

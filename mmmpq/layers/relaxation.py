@@ -78,6 +78,16 @@ class Relaxation(nn.Module):
         values = torch.full((count,), float(init))
         self.logits = nn.Parameter(values, requires_grad=False)
 
+    @property
+    def learning(self) -> bool:
+        """Whether the logits learn from what is computed now: then layers mix in a way
+        that gradients go through, and nobody else turns that of the logits on."""
+        return self.logits.requires_grad
+
+    @learning.setter
+    def learning(self, on: bool) -> None:
+        self.logits.requires_grad_(on)
+
     def require_grid(self, key: str) -> None:
         """Raises ValueError, about ``key``, unless every pair of the widths is a
         candidate, and skip is none."""
@@ -127,7 +137,7 @@ class Relaxation(nn.Module):
         """Another one whenever the mixture, or the path, may be another."""
         path = self.choice if sampled else None
         said = [(t.data_ptr(), t._version) for t in self.state()]
-        return path, self.training, self.logits.requires_grad, self.epoch, *said
+        return path, self.training, self.learning, self.epoch, *said
 
     def marginals(self, probs: Tensor) -> tuple[Tensor, Tensor]:
         """p(w) over ``w_bits`` and p(a) over ``a_bits``, from p over the candidates."""

@@ -2,18 +2,16 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from mmmpq.layers.base import Mode, QuantizedLayer
 from mmmpq.layers.idle import with_idle
 from mmmpq.layers.inputs import first_input
 from mmmpq.layers.shares import shares
 from mmmpq.policy import SKIP
-
-if TYPE_CHECKING:
-    from mmmpq.layers.base import QuantizedLayer
 
 
 class Skip:
@@ -37,7 +35,7 @@ class Skip:
         layer: One of its quantized layers, which tells how to mix.
     """
 
-    def __init__(self, block: nn.Module, layer: 'QuantizedLayer') -> None:
+    def __init__(self, block: nn.Module, layer: QuantizedLayer) -> None:
         self.block = block
         self.layer = layer
         block.forward = self
@@ -56,22 +54,22 @@ class Skip:
             del self.block.forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        if self.fixed and self.layer._mode != 'float':
+        mode = self.layer.mode
+        if self.fixed and mode is not Mode.FLOAT:
             return first_input(args, kwargs)
         block = partial(type(self.block).forward, self.block, *args, **kwargs)
-        if self.layer._mode is not None:
+        if mode is not Mode.QUANTIZED:
             return block()
         return self._mixed(first_input(args, kwargs), block)
 
     @torch.compiler.disable
     def _mixed(self, x: Tensor, block: Callable[[], Tensor]) -> Tensor:
-        relaxation = self.layer.relaxation
-        on_path = self.layer.on_path
-        if on_path and not relaxation.logits.requires_grad:
-            if relaxation.choice != relaxation.skip:
+        relaxation, path = self.layer.relaxation, self.layer.path
+        if path is not None:
+            if path != relaxation.skip:
                 return block()
             if torch.is_grad_enabled():
                 return with_idle(x, self.block.parameters())
             return x
-        share = shares(relaxation, on_path).block[relaxation.skip]
+        share = shares(relaxation, self.layer.samples).block[relaxation.skip]
         return share * x + (1 - share) * block()

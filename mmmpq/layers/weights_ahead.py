@@ -13,7 +13,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from mmmpq.layers.base import Ahead, QuantizedLayer, quantized_layers
+from mmmpq.layers.base import Ahead, Mode, QuantizedLayer, quantized_layers
 from mmmpq.layers.quantized_weight import begin_pass, computed_dtype, end_pass
 from mmmpq.quantizers import Quantizer, functional, native
 
@@ -100,7 +100,7 @@ class WeightsAhead:
             quantizer = layer.w_quantizer
             weight = layer._parameters.get('weight')
             usual = _plain(type(layer), type(quantizer)) and weight is not None
-            if not usual or layer._mode is not None or not quantizer.calibrated:
+            if not (usual and layer.mode is Mode.QUANTIZED and quantizer.calibrated):
                 continue
             ahead = layer._ahead()
             if ahead is None or ahead.bits != quantizer.bits:

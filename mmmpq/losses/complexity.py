@@ -69,7 +69,7 @@ class ComplexityPenalty(ExpectedCost):
             ValueError: The normaliser is 0: no searchable layer is ever called.
         """
         super().bind(pricing)
-        cost, layers = self.reference.cost, self.prices.searched
+        cost, layers = self.table.cost, self.table.searched
         self.scale = 1.0
         if self.normaliser == 'first':  # profiles come in the order of the calls
             self.scale = float(cost(layers[0], Precision(1, 1)))

@@ -59,7 +59,7 @@ class CostAwareLoss(ExpectedCost):
         super().__init__(dict(type='BOPs') if cost is None else cost)
         self.beta = checked('CostAwareLoss.beta', beta, positive=True)
         self.gamma = checked('CostAwareLoss.gamma', gamma)
-        self.per_unit = 8.0 if self.reference.cost.unit == 'B' else 1.0
+        self.per_unit = self.at.cost.bits_per_unit
 
     def bind(self, pricing: Pricing) -> None:
         """Has the candidates priced.
@@ -69,11 +69,11 @@ class CostAwareLoss(ExpectedCost):
                 factor constant.
         """
         super().bind(pricing)
-        most = self.per_unit * (self.prices.max - self.prices.constant)
+        most = self.per_unit * (self.table.max - self.table.constant)
         if not most > math.e:
             raise ValueError(
                 f'CostAwareLoss.cost: the searchable layers cost at most {most:.3g} in '
-                f'this model; accepted is a {self.prices.name} far above e'
+                f'this model; accepted is a {self.table.name} far above e'
             )
 
     def forward(

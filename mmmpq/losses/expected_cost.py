@@ -6,33 +6,33 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmmpq.costs import Reference
+from mmmpq.costs import CostAt
 
 # What every candidate of a search costs at a reference input.
-Pricing = Callable[[Reference], Any]
+Pricing = Callable[[CostAt], Any]
 
 
 class ExpectedCost(nn.Module):
     """A penalty on the expected cost of the searchable layers.
 
-    It has prices of its own, from :meth:`bind`, and so needs no budget.
+    It has a table of its own, from :meth:`bind`, and so needs no budget.
 
     Args:
         cost: ``dict(type='BOPs', input_shape=(3, 224, 224), proposals=1000)``; the last
             two may be left out, as in a budget.
 
     Attributes:
-        prices: What every candidate costs, from :meth:`bind` on.
+        table: What every candidate costs, from :meth:`bind` on.
     """
 
     def __init__(self, cost: Mapping) -> None:
         super().__init__()
-        self.reference = Reference.build(cost, f'{type(self).__name__}.cost')
-        self.prices: Any = None
+        self.at = CostAt.build(cost, f'{type(self).__name__}.cost')
+        self.table: Any = None
 
     def bind(self, pricing: Pricing) -> None:
         """Has the candidates priced, at the reference input."""
-        self.prices = pricing(self.reference)
+        self.table = pricing(self.at)
 
     def expected(self, probs: Sequence[Tensor]) -> Tensor:
         """Σ_g Σ_j p_gj B_gj over the searchable layers, a float64 scalar.
@@ -40,9 +40,9 @@ class ExpectedCost(nn.Module):
         Raises:
             RuntimeError: :meth:`bind` was not called.
         """
-        if self.prices is None:
+        if self.table is None:
             raise RuntimeError(f'{type(self).__name__}: bind(pricing) comes first')
-        return self.prices.expected_searched(probs)
+        return self.table.expected_searched(probs)
 
 
 def checked(key: str, value: Any, positive: bool = False) -> float:

@@ -32,7 +32,7 @@ class Objective:
 
     Attributes:
         names: Of the penalties; the second of a name is ``name_2``.
-        prices: What those that price the net themselves found, from :meth:`bind` on.
+        tables: Of those that price the net themselves, from :meth:`bind` on.
     """
 
     def __init__(self, penalties: Sequence[dict]) -> None:
@@ -44,13 +44,13 @@ class Objective:
         ]
         self.pricing = [p for p in self.penalties if hasattr(p, 'bind')]
         self.multiplies = any(map(_multiplies, self.penalties))
-        self.prices: list[Any] = []
+        self.tables: list[Any] = []
 
     def bind(self, pricing: Pricing) -> None:
         """Has the penalties price the net that need no budget."""
         for penalty in self.pricing:
             penalty.bind(pricing)
-        self.prices = [p.prices for p in self.pricing]
+        self.tables = [p.table for p in self.pricing]
 
     def __call__(
         self, probs: Sequence[Tensor], ratios: Sequence[Tensor], progress: float

@@ -103,11 +103,7 @@ def load_whole(
     where = f'{key}: {path}'
     layers = quantized_layers(model)
     _check_recorded(layers, checkpoint, where)
-    state = checkpoint.get('state_dict', checkpoint)
-    kept = getattr(state, '_metadata', None)
-    state = OrderedDict((k.removeprefix('module.'), v) for k, v in state.items())
-    if kept is not None:
-        state._metadata = kept
+    state = _state(checkpoint)
     given = set(state)
     try:
         found = model.load_state_dict(state, strict=False)
@@ -148,16 +144,43 @@ def load_whole(
         )
 
 
+def load_float(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
+    """Loads the float net that a supernet starts from: the weights of every layer.
+
+    Args:
+        model: A supernet, unwrapped.
+        checkpoint, path: As of :func:`load_whole`.
+
+    Raises:
+        ValueError: It has not all of them.
+    """
+    weights, layers = _state(checkpoint), quantized_layers(model)
+    model.load_state_dict(weights, strict=False)
+    missing = [n for n in layers if f'{n}.weight' not in weights]
+    if missing:
+        raise ValueError(
+            f'load_from: {path} has no weights for {len(missing)} of {len(layers)} '
+            f'layers, such as {", ".join(missing[:3])}; is it of another model?'
+        )
+
+
 def check_some(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
     """Raises ValueError if nothing of a checkpoint to start from is the model's."""
-    state = checkpoint.get('state_dict', checkpoint)
-    given = {name.removeprefix('module.') for name in state}
-    wanted = model.state_dict()
+    given, wanted = set(_state(checkpoint)), model.state_dict()
     if not given & set(wanted):
         raise ValueError(
             f'load_from: {path} has nothing of this model: found '
             f'{min(given, default="")!r}, and no {min(wanted, default="")!r}'
         )
+
+
+def _state(checkpoint: Mapping[str, Any]) -> OrderedDict[str, Tensor]:
+    """The state dict of a checkpoint, of an unwrapped model, with its metadata."""
+    found = checkpoint.get('state_dict', checkpoint)
+    state = OrderedDict((k.removeprefix('module.'), v) for k, v in found.items())
+    if hasattr(found, '_metadata'):
+        state._metadata = found._metadata
+    return state
 
 
 def _check_recorded(

@@ -97,7 +97,7 @@ def forget_statistics(model: nn.Module) -> None:
 
 def _path(layer: MixedLayer) -> Precision | None:
     """The one precision that a layer computes at, if there is one."""
-    choice = layer.relaxation.choice if layer.on_path else None
+    choice = layer.relaxation.choice if layer.samples else None
     return None if choice is None else layer.candidates[choice]
 
 

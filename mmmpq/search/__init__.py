@@ -10,19 +10,18 @@ from mmmpq.search.settings import Settings
 from mmmpq.search.solver import solve
 from mmmpq.search.space import Group, SearchSpace
 from mmmpq.search.start import STARTS, bias_logits, bounds, project
-from mmmpq.search.tables import CostTable, CostTables, Prices, cost_tables, pricing
+from mmmpq.search.tables import Table, Tables, cost_tables, pricing
 
 __all__ = [
     'STARTS',
-    'CostTable',
-    'CostTables',
     'Group',
     'History',
-    'Prices',
     'Problem',
     'Search',
     'SearchSpace',
     'Settings',
+    'Table',
+    'Tables',
     'bias_logits',
     'bounds',
     'cost_tables',
@@ -36,4 +35,11 @@ __all__ = [
     'spend',
 ]
 
-__getattr__ = moved.names(__name__, Subnet='mmmpq.subnets', SubnetSpace='mmmpq.subnets')
+__getattr__ = moved.names(
+    __name__,
+    CostTable='mmmpq.search:Table',
+    CostTables='mmmpq.search:Tables',
+    Prices='mmmpq.search:Table',
+    Subnet='mmmpq.subnets',
+    SubnetSpace='mmmpq.subnets',
+)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from mmmpq.search.discretise import measure_gains, spend
 from mmmpq.search.space import SearchSpace
-from mmmpq.search.tables import CostTable, Prices
+from mmmpq.search.tables import Table
 
 ROUNDS = 3  # each measures every upgrade that fits on its own
 ENOUGH = 0.99  # share of a budget from which upgrades are not worth measuring
@@ -18,21 +18,21 @@ def best_sample(
     space: SearchSpace,
     choices: Sequence[list[int]],
     loss_of: Loss,
-    prices: Prices,
+    table: Table,
     log: Log,
 ) -> list[int]:
     """The choice of least loss; the first is the most probable one, others samples.
 
     Args:
         loss_of: Loss of the net of a choice; one that is not finite counts as ∞.
-        prices: The cost that is logged beside it.
+        table: Of the cost that is logged beside it.
     """
     losses = []
     for i, choice in enumerate(choices):
         loss = loss_of(choice)
         losses.append(loss if math.isfinite(loss) else math.inf)
         name = f'sample {i} of {len(choices) - 1}' if i else 'the most probable policy'
-        cost, unit = prices.of(space.policy(choice)), prices.reference.cost.unit
+        cost, unit = table.of(space.policy(choice)), table.unit
         log(f'Loss {loss:.4f}, {cost:.6g} {unit}: {name}')
     return choices[losses.index(min(losses))]
 
@@ -40,7 +40,7 @@ def best_sample(
 def spend_rest(
     space: SearchSpace,
     choice: list[int],
-    tables: Sequence[CostTable],
+    tables: Sequence[Table],
     loss_of: Loss,
     log: Log,
 ) -> list[int]:

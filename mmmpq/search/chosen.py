@@ -1,16 +1,16 @@
 """The net of one choice, inside the supernet."""
 
-import contextlib
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
 
-from mmmpq.layers import MixedLayer, quantized_layers
+from mmmpq.layers import MixedLayer, Mode, computing, quantized_layers
 from mmmpq.search.space import SearchSpace
 
 
-@contextlib.contextmanager
+@contextmanager
 def chosen(
     model: nn.Module, space: SearchSpace, choice: Sequence[int | None]
 ) -> Iterator[None]:
@@ -18,33 +18,29 @@ def chosen(
     is None, and so do the fixed layers if any group is; the model is in train mode.
     Afterwards modes and buffers (BatchNorm's, slow averages) are as before."""
     layers = quantized_layers(model)
-    modes = [layer._mode for layer in layers.values()]
     mixed = [layer for layer in layers.values() if isinstance(layer, MixedLayer)]
     mixings = [layer.mixing for layer in mixed]
-    drawn = [g.relaxation.choice for g in space.groups]
+    paths = [g.relaxation.choice for g in space.groups]
     buffers = [(b, b.clone()) for b in model.buffers()]
     was_training = model.training
     model.train()
-    if None in choice:
-        for layer in layers.values():
-            layer._mode = 'float'
-    for layer in mixed:
-        layer.mixing = 'sampled'
-    for group, j in zip(space.groups, choice, strict=True):
-        if j is not None:
-            group.relaxation.choice = j
-            for name in group.layers:
-                layers[name]._mode = None
-    try:
-        yield
-    finally:
-        for layer, mode in zip(layers.values(), modes, strict=True):
-            layer._mode = mode
-        for layer, mixing in zip(mixed, mixings, strict=True):
-            layer.mixing = mixing
-        for group, j in zip(space.groups, drawn, strict=True):
-            group.relaxation.choice = j
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        model.train(was_training)
+    with ExitStack() as modes:
+        if None in choice:
+            modes.enter_context(computing(layers.values(), Mode.FLOAT))
+        for layer in mixed:
+            layer.mixing = 'sampled'
+        for group, j in zip(space.groups, choice, strict=True):
+            if j is not None:
+                group.relaxation.choice = j
+                quantized = [layers[name] for name in group.layers]
+                modes.enter_context(computing(quantized, Mode.QUANTIZED))
+        try:
+            yield
+        finally:
+            for layer, mixing in zip(mixed, mixings, strict=True):
+                layer.mixing = mixing
+            space.take(paths)
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+            model.train(was_training)

@@ -8,7 +8,7 @@ from torch import Tensor
 from mmmpq.layers import on_host
 from mmmpq.search.solver import solve
 from mmmpq.search.space import SearchSpace
-from mmmpq.search.tables import CostTable
+from mmmpq.search.tables import Table
 
 # Nats that spending the whole of every budget is worth.
 TIE = 0.01
@@ -16,7 +16,7 @@ TIE = 0.01
 
 def most_probable(
     space: SearchSpace,
-    tables: Sequence[CostTable],
+    tables: Sequence[Table],
     probs: Sequence[Tensor] | None = None,
 ) -> list[int]:
     """The choice that maximises Σ_g log p_g subject to every budget.
@@ -47,7 +47,7 @@ def most_probable(
 def spend(
     choice: Sequence[int],
     gains: Sequence[np.ndarray],
-    tables: Sequence[CostTable],
+    tables: Sequence[Table],
 ) -> list[int]:
     """Upgrades of ``choice`` that gain most, within what is left of every budget.
 
@@ -72,7 +72,7 @@ def spend(
 def measure_gains(
     space: SearchSpace,
     choice: Sequence[int],
-    tables: Sequence[CostTable],
+    tables: Sequence[Table],
     loss_of: Callable[[Sequence[int]], float],
     step: Callable[[], None] | None = None,
 ) -> list[np.ndarray]:
@@ -105,7 +105,7 @@ def measure_gains(
 
 
 def problem(
-    tables: Sequence[CostTable],
+    tables: Sequence[Table],
 ) -> tuple[list[list[np.ndarray]], list[float]]:
     """Costs and limits of the tables, as :func:`solve` takes them."""
     costs = [[v.numpy() for v in t.values] for t in tables]

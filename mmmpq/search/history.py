@@ -34,7 +34,7 @@ class History:
                 dict(
                     type=t.name,
                     limit=t.limit,
-                    unit=t.budget.cost.unit,
+                    unit=t.unit,
                     min=t.min,
                     max=t.max,
                 )

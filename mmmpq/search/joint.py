@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.layers import Handed
-from mmmpq.search.logits import task_gradient
+from mmmpq.search.logits import learning, task_gradient
 
 
 class JointGradients:
@@ -25,11 +25,9 @@ class JointGradients:
         self._direct: list[Tensor | None] = [None] * len(self.logits)
         self._sum: Tensor | None = None
         self._losses: list[Tensor] = []
-        for i, each in enumerate(self.logits):
-            before = each.requires_grad
-            each.requires_grad_(True)  # or it takes no hook
-            each.register_post_accumulate_grad_hook(self._take(i))
-            each.requires_grad_(before)
+        with learning(self.logits):  # or they take no hook
+            for i, each in enumerate(self.logits):
+                each.register_post_accumulate_grad_hook(self._take(i))
 
     def _take(self, index: int):
         def hook(param: Tensor) -> None:

@@ -70,19 +70,16 @@ def _kind(cfg: Mapping, registry: Registry) -> Callable:
     return found
 
 
-def set_gradients(logits: Sequence[nn.Parameter], on: bool) -> None:
-    for each in logits:
-        each.requires_grad_(on)
-
-
 @contextmanager
 def learning(logits: Sequence[nn.Parameter]) -> Iterator[None]:
     """Within it gradients reach the logits, and layers take a step of theirs."""
-    set_gradients(logits, True)
+    for each in logits:
+        each.requires_grad_(True)
     try:
         yield
     finally:
-        set_gradients(logits, False)
+        for each in logits:
+            each.requires_grad_(False)
 
 
 def loss_scale(wrapper: OptimWrapper, device: torch.device) -> Tensor | float:

@@ -7,50 +7,49 @@ from typing import Any
 from mmmpq.costs import BOPs, WeightBytes, total_cost
 from mmmpq.policy import Policy, Precision
 from mmmpq.search.space import SearchSpace
-from mmmpq.search.tables import CostTable, Prices
+from mmmpq.search.tables import Table
 
 
 def describe(
-    policy: Policy, space: SearchSpace, tables: Sequence[CostTable], prices: Prices
+    policy: Policy, space: SearchSpace, tables: Sequence[Table], counted: Table
 ) -> dict[str, Any]:
     """Reference input, budgets and costs of a policy.
 
     Args:
-        prices: Of the first budget, or else penalty: at its reference input BOPs and
+        counted: Of the first budget, or else penalty: at its reference input BOPs and
             weight bytes are counted, of the float net, a uniform one and the policy's.
     """
-    reference = prices.reference
     return dict(
-        input_shape=_shape(reference.input_shape),
-        proposals=reference.proposals,
+        input_shape=_shape(counted.at.input_shape),
+        proposals=counted.at.proposals,
         budgets=[
             dict(
                 type=t.name,
                 limit=t.limit,
-                given=t.budget.limit,
-                unit=t.budget.cost.unit,
+                given=t.at.limit,
+                unit=t.unit,
                 cost=t.of(policy),
                 fixed=t.constant,
-                input_shape=_shape(t.budget.input_shape),
+                input_shape=_shape(t.at.input_shape),
             )
             for t in tables
         ],
-        costs=_costs(policy, space, tables, prices),
+        costs=_costs(policy, space, tables, counted),
     )
 
 
 def _costs(
-    policy: Policy, space: SearchSpace, tables: Sequence[CostTable], prices: Prices
+    policy: Policy, space: SearchSpace, tables: Sequence[Table], counted: Table
 ) -> dict[str, dict[str, Any]]:
     def row(layers: dict[str, Precision], **more: Any) -> dict[str, Any]:
         return dict(
             more,
-            bops=total_cost(BOPs(), prices.profiles, layers),
-            weight_bytes=total_cost(WeightBytes(), prices.profiles, layers),
+            bops=total_cost(BOPs(), counted.profiles, layers),
+            weight_bytes=total_cost(WeightBytes(), counted.profiles, layers),
         )
 
     costs = dict(float=row({}), searched=row(policy.layers))
-    limit = tables[0].budget.limit if tables else None
+    limit = tables[0].at.limit if tables else None
     with contextlib.suppress(ValueError):  # an absolute budget has no uniform twin
         uniform = Precision.parse(limit['of'] if isinstance(limit, dict) else limit)
         costs['uniform'] = row(space.uniform(uniform).layers, name=str(uniform))

@@ -17,7 +17,7 @@ from mmmpq.search.meta import describe
 from mmmpq.search.sample import sample_choices
 from mmmpq.search.settings import budgets_of
 from mmmpq.search.space import SearchSpace
-from mmmpq.search.tables import Prices, cost_tables
+from mmmpq.search.tables import Table, cost_tables
 from mmmpq.version import __version__
 
 LOG = logging.getLogger('mmmpq.search')
@@ -37,7 +37,8 @@ class Problem:
 
     Attributes:
         tables: What each choice costs under every budget.
-        prices: The same, and what else is counted; the first is what policies report.
+        counted: The same, and those of what penalties count; the first is what policies
+            report.
 
     Raises:
         ValueError: The budgets cannot be met.
@@ -58,7 +59,7 @@ class Problem:
         for table in self.tables:
             table.check()
         self.most_probable()  # all of them at once can be met
-        self.prices: list[Prices] = [*self.tables]
+        self.counted: list[Table] = [*self.tables]
 
     def most_probable(self, probs: Sequence[Tensor] | None = None) -> list[int]:
         """A candidate for each group: the most probable choice inside all budgets."""
@@ -94,8 +95,8 @@ class Problem:
             generator = torch.Generator().manual_seed(self.seed + SAMPLING)
             drawn = sample_choices(self.space, self.tables, samples, generator)
             tried = [choice, *(c for c in drawn if c != choice)]
-            prices = self.prices[0]
-            choice = best_sample(self.space, tried, measured, prices, self.log)
+            table = self.counted[0]
+            choice = best_sample(self.space, tried, measured, table, self.log)
         if spend and self.tables:
             choice = spend_rest(self.space, choice, self.tables, measured, self.log)
         return choice
@@ -110,7 +111,7 @@ class Problem:
         """``policy``, with what it was found for."""
         policy.meta.update(
             model=type(self.model).__name__,
-            **describe(policy, self.space, self.tables, self.prices[0]),
+            **describe(policy, self.space, self.tables, self.counted[0]),
             seed=self.seed,
             mmmpq=__version__,
         )

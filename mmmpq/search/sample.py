@@ -9,12 +9,12 @@ from mmmpq.layers import on_host
 from mmmpq.search.discretise import problem
 from mmmpq.search.solver import solve
 from mmmpq.search.space import SearchSpace
-from mmmpq.search.tables import CostTable
+from mmmpq.search.tables import Table
 
 
 def sample_choices(
     space: SearchSpace,
-    tables: Sequence[CostTable],
+    tables: Sequence[Table],
     count: int,
     generator: torch.Generator,
 ) -> list[list[int]]:

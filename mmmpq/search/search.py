@@ -19,7 +19,6 @@ from mmmpq.search.logits import (
     build_scheduler,
     learning,
     mean_gradients,
-    set_gradients,
     step_logits,
     task_gradient,
     with_penalties,
@@ -59,7 +58,7 @@ class Search(Problem):
 
     Attributes:
         tables: What each choice costs under every budget.
-        prices: Those and what penalties price themselves.
+        counted: The same, and those of what penalties count themselves.
         steps: That the logits have taken.
 
     Raises:
@@ -78,7 +77,7 @@ class Search(Problem):
         log: Callable[[str], None] = LOG.info,
         **settings: Any,
     ) -> None:
-        budgets = budgets_of(budgets, input_shape)
+        budgets = budgets_of(budgets, input_shape, 'Search.budgets')
         self.objective = penalties
         if not isinstance(penalties, Objective):
             self.objective = Objective(penalties)
@@ -86,7 +85,7 @@ class Search(Problem):
         self.settings.check('Search', budgets, self.objective)
         super().__init__(model, budgets, seed=seed, space=space, log=log)
         self.objective.bind(pricing(model, self.space))
-        self.prices += self.objective.prices
+        self.counted += self.objective.tables
         self.before_step = before_step
         self.generator = torch.Generator()
         self.steps = 0
@@ -149,14 +148,13 @@ class Search(Problem):
     def hand(self, learn: bool = False) -> Handed:
         """Hands the layers what they mix with, until :meth:`release`; with ``learn``
         the gradient of the logits can be taken."""
-        set_gradients(self.space.logits, learn)
-        self.handed = self.space.hand()
+        self.handed = self.space.hand(learn)
         return self.handed
 
     def release(self) -> None:
         """Takes back what was handed: the logits rest."""
         self.handed.release()
-        set_gradients(self.space.logits, False)
+        self.space.learn(False)
 
     @contextmanager
     def mixing(self, iteration: int | None = None) -> Iterator[None]:

@@ -105,15 +105,18 @@ class Settings:
 def budgets_of(
     budgets: Sequence[str | Mapping | Budget],
     input_shape: Sequence[int] | None = None,
+    key: str = 'budgets',
 ) -> list[Budget]:
     """Budgets of configs, or of texts such as 'W3A3', '12 MB', '0.9*W4A4, 20 KB'.
 
     Args:
         budgets: They hold at once.
         input_shape: (C, H, W) of the reference input, where one names none.
+        key: That holds them, for the messages of errors.
     """
     common = None if input_shape is None else dict(input_shape=tuple(input_shape))
     return [
-        b if isinstance(b, Budget) else Budget.build(b)
-        for b in with_texts(budgets, common)
+        b if isinstance(b, Budget) else Budget.build(b, f'{key}[{i}]')
+        for i, budget in enumerate(budgets)
+        for b in with_texts([budget], common)
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmmpq.costs import LayerProfile, Reference, profile
+from mmmpq.costs import CostAt, LayerProfile, profile
 from mmmpq.layers import (
     BatchedRelaxation,
     Handed,
@@ -94,9 +94,15 @@ class SearchSpace:
             return [g.relaxation.probs() for g in self.groups]
         return self.batch.each(self.batch.probs(self.batch.theta()))
 
-    def hand(self) -> Handed:
-        """Computes what the layers mix with in one step of logits or weights, for all
-        groups at once."""
+    def learn(self, on: bool) -> None:
+        """Whether gradients reach the logits, and layers take a step of theirs."""
+        for group in self.groups:
+            group.relaxation.learning = on
+
+    def hand(self, learn: bool = False) -> Handed:
+        """Computes what the layers mix with in one step of the logits (``learn``), or
+        of the weights, for all groups at once."""
+        self.learn(learn)
         return Handed() if self.batch is None else self.batch.hand()
 
     @torch.no_grad()
@@ -162,9 +168,9 @@ class SearchSpace:
             return padded([g.relaxation.mixture() for g in self.groups]).float().cpu()
         return self.batch.mixture(self._host_logits(), noise).float()
 
-    def profiles(self, model: nn.Module, reference: Reference) -> list[LayerProfile]:
+    def profiles(self, model: nn.Module, at: CostAt) -> list[LayerProfile]:
         """The layers of ``model`` at a reference input; each one is profiled once."""
-        key = (reference.input_shape, reference.proposals)
+        key = (at.input_shape, at.proposals)
         if key not in self._profiles:
             self._profiles[key] = profile(model, *key)
         return self._profiles[key]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mmmpq.quantizers.base import constant
 from mmmpq.search.space import SearchSpace
-from mmmpq.search.tables import CostTable, CostTables, per_logit
+from mmmpq.search.tables import Table, Tables, per_logit
 
 STARTS = ('biased', 'continuation')
 # A device is not asked whether all limits hold: several may need some rounds, of which
@@ -37,7 +37,7 @@ def score_logits(space: SearchSpace, harms: Sequence[np.ndarray]) -> None:
 
 @torch.no_grad()
 def bias_logits(
-    space: SearchSpace, tables: Sequence[CostTable], margin: float = 0.02
+    space: SearchSpace, tables: Sequence[Table], margin: float = 0.02
 ) -> float:
     """theta_gj -= c · B_gj / mean_j B_gj with the smallest c ≥ 0 that is feasible.
 
@@ -51,7 +51,7 @@ def bias_logits(
     """
     if not tables:
         return 0.0
-    tables = CostTables(tables)
+    tables = Tables(tables)
     limits = [_inside(t, t.limit, margin) for t in tables]
     start = torch.cat(space.logits)
     costs = per_logit(space, _relative_costs(tables)).to(start)
@@ -69,7 +69,7 @@ def bias_logits(
 @torch.no_grad()
 def project(
     space: SearchSpace,
-    tables: Sequence[CostTable],
+    tables: Sequence[Table],
     limits: Sequence[float],
     slack: float = 1e-3,
 ) -> Tensor:
@@ -89,7 +89,7 @@ def project(
     Returns:
         Whether the logits had to move, a tensor on their device.
     """
-    tables = CostTables(tables)
+    tables = Tables(tables)
     targets = [
         _inside(t, limit, slack) for t, limit in zip(tables, limits, strict=True)
     ]
@@ -109,7 +109,7 @@ def project(
 
 
 def _tilt(
-    space: SearchSpace, tables: CostTables, theta: Tensor, b: int, target: float
+    space: SearchSpace, tables: Tables, theta: Tensor, b: int, target: float
 ) -> Tensor:
     """θ - c · B_b with the smallest c ≥ 0 for which E[B_b] ≤ target, to 2 %."""
     costs = tables.of_logits(theta.device)[b]
@@ -131,12 +131,12 @@ def _waits(theta: Tensor) -> bool:
     return theta.device.type == 'cpu'
 
 
-def _inside(table: CostTable, limit: float, slack: float) -> float:
+def _inside(table: Table, limit: float, slack: float) -> float:
     """(1 - slack) · limit, or half way to the cheapest choice if that is more."""
     return max((1 - slack) * limit, min((table.min + limit) / 2, limit))
 
 
-def _expected(space: SearchSpace, tables: CostTables, theta: Tensor) -> Tensor:
+def _expected(space: SearchSpace, tables: Tables, theta: Tensor) -> Tensor:
     """E[B] at the logits θ: (..., L) -> (..., budgets).
 
     Without a batch θ is (L,), and the logits are θ afterwards.
@@ -182,7 +182,7 @@ def _smallest_at_once(feasible: Callable[[Tensor], Tensor], like: Tensor) -> Ten
 
 
 def bounds(
-    tables: Sequence[CostTable],
+    tables: Sequence[Table],
     start: Sequence[float],
     progress: float,
     until: float,
@@ -207,7 +207,7 @@ def bounds(
     ]
 
 
-def _relative_costs(tables: Sequence[CostTable]) -> list[torch.Tensor]:
+def _relative_costs(tables: Sequence[Table]) -> list[torch.Tensor]:
     return [
         torch.stack([v / v.mean().clamp_min(1e-12) for v in values]).mean(0)
         for values in zip(*(t.values for t in tables), strict=True)

@@ -6,39 +6,39 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from mmmpq.costs import Budget, LayerProfile, Reference, total_cost
+from mmmpq.costs import Budget, CostAt, LayerProfile, total_cost
 from mmmpq.layers import flat
 from mmmpq.policy import FLOAT, Policy, Precision
 from mmmpq.search.space import SearchSpace
 
 
-class Prices:
+class Table:
     """What each candidate of each group costs at a reference input.
 
     Args:
         space: The search space.
-        reference: The cost and its reference input; a budget is one.
+        at: The cost and its reference input; a :class:`mmmpq.costs.Budget` bounds it.
         profiles: The model's layers at that input.
 
     Attributes:
         values: For each group, the cost of every candidate (m,), float64.
         constant: Cost of fixed and float layers.
+        searched: Profiles of the others.
         min, max: Cost of the cheapest and of the dearest choice.
+        limit: Upper bound B_max in the cost's unit, of a budget.
     """
 
     def __init__(
-        self,
-        space: SearchSpace,
-        reference: Reference,
-        profiles: Sequence[LayerProfile],
+        self, space: SearchSpace, at: CostAt, profiles: Sequence[LayerProfile]
     ) -> None:
-        self.reference = reference
+        self.space, self.at = space, at
+        self.name, self.cost, self.unit = at.name, at.cost, at.unit
         self.profiles = list(profiles)
         by_name = {p.name: p for p in self.profiles}
         self.values = [
             torch.tensor(
                 [
-                    sum(reference.cost(by_name[n], c) for n in group.layers)
+                    sum(self.cost(by_name[n], c) for n in group.layers)
                     for c in group.candidates
                 ],
                 dtype=torch.float64,
@@ -48,18 +48,19 @@ class Prices:
         searched = {n for group in space.groups for n in group.layers}
         self.searched = [p for p in self.profiles if p.name in searched]
         self.constant = sum(
-            reference.cost(p, space.fixed.get(p.name, FLOAT))
+            self.cost(p, space.fixed.get(p.name, FLOAT))
             for p in self.profiles
             if p.name not in searched
         )
-        self.space = space
         self._flat: dict[torch.device, Tensor] = {}
         self.min = self.constant + sum(float(v.min()) for v in self.values)
         self.max = self.constant + sum(float(v.max()) for v in self.values)
+        if isinstance(at, Budget):
+            self.limit = at.resolve(self.uniform)
 
-    @property
-    def name(self) -> str:
-        return type(self.reference.cost).__name__
+    def check(self) -> None:
+        """Raises ValueError if no choice of candidates can meet the budget."""
+        self.at.check(self.limit, self.min, self.max, 'candidates')
 
     def uniform(self, precision: Precision) -> float:
         """Cost of :meth:`SearchSpace.uniform`."""
@@ -78,47 +79,17 @@ class Prices:
 
     def of(self, policy: Policy) -> float:
         """Cost of a policy, layer by layer, independent of ``values``."""
-        return total_cost(self.reference.cost, self.profiles, policy.layers)
+        return total_cost(self.cost, self.profiles, policy.layers)
 
 
-class CostTable(Prices):
-    """What each candidate of each group costs under one budget.
-
-    Args:
-        space: The search space.
-        budget: The budget; a relative one is resolved here.
-        profiles: The model's layers at the budget's reference input.
-
-    Attributes:
-        limit: Upper bound B_max in the cost's unit.
-    """
-
-    def __init__(
-        self, space: SearchSpace, budget: Budget, profiles: Sequence[LayerProfile]
-    ) -> None:
-        super().__init__(space, budget, profiles)
-        self.budget = budget
-        self.limit = budget.resolve(self.uniform)
-
-    def check(self) -> None:
-        """Raises ValueError if no choice of candidates can meet the budget."""
-        if self.min > self.limit:
-            unit = self.budget.cost.unit
-            raise ValueError(
-                f'budgets: {self.name} limit {self.budget.limit!r} = '
-                f'{self.limit:.6g} {unit} cannot be met: the candidates span '
-                f'[{self.min:.6g}, {self.max:.6g}] {unit}'
-            )
-
-
-class CostTables(tuple):
-    """A :class:`CostTable` per budget, and what is expected under all of them.
+class Tables(tuple):
+    """A :class:`Table` per budget, and what is expected under all of them.
 
     Args:
         tables: Of one search space.
     """
 
-    def __new__(cls, tables: Iterable[CostTable] = ()) -> 'CostTables':
+    def __new__(cls, tables: Iterable[Table] = ()) -> 'Tables':
         if isinstance(tables, cls):
             return tables
         made = super().__new__(cls, tables)
@@ -140,7 +111,7 @@ class CostTables(tuple):
         """:func:`per_logit` of the costs relative to their limits (budgets, L)."""
         return self._on(device).of_logits
 
-    def _on(self, device: torch.device) -> '_Costs':
+    def _on(self, device: torch.device) -> '_OnDevice':
         if device not in self._devices:
             space = self[0].space
             of_logits = [
@@ -151,30 +122,26 @@ class CostTables(tuple):
                 torch.tensor([t.constant for t in self], dtype=torch.float64),
                 torch.stack(of_logits),
             )
-            self._devices[device] = _Costs(*(c.to(device) for c in costs))
+            self._devices[device] = _OnDevice(*(c.to(device) for c in costs))
         return self._devices[device]
 
 
-class _Costs(NamedTuple):
+class _OnDevice(NamedTuple):
     values: Tensor  # (N, budgets)
     constants: Tensor  # (budgets,)
     of_logits: Tensor  # (budgets, L)
 
 
-def pricing(model: nn.Module, space: SearchSpace) -> Callable[[Reference], Prices]:
-    """What prices the candidates at a reference input, without any bound."""
-
-    def prices(reference: Reference) -> Prices:
-        return Prices(space, reference, space.profiles(model, reference))
-
-    return prices
+def pricing(model: nn.Module, space: SearchSpace) -> Callable[[CostAt], Table]:
+    """What prices the candidates; each distinct reference input is profiled once."""
+    return lambda at: Table(space, at, space.profiles(model, at))
 
 
 def cost_tables(
-    model: nn.Module, space: SearchSpace, budgets: Sequence[Budget]
-) -> CostTables:
-    """One table per budget; each distinct reference input is profiled once."""
-    return CostTables(CostTable(space, b, space.profiles(model, b)) for b in budgets)
+    model: nn.Module, space: SearchSpace, budgets: Iterable[Budget]
+) -> Tables:
+    """One table per budget."""
+    return Tables(map(pricing(model, space), budgets))
 
 
 def per_logit(space: SearchSpace, values: Sequence[Tensor]) -> Tensor:

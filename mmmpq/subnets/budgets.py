@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from mmmpq.costs import BOPs, Budget, Reference, WeightBytes
+from mmmpq.costs import BOPs, Budget, CostAt, WeightBytes
 from mmmpq.costs.budget_text import budget_cfgs
 from mmmpq.subnets.code import GeneCode
 from mmmpq.subnets.costs import SubnetCosts
@@ -36,14 +36,14 @@ class SubnetBudgets:
         model: nn.Module,
         space: SubnetSpace,
         budgets: Mapping[str, Sequence[Budget]],
-        objectives: Sequence[Reference] = (),
+        objectives: Sequence[CostAt] = (),
     ) -> None:
         given = [*objectives, *(b for each in budgets.values() for b in each)]
         shape, proposals = given[0].input_shape, given[0].proposals
-        always = [Reference(cost(), shape, proposals) for cost in (BOPs, WeightBytes)]
-        columns: dict[str, Reference] = {}
-        for reference in [*always, *given]:
-            columns.setdefault(_name(reference), reference)
+        always = [CostAt(cost(), shape, proposals) for cost in (BOPs, WeightBytes)]
+        columns: dict[str, CostAt] = {}
+        for at in [*always, *given]:
+            columns.setdefault(at.name, at)
         self.space, self.budgets = space, dict(budgets)
         self.names = list(columns)
         self.costs = SubnetCosts(model, space, list(columns.values()))
@@ -52,10 +52,10 @@ class SubnetBudgets:
         for name, each in budgets.items():
             self.limits[name] = np.full(len(columns), np.inf)
             for budget in each:
-                i = self.names.index(_name(budget))
+                i = self.names.index(budget.name)
                 limit = self.costs.limit(budget, i)
                 self.limits[name][i] = min(limit, self.limits[name][i])
-        minimised = [_name(r) for r in (objectives or given)]
+        minimised = [r.name for r in (objectives or given)]
         self.minimise = [self.names.index(n) for n in dict.fromkeys(minimised)]
 
     @classmethod
@@ -89,19 +89,19 @@ class SubnetBudgets:
             model,
             space,
             {name: [*map(Budget.build, each)] for name, each in budgets.items()},
-            [Reference.build(c, '--objectives') for c in costs],
+            [CostAt.build(c, '--objectives') for c in costs],
         )
 
     def unit(self, i: int) -> str:
         """The unit of the i-th cost."""
-        return self.costs.references[i].cost.unit
+        return self.costs.counted[i].unit
 
     def describe(self, subnet: Subnet, names: Sequence[str]) -> dict:
         """What a policy's meta says of the budgets ``names`` and of costs."""
         costs = self.costs.of(subnet)
         found = []
         for budget in (b for name in names for b in self.budgets[name]):
-            i = self.names.index(_name(budget))
+            i = self.names.index(budget.name)
             found.append(
                 dict(
                     type=self.names[i],
@@ -116,14 +116,10 @@ class SubnetBudgets:
         shape = self.costs.shape(subnet)
         return dict(
             input_shape=None if shape is None else list(shape),
-            proposals=self.costs.references[0].proposals,
+            proposals=self.costs.counted[0].proposals,
             budgets=found,
             costs={
                 kind: dict(zip(('bops', 'weight_bytes'), row, strict=True))
                 for kind, row in rows.items()
             },
         )
-
-
-def _name(reference: Reference) -> str:
-    return type(reference.cost).__name__

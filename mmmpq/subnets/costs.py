@@ -8,11 +8,9 @@ import numpy as np
 from torch import nn
 
 from mmmpq.costs import (
-    BOPs,
     Budget,
+    CostAt,
     LayerProfile,
-    Reference,
-    WeightBytes,
     profile,
     reference_input_shape,
     total_cost,
@@ -34,28 +32,28 @@ class SubnetCosts:
     Args:
         model: The supernet.
         space: Its subnets.
-        references: The costs and their reference inputs. With a gene 'resolution' the
+        counted: The costs and their reference inputs. With a gene 'resolution' the
             net is counted at that resolution, whatever the reference input.
 
     Raises:
-        ValueError: A cost of an elastic backbone other than BOPs and WeightBytes.
+        ValueError: A cost of an elastic backbone that needs more of its layers.
     """
 
     def __init__(
-        self, model: nn.Module, space: SubnetSpace, references: Sequence[Reference]
+        self, model: nn.Module, space: SubnetSpace, counted: Sequence[CostAt]
     ) -> None:
         self._model, self.space, self.code = model, space, GeneCode(space)
-        self.references = list(references)
+        self.counted = list(counted)
         self._elastic = {
             name: module
             for name, module in model.named_modules()
             if hasattr(module, 'layer_macs')
         }
-        for reference in references:
-            if self._elastic and not isinstance(reference.cost, (BOPs, WeightBytes)):
+        for at in counted:
+            if self._elastic and not set(at.cost.needs) <= {'macs', 'weights'}:
                 raise ValueError(
-                    f'{type(reference.cost).__name__}: accepted for an elastic '
-                    'architecture are BOPs and WeightBytes'
+                    f'{at.name}: accepted for an elastic architecture are costs that '
+                    'need MACs and weights alone, such as BOPs and WeightBytes'
                 )
         self._profiles = self._largest_layers()
         self._elastic_names = set(self._elastic_layers(space.largest(), 1))
@@ -86,8 +84,8 @@ class SubnetCosts:
         """The k costs of one subnet, layer by layer, independent of the tables."""
         layers = self.space.policy(subnet).layers
         return [
-            total_cost(reference.cost, self.layers(subnet, i), layers)
-            for i, reference in enumerate(self.references)
+            total_cost(at.cost, self.layers(subnet, i), layers)
+            for i, at in enumerate(self.counted)
         ]
 
     def layers(self, subnet: Subnet, i: int = 0) -> list[LayerProfile]:
@@ -104,7 +102,7 @@ class SubnetCosts:
 
     def shape(self, subnet: Subnet, i: int = 0) -> tuple[int, int, int]:
         """(C, H, W) at which the i-th cost of a subnet is counted."""
-        shape = self.references[i].input_shape
+        shape = self.counted[i].input_shape
         shape = shape or reference_input_shape(self._model)
         size = subnet.get(RESOLUTION)
         return shape if size is None else (shape[0], size, size)
@@ -112,7 +110,7 @@ class SubnetCosts:
     def in_float(self, i: int) -> float:
         """The i-th cost of the largest net in float."""
         layers = self.layers(self.space.largest(), i)
-        return total_cost(self.references[i].cost, layers, {})
+        return total_cost(self.counted[i].cost, layers, {})
 
     def span(self, i: int) -> tuple[float, float]:
         """Least and largest value of the i-th cost."""
@@ -146,14 +144,7 @@ class SubnetCosts:
             return total_cost(budget.cost, self.layers(self.space.largest(), i), layers)
 
         limit = budget.resolve(uniform)
-        least, most = self.span(i)
-        if least > limit:
-            unit = budget.cost.unit
-            raise ValueError(
-                f'budget: {type(budget.cost).__name__} limit {budget.limit!r} = '
-                f'{limit:.6g} {unit} cannot be met: the subnets span '
-                f'[{least:.6g}, {most:.6g}] {unit}'
-            )
+        budget.check(limit, *self.span(i), 'subnets')
         return limit
 
     def linear(self) -> tuple[list[list[np.ndarray]], np.ndarray]:
@@ -173,7 +164,7 @@ class SubnetCosts:
         row = np.zeros((1, len(self.code.names)), np.int64)
         row[0, self.code.architecture] = architecture
         subnet = self.code.subnets(row)[0]
-        count = len(self.references)
+        count = len(self.counted)
         table = np.zeros((count, len(self.code.names), self.code.sizes.max()))
         constant = np.zeros(count)
         sizes: dict[int, dict] = {}
@@ -202,7 +193,7 @@ class SubnetCosts:
             values = (self._fixed.get(name, FLOAT),)
             if name in self._group_of:
                 values = self.space.genes[self.code.names[self._group_of[name]]]
-            cost = self.references[i].cost
+            cost = self.counted[i].cost
             self._rows[key] = np.array([float(cost(layer, v)) for v in values])
         return self._rows[key]
 
@@ -224,7 +215,7 @@ class SubnetCosts:
         self.space.activate(largest)
         keys = [
             (self.shape(largest, i), reference.proposals)
-            for i, reference in enumerate(self.references)
+            for i, reference in enumerate(self.counted)
         ]
         found = {
             key: {layer.name: layer for layer in profile(self._model, *key)}

@@ -4,19 +4,26 @@ Drawn on Matplotlib's ``Figure`` objects, without pyplot and its global state.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter, MaxNLocator, NullFormatter
 
 from mmmpq.units import digits, scale
+from mmmpq.visualization.history import SearchHistory
+from mmmpq.visualization.theme import Theme
 
 
-def costs(history, final, theme):
+def costs(
+    history: SearchHistory, final: Sequence[float | None], theme: Theme
+) -> Figure:
     """Expected and realised cost over training, one panel per budget.
 
     Args:
-        final (list): Cost of the policy under every budget, None where unknown.
+        final: Cost of the policy under every budget, None where unknown.
     """
     fig, axes = _panels(len(history.budgets), 2, (5.5, 3.1))
     for index, (ax, budget) in enumerate(zip(axes, history.budgets, strict=True)):
@@ -24,35 +31,36 @@ def costs(history, final, theme):
     return fig
 
 
-def _cost_panel(ax, index, budget, history, final, theme):
+def _cost_panel(
+    ax: Axes,
+    index: int,
+    budget: Mapping[str, Any],
+    history: SearchHistory,
+    final: float | None,
+    theme: Theme,
+) -> None:
     factor, unit = scale(budget['limit'], budget['unit'])
     limit = budget['limit'] / factor
-    iters, dot = history.iters, 'o' if len(history.iters) == 1 else None
+    iters = history.iters
+    dot = dict(marker='o' if len(iters) == 1 else None)
     series = {
         key: np.array(history.numbers(key, index)) / factor
         for key in ('bound', 'expected', 'realised')
     }
-    ax.axhline(
-        limit, color=theme.ink, ls='--', lw=1.1, label=f'budget {digits(limit)} {unit}'
+    budget_line = dict(ls='--', lw=1.1, label=f'budget {digits(limit)} {unit}')
+    ax.axhline(limit, color=theme.ink, **budget_line)
+    styles = dict(
+        bound=dict(color=theme.faint, ls=':', label='bound B(t)'),
+        realised=dict(color=theme.realised, ms=10, drawstyle='steps-post'),
+        expected=dict(color=theme.expected, ms=5),
     )
-    if np.isfinite(series['bound']).any():
-        ax.plot(
-            iters, series['bound'], color=theme.faint, ls=':', marker=dot,
-            label='bound B(t)',
-        )  # fmt: skip
-    ax.plot(
-        iters, series['realised'], color=theme.realised, marker=dot, ms=10,
-        drawstyle='steps-post', label='realised',
-    )  # fmt: skip
-    ax.plot(
-        iters, series['expected'], color=theme.expected, marker=dot, ms=5,
-        label='expected',
-    )  # fmt: skip
+    for key, style in styles.items():
+        if key != 'bound' or np.isfinite(series['bound']).any():
+            ax.plot(iters, series[key], **{'label': key, **dot, **style})
     if final is not None:
-        ax.plot(
-            iters[-1] if iters else 0, final / factor, 'D', ms=6, color=theme.realised,
-            mec=theme.page, clip_on=False, zorder=5, label='policy.json',
-        )  # fmt: skip
+        style = dict(color=theme.realised, ms=6, mec=theme.page, label='policy.json')
+        at = iters[-1] if iters else 0
+        ax.plot(at, final / factor, 'D', clip_on=False, zorder=5, **style)
     ax.margins(y=0.12)
     low, high = ax.get_ylim()
     ax.axhspan(limit, max(high, limit), color=theme.over, alpha=0.1, lw=0, zorder=0)
@@ -60,12 +68,11 @@ def _cost_panel(ax, index, budget, history, final, theme):
     ax.set_title(str(budget['type']), loc='left', fontweight='bold')
     ax.set_ylabel(unit)
     _iteration_axis(ax, iters)
-    ax.legend(
-        loc='upper center', bbox_to_anchor=(0.5, -0.17), ncols=3, columnspacing=1.4
-    )
+    below = dict(loc='upper center', bbox_to_anchor=(0.5, -0.17))
+    ax.legend(ncols=3, columnspacing=1.4, **below)
 
 
-def penalties(history, theme):
+def penalties(history: SearchHistory, theme: Theme) -> Figure:
     """Task loss and every penalty over training, one panel each."""
     names = list(dict.fromkeys(n for r in history.records for n in r['penalties']))
     fig, axes = _panels(1 + len(names), 3, (3.7, 2.4))
@@ -88,7 +95,7 @@ def penalties(history, theme):
     return fig
 
 
-def _moving_mean(values, radius):
+def _moving_mean(values: np.ndarray, radius: int) -> np.ndarray:
     """Mean over ``2 * radius + 1`` values, fewer at the ends; NaN are left out."""
     if not len(values):
         return values
@@ -100,7 +107,9 @@ def _moving_mean(values, radius):
     return np.where(known, total / np.maximum(count, 1), np.nan)
 
 
-def _panels(count, columns, size):
+def _panels(
+    count: int, columns: int, size: tuple[float, float]
+) -> tuple[Figure, list[Axes]]:
     """A figure of ``count`` panels of ``size`` inches in at most so many columns."""
     columns = min(max(count, 1), columns)
     rows = math.ceil(count / columns) or 1
@@ -111,7 +120,7 @@ def _panels(count, columns, size):
     return fig, axes[:count]
 
 
-def _iteration_axis(ax, iters):
+def _iteration_axis(ax: Axes, iters: Sequence[int]) -> None:
     ax.set_xlabel('iteration')
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.grid(axis='y')

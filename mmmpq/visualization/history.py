@@ -4,8 +4,12 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _WRITER = 'SearchHook writes it into the work_dir of a search'
+GROUP = dict(layers=list, candidates=list)
+BUDGET = dict(type=object, limit=object, unit=object)
+RECORD = {'iter', 'loss', 'penalties', 'expected', 'realised', 'probs'}
 
 
 @dataclass
@@ -13,19 +17,19 @@ class SearchHistory:
     """The header and the records of a search.
 
     Attributes:
-        groups (dict): Group name -> ``{'layers': [str, ...],
+        groups: Group name -> ``{'layers': [str, ...],
             'candidates': [[w_bits, a_bits], ...]}``.
-        budgets (list[dict]): ``{'type', 'limit', 'unit', 'min', 'max'}`` each.
-        records (list[dict]): ``iter``, ``epoch``, ``loss``, ``penalties``,
+        budgets: ``{'type', 'limit', 'unit', 'min', 'max'}`` each.
+        records: ``iter``, ``epoch``, ``loss``, ``penalties``,
             ``expected``, ``realised``, ``probs``, ascending in ``iter``.
     """
 
-    groups: dict
-    budgets: list
-    records: list
+    groups: dict[str, dict[str, Any]]
+    budgets: list[dict[str, Any]]
+    records: list[dict[str, Any]]
 
     @classmethod
-    def load(cls, path):
+    def load(cls, path: str | Path) -> 'SearchHistory':
         """Read the JSON lines: one header, then the records.
 
         A last line that was cut short (the search was killed or is just writing)
@@ -57,26 +61,25 @@ class SearchHistory:
                 f"{path}, line 1 must be the header with 'groups' and 'budgets', "
                 f'found {str(header)[:60]!r}; {_WRITER}'
             )
-        if not _is_header(header):
-            raise ValueError(
-                f"{path}, line 1: found {str(header)[:200]!r}; needed are 'groups', a "
-                "dict of dicts with a list of 'layers' and of 'candidates', and "
-                f"'budgets', a list of dicts; {_WRITER}"
-            )
-        for kind, entries, keys in (
-            ('group', header['groups'].values(), {'layers', 'candidates'}),
-            ('budget', header['budgets'], {'type', 'limit', 'unit'}),
-        ):
-            for entry in entries:
-                if not keys <= set(entry):
-                    raise ValueError(
-                        f'{path}, line 1: a {kind} needs {sorted(keys)}, found {entry}'
-                    )
+        groups, budgets = header['groups'], header['budgets']
+        entries = [(GROUP, g) for g in _each(groups, dict)]
+        for fields, entry in entries + [(BUDGET, b) for b in _each(budgets, list)]:
+            if not isinstance(entry, dict) or not all(
+                key in entry and isinstance(entry[key], kind)
+                for key, kind in fields.items()
+            ):
+                raise ValueError(
+                    f'{path}, line 1: a {"group" if fields is GROUP else "budget"} '
+                    f'needs {sorted(fields)}, found {entry!r:.200}; {_WRITER}'
+                )
         history = cls(header['groups'], header['budgets'], [])
         for number, row in rows[1:]:
             if isinstance(row, dict) and 'groups' in row:  # a resumed search's header
                 continue
-            fault = history._fault(row)
+            try:
+                fault = history._fault(row)
+            except TypeError as error:
+                fault = f'a value of the record is of another type ({error})'
             if fault:
                 raise ValueError(f'{path}, line {number}: {fault}; {_WRITER}')
             while history.records and history.records[-1]['iter'] >= row['iter']:
@@ -84,18 +87,11 @@ class SearchHistory:
             history.records.append(row)
         return history
 
-    def _fault(self, record):
+    def _fault(self, record: Any) -> str | None:
         """What is wrong with a record, or None."""
-        try:
-            return self._lack(record)
-        except TypeError as error:
-            return f'a value of the record is of another type ({error})'
-
-    def _lack(self, record):
-        keys = {'iter', 'loss', 'penalties', 'expected', 'realised', 'probs'}
-        if not isinstance(record, dict) or not keys <= set(record):
-            missing = sorted(keys - set(record if isinstance(record, dict) else ()))
-            return f'the record lacks {missing}'
+        missing = RECORD - set(record if isinstance(record, dict) else ())
+        if missing:
+            return f'the record lacks {sorted(missing)}'
         for key in ('expected', 'realised'):
             if not isinstance(record[key], list):
                 return f'{key!r} is {record[key]!r}, a list is needed'
@@ -114,36 +110,27 @@ class SearchHistory:
         return None
 
     @property
-    def iters(self):
+    def iters(self) -> list[int]:
         return [record['iter'] for record in self.records]
 
     @property
-    def group_of(self):
+    def group_of(self) -> dict[str, str]:
         """Layer name -> group name."""
         return {layer: name for name, g in self.groups.items() for layer in g['layers']}
 
-    def numbers(self, key, index=None):
+    def numbers(self, key: str, index: int | str | None = None) -> list[float]:
         """``record[key]`` (or its ``[index]``) of every record; NaN where absent."""
-        values = []
-        for record in self.records:
-            value = record.get(key)
-            if index is not None and isinstance(value, list):
-                value = value[index] if index < len(value) else None
-            elif index is not None and isinstance(value, dict):
-                value = value.get(index)
-            values.append(math.nan if value is None else float(value))
-        return values
+        values = [record.get(key) for record in self.records]
+        if index is not None:
+            values = [
+                dict(enumerate(v) if isinstance(v, list) else v or {}).get(index)
+                for v in values
+            ]
+        return [math.nan if v is None else float(v) for v in values]
 
 
-def _is_header(header):
-    groups, budgets = header['groups'], header['budgets']
-    return (
-        isinstance(groups, dict)
-        and isinstance(budgets, list)
-        and all(isinstance(entry, dict) for entry in (*groups.values(), *budgets))
-        and all(
-            isinstance(group.get(key, []), list)
-            for group in groups.values()
-            for key in ('layers', 'candidates')
-        )
-    )
+def _each(entries: Any, kind: type) -> list[Any]:
+    """The entries of a list or dict; what is neither, as its one wrong entry."""
+    if not isinstance(entries, kind):
+        return [entries]
+    return list(entries.values() if kind is dict else entries)

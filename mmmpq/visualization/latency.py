@@ -1,6 +1,8 @@
 """Measured times of layers, and of whole ONNX files, as tables for the terminal."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 
@@ -10,7 +12,7 @@ from mmmpq.units import human
 INTEGER = Precision(8, 8)
 
 
-def layer_table(rows):
+def layer_table(rows: Iterable[tuple[Any, Sequence[str], Mapping]]) -> Table:
     """A line per distinct layer, in float and in 8 bits.
 
     Args:
@@ -40,7 +42,7 @@ def layer_table(rows):
     return table
 
 
-def file_table(sessions, times):
+def file_table(sessions: Sequence[Any], times: Sequence[tuple[float, ...]]) -> Table:
     """A line per file: size, time, speed against the first, and what it runs as.
 
     Args:
@@ -62,7 +64,7 @@ def file_table(sessions, times):
     return table
 
 
-def kernels(ops):
+def kernels(ops: Mapping[str, int]) -> dict[str, int]:
     """The convolutions and matrix products among operators and their numbers."""
     parts = 'Conv', 'Gemm', 'MatMul'
     return {op: n for op, n in sorted(ops.items()) if any(p in op for p in parts)}

@@ -1,13 +1,21 @@
 """The report as one HTML page that needs no other file and no script."""
 
 import base64
+from collections.abc import Mapping, Sequence
 from html import escape
+from pathlib import Path
+from typing import Any
 
+from mmmpq.policy import Policy
 from mmmpq.units import fits, human, statement
-from mmmpq.visualization.sizes import size_section
+from mmmpq.visualization.history import SearchHistory
+from mmmpq.visualization.html import html_table
+from mmmpq.visualization.sizes import Sizes, size_section
 from mmmpq.visualization.theme import DPI
 
-_FIGURES = {
+Row = Mapping[str, Any]  # of mmmpq.visualization.report.check_rows
+
+FIGURES = {
     'bits': (
         'Bits of every layer',
         'Each layer has two bars, in network order from left to right: the bits of '
@@ -37,9 +45,9 @@ _FIGURES = {
         'without end pushes against its budget in vain. A steep range is drawn on a '
         'logarithmic axis.',
     ),
-}  # fmt: skip
+}
 
-_CSS = """
+CSS = """
 :root { color-scheme: light dark; --page: #f5f6f8; --card: #ffffff; --ink: #1c2128;
   --soft: #59626e; --line: #dfe3e8; --good: #0b6e4f; --bad: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --page: #0e1116; --card: #171b21;
@@ -71,23 +79,28 @@ summary { cursor: pointer; font-weight: 600; }
 """
 
 
-def render(work_dir, policy, history, rows, images, sizes=None):
+def render(
+    work_dir: Path,
+    policy: Policy,
+    history: SearchHistory,
+    rows: Sequence[Row],
+    images: Mapping[str, Mapping[str, bytes]],
+    sizes: Sizes | None = None,
+) -> str:
     """The page as text.
 
     Args:
-        work_dir (Path): Named in the heading.
-        images (dict): Figure name -> theme name -> PNG bytes.
-        sizes (dict, optional): Bytes of the exported files.
+        work_dir: Named in the heading.
+        images: Figure name -> theme name -> PNG bytes.
+        sizes: Bytes of the exported files.
     """
     meta = policy.meta
     model = escape(str(meta.get('model', work_dir.resolve().name)))
-    figures = ''.join(
-        _figure(name, images[name]) for name in _FIGURES if name in images
-    )
+    figures = ''.join(_figure(name, images[name]) for name in FIGURES if name in images)
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{model}: mixed-precision search</title><style>{_CSS}</style></head>'
+        f'<title>{model}: mixed-precision search</title><style>{CSS}</style></head>'
         f'<body><main><header><h1>{model}: mixed-precision search</h1>'
         f'<p class="soft">{_facts(policy, history)}</p></header>'
         f'{_budgets(meta, history)}{_table(rows)}{size_section(sizes) if sizes else ""}'
@@ -96,7 +109,7 @@ def render(work_dir, policy, history, rows, images, sizes=None):
     )
 
 
-def _facts(policy, history):
+def _facts(policy: Policy, history: SearchHistory) -> str:
     """One line on what was searched and how far the search is."""
     meta = policy.meta
     searched = len(history.group_of)
@@ -112,12 +125,11 @@ def _facts(policy, history):
         facts.append(f'last record at iteration {last["iter"]}{epoch}')
     else:
         facts.append('the search has only begun: no record yet')
-    facts += [f'seed {meta["seed"]}'] if meta.get('seed') is not None else []
-    facts += [f'mmmpq {meta["mmmpq"]}'] if meta.get('mmmpq') else []
+    facts += [f'{k} {meta[k]}' for k in ('seed', 'mmmpq') if meta.get(k) is not None]
     return ' · '.join(escape(fact) for fact in facts)
 
 
-def _budgets(meta, history):
+def _budgets(meta: Mapping[str, Any], history: SearchHistory) -> str:
     """Whether the policy fits, in one line per budget."""
     lines = []
     for index, budget in enumerate(meta.get('budgets') or ()):
@@ -146,44 +158,41 @@ def _budgets(meta, history):
     return f'<section><h2>{heading}</h2>{"".join(lines)}</section>'
 
 
-def _table(rows):
+def _table(rows: Sequence[Row]) -> str:
     """Float, uniform, searched: accuracy, BOPs, weight bytes, compression."""
     if not rows:
         return ''
     base = next((row for row in rows if row['name'].startswith('float')), {})
-    heads = (
-        'net', 'accuracy', 'BOPs', 'BOPs compression', 'weights', 'weight compression'
-    )  # fmt: skip
-    body = ''
+    heads = 'net', 'accuracy', 'BOPs', 'BOPs compression', 'weights'
+    cells = []
     for row in rows:
-        kind = ' class="searched"' if row['name'].startswith('searched') else ''
         bops = _cost(row.get('bops'), 'BOPs')
         if row.get('expected_bops') is not None:
             bops += f'<small>expected {human(row["expected_bops"], "BOPs")}</small>'
-        cells = (
-            escape(row['name']),
-            _accuracy(row, base),
-            bops,
-            _compression(row, base, 'bops'),
-            _cost(row.get('weight_bytes'), 'bytes'),
-            _compression(row, base, 'weight_bytes'),
+        cells.append(
+            (
+                escape(row['name']),
+                _accuracy(row, base),
+                bops,
+                _compression(row, base, 'bops'),
+                _cost(row.get('weight_bytes'), 'bytes'),
+                _compression(row, base, 'weight_bytes'),
+            )
         )
-        body += f'<tr{kind}>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
-    head = ''.join(f'<th scope="col">{name}</th>' for name in heads)
-    return (
-        '<section><h2>What it costs, what it keeps</h2><div class="scroll"><table>'
-        '<caption>BOPs: multiply-accumulates × weight bits × activation bits at the '
+    caption = (
+        'BOPs: multiply-accumulates × weight bits × activation bits at the '
         'reference input. Weights: their bytes, packed. Compression: float net over '
-        f'this net.</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody>'
-        '</table></div></section>'
+        'this net.'
     )
+    table = html_table((*heads, 'weight compression'), cells, caption, ('searched',))
+    return f'<section><h2>What it costs, what it keeps</h2>{table}</section>'
 
 
-def _cost(value, unit):
+def _cost(value: float | None, unit: str) -> str:
     return '–' if value is None else human(value, unit)
 
 
-def _accuracy(row, base):
+def _accuracy(row: Row, base: Row) -> str:
     if row.get('metric') is None:
         return '–'
     text = f'{row["metric"]:.4f}'
@@ -193,14 +202,14 @@ def _accuracy(row, base):
     return text
 
 
-def _compression(row, base, key):
+def _compression(row: Row, base: Row, key: str) -> str:
     if not row.get(key) or not base.get(key):
         return '–'
     return f'{base[key] / row[key]:.1f}×'
 
 
-def _figure(name, themes):
-    title, caption = _FIGURES[name]
+def _figure(name: str, themes: Mapping[str, bytes]) -> str:
+    title, caption = FIGURES[name]
     # a PNG's width in pixels is the big-endian number in its bytes 16 to 19
     width = round(int.from_bytes(themes['light'][16:20], 'big') / DPI * 100)
     light, dark = (
@@ -214,18 +223,15 @@ def _figure(name, themes):
     )
 
 
-def _layers(policy, history):
+def _layers(policy: Policy, history: SearchHistory) -> str:
     """The same bits as numbers, folded away."""
     group_of = history.group_of
-    body = ''.join(
-        f'<tr><td>{escape(name)}</td><td>{escape(group_of.get(name, "fixed"))}</td>'
-        f'<td>{w_bits}</td><td>{a_bits}</td></tr>'
+    rows = [
+        (escape(name), escape(group_of.get(name, 'fixed')), str(w_bits), str(a_bits))
         for name, (w_bits, a_bits) in policy.layers.items()
-    )
+    ]
+    table = html_table(('layer', 'group', 'weight bits', 'activation bits'), rows)
     return (
         '<section><details><summary>Every layer as a table</summary>'
-        '<div class="scroll"><table><thead><tr>'
-        '<th scope="col">layer</th><th scope="col">group</th>'
-        '<th scope="col">weight bits</th><th scope="col">activation bits</th></tr>'
-        f'</thead><tbody>{body}</tbody></table></div></details></section>'
+        f'{table}</details></section>'
     )

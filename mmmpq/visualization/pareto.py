@@ -1,24 +1,29 @@
 """Figures of many budgets: what a policy costs against what it is worth."""
 
+from collections.abc import Mapping, Sequence
 from operator import itemgetter
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmmpq.units import scale
+from mmmpq.visualization.theme import Theme
 
+Point = Mapping[str, Any]
 LABELS = dict(front='NSGA-II', milp='MILP on a linear predictor', uniform='uniform')
 
 
-def pareto(points, metric, theme):
+def pareto(points: Sequence[Point], metric: str | None, theme: Theme) -> Figure:
     """Cost against log-probability and, where one was measured, against a metric.
 
     The line joins what is best up to a cost.
 
     Args:
-        points (list[dict]): Of ``pareto.json``: ``budget``, ``score``, ``budgets``,
-            ``bops``, ``metrics``.
-        metric (str | None): Key of ``metrics``.
+        points: Of ``pareto.json``: ``budget``, ``score``, ``budgets``, ``bops``,
+            ``metrics``.
+        metric: Key of ``metrics``.
     """
     costs, label, unit = _costs(points)
     factor, name = scale(max(costs), unit)
@@ -39,27 +44,28 @@ def pareto(points, metric, theme):
         for spot in spots:
             first, *others = names[spot]
             text = f'{first} +{len(others)}' if others else first
-            ax.annotate(
-                text, spot, (0, 5), textcoords='offset points', ha='center', fontsize=7
-            )
+            _note(ax, text, spot, 5)
         ax.margins(0.14, 0.18)
-        ax.set_xlabel(f'{label} ({name})')
-        ax.set_ylabel(title)
-        ax.grid(True)
-        ax.set_axisbelow(True)
+        _label(ax, f'{label} ({name})', title)
     return fig
 
 
-def measured_front(points, cost, unit, metric, samples, theme):
+def measured_front(
+    points: Sequence[Point],
+    cost: str,
+    unit: str,
+    metric: str,
+    samples: tuple[np.ndarray, np.ndarray] | None,
+    theme: Theme,
+) -> Figure:
     """Measured nets of each kind, and the line of those that no other is better than.
 
     Args:
-        points (list[dict]): Of ``front.json``: ``kind``, ``name``, ``costs`` and
-            ``score``.
-        cost (str): Key of ``costs``.
-        unit (str): Its unit.
-        metric (str): What ``score`` is.
-        samples (tuple | None): Costs and scores of other nets, in the background.
+        points: Of ``front.json``: ``kind``, ``name``, ``costs`` and ``score``.
+        cost: Key of ``costs``.
+        unit: Its unit.
+        metric: What ``score`` is.
+        samples: Costs and scores of other nets, in the background.
     """
     factor, name = scale(max(p['costs'][cost] for p in points), unit)
     fig = Figure(figsize=(6.4, 4.0), layout='constrained')
@@ -87,18 +93,26 @@ def measured_front(points, cost, unit, metric, samples, theme):
             ):
                 named.setdefault(point['name'].partition('_')[0], spot)
             for precision, spot in named.items():
-                offset = dict(textcoords='offset points', ha='center', fontsize=7)
-                ax.annotate(precision, spot, (0, -10), **offset)
+                _note(ax, precision, spot, -10)
     ax.margins(0.08, 0.12)
-    ax.set_xlabel(f'{cost} ({name})')
-    ax.set_ylabel(metric)
-    ax.grid(True)
-    ax.set_axisbelow(True)
+    _label(ax, f'{cost} ({name})', metric)
     ax.legend(loc='lower right')
     return fig
 
 
-def _costs(points):
+def _note(ax: Axes, text: str, spot: Sequence[float], above: float) -> None:
+    offset = dict(textcoords='offset points', ha='center', fontsize=7)
+    ax.annotate(text, spot, (0, above), **offset)
+
+
+def _label(ax: Axes, x: str, y: str) -> None:
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    ax.grid(True)
+    ax.set_axisbelow(True)
+
+
+def _costs(points: Sequence[Point]) -> tuple[list[float], str, str]:
     """Under the first budget where that is of one kind everywhere, else BOPs."""
     kinds = {(p['budgets'][0]['type'], p['budgets'][0]['unit']) for p in points}
     if len(kinds) > 1:

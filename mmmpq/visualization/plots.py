@@ -4,18 +4,26 @@ Drawn on Matplotlib's ``Figure`` objects, without pyplot and its global state.
 """
 
 import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from mmmpq.visualization.theme import WIDTH
+from mmmpq.policy import Precision
+from mmmpq.visualization.history import SearchHistory
+from mmmpq.visualization.theme import WIDTH, Theme
+
+Layers = Mapping[str, Precision]  # in network order
+Pair = tuple[int, int]  # bits of weights and of activations
 
 
-def shorten(name, length):
+def shorten(name: str, length: int) -> str:
     """``name`` in at most so many characters: its end, which tells most."""
     if len(name) <= length:
         return name
@@ -24,12 +32,12 @@ def shorten(name, length):
     return '…' + (whole if 2 * len(whole) > length else end)
 
 
-def bits(layers, history, theme, per_row=48):
+def bits(
+    layers: Layers, history: SearchHistory, theme: Theme, per_row: int = 48
+) -> Figure:
     """Bits of every layer in network order, in rows of at most ``per_row`` layers.
 
-    Args:
-        layers (dict): Layer name -> ``(w_bits, a_bits)``, in network order.
-        history (SearchHistory): Its groups tell searched from fixed layers.
+    The groups of ``history`` tell searched from fixed layers.
     """
     rows = math.ceil(len(layers) / per_row) or 1
     size = math.ceil(len(layers) / rows) or 1
@@ -49,11 +57,8 @@ def bits(layers, history, theme, per_row=48):
             rotation=90,
         )
         ax.tick_params(axis='x', length=0, labelsize=7)
-        ax.set_yticks(
-            list(ticks.values()),
-            [str(b) if b <= 8 else 'float' for b in ticks],
-            fontsize=7,
-        )
+        widths = [str(b) if b <= 8 else 'float' for b in ticks]
+        ax.set_yticks(list(ticks.values()), widths, fontsize=7)
         ax.set_ylim(0, max(ticks.values()) + 0.3)
         ax.set_xlim(-0.6, size - 0.4)
         ax.set_ylabel('bits')
@@ -72,20 +77,24 @@ def bits(layers, history, theme, per_row=48):
     return fig
 
 
-def _bit_ticks(found):
+def _bit_ticks(found: set[int]) -> dict[int, float]:
     """Height of every bit-width; float stands just above the widest other one."""
     top = max((b for b in found if 0 < b <= 8), default=1)
     heights = {b: b for b in range(top + 1)}  # 0 is a skipped block
     return {**heights, 32: top + 1.5} if max(found, default=0) > 8 else heights
 
 
-def _bits_row(ax, chunk, layers, heights, group_of, theme):
+def _bits_row(
+    ax: Axes,
+    chunk: Sequence[str],
+    layers: Layers,
+    heights: Mapping[int, float],
+    group_of: Mapping[str, str],
+    theme: Theme,
+) -> None:
     """The bars of one row; a band lies behind every second group."""
-    runs = [
-        i for i, n in enumerate(chunk)
-        if i == 0 or group_of.get(n) is None
-        or group_of.get(n) != group_of.get(chunk[i - 1])
-    ]  # fmt: skip
+    groups = [group_of.get(name) for name in chunk]
+    runs = [i for i, g in enumerate(groups) if not i or g is None or g != groups[i - 1]]
     ends = runs[1:] + [len(chunk)]
     for start, end in zip(runs[::2], ends[::2], strict=True):
         ax.axvspan(start - 0.5, end - 0.5, color=theme.band, zorder=0)
@@ -93,13 +102,11 @@ def _bits_row(ax, chunk, layers, heights, group_of, theme):
         fixed = name not in group_of
         colors = theme.fixed if fixed else (theme.weights, theme.activations)
         for side, width, color in zip((-0.2, 0.2), layers[name], colors, strict=True):
-            ax.bar(
-                i + side, heights[width], 0.4, color=color, ec=theme.page, lw=0.4,
-                hatch='/////' if fixed else None, zorder=2,
-            )  # fmt: skip
+            style = dict(ec=theme.page, lw=0.4, hatch='/////' if fixed else None)
+            ax.bar(i + side, heights[width], 0.4, color=color, zorder=2, **style)
 
 
-def _tick_names(ax, chunk, slot, theme):
+def _tick_names(ax: Axes, chunk: Sequence[str], slot: float, theme: Theme) -> list[str]:
     """Names under the bars, ``slot`` inches each; a run's module is above it, once."""
     modules = [name.split('.')[0] for name in chunk]
     labels, start = [], 0
@@ -112,17 +119,16 @@ def _tick_names(ax, chunk, slot, theme):
         title = modules[start]
         roomy = 0.08 * len(title) <= slot * (end - start) and title != chunk[start]
         if roomy:
-            ax.text(
-                start - 0.4, 1.01, title, transform=ax.get_xaxis_transform(),
-                ha='left', va='bottom', fontweight='bold', fontsize=8,
-            )  # fmt: skip
+            style = dict(ha='left', va='bottom', fontweight='bold', fontsize=8)
+            place = ax.get_xaxis_transform()
+            ax.text(start - 0.4, 1.01, title, transform=place, **style)
         cut = len(title) + 1 if roomy else 0
         labels += [shorten(name[cut:], 34) for name in chunk[start:end]]
         start = end
     return labels
 
 
-def candidate_colors(groups):
+def candidate_colors(groups: Mapping[str, Any]) -> dict[Pair, str]:
     """Colour of every candidate, from few average bits (dark) to many (bright)."""
     every = {tuple(c) for group in groups.values() for c in group['candidates']}
     ordered = sorted(every, key=lambda c: (sum(c), c))
@@ -131,7 +137,7 @@ def candidate_colors(groups):
     return {c: to_hex(viridis(place)) for c, place in zip(ordered, places, strict=True)}
 
 
-def probabilities(layers, history, theme):
+def probabilities(layers: Layers, history: SearchHistory, theme: Theme) -> Figure:
     """One panel per group: stacked probabilities of its candidates over training."""
     groups, colors = history.groups, candidate_colors(history.groups)
     columns = min(max(len(groups), 1), 4 if len(groups) <= 16 else 6)
@@ -143,10 +149,9 @@ def probabilities(layers, history, theme):
     height = top + rows * (tall + gap) + bottom
     width = 0.8 + columns * panel
     fig = Figure(figsize=(width, height))
-    fig.subplots_adjust(
-        left=0.6 / width, right=1 - 0.2 / width, bottom=bottom / height,
-        top=1 - (top + gap) / height, wspace=0.12, hspace=gap / tall,
-    )  # fmt: skip
+    sides = dict(left=0.6 / width, right=1 - 0.2 / width, bottom=bottom / height)
+    gaps = dict(wspace=0.12, hspace=gap / tall)
+    fig.subplots_adjust(top=1 - (top + gap) / height, **sides, **gaps)
     axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     iters = history.iters
     if len(iters) == 1:  # a single record has no width
@@ -164,21 +169,28 @@ def probabilities(layers, history, theme):
     handles = [
         Patch(fc=c, ec=theme.faint, lw=0.5, label=_label(k)) for k, c in colors.items()
     ]
-    fig.legend(
-        handles=handles, loc='upper center', ncols=10, handlelength=1.1,
-        columnspacing=1.2, borderaxespad=0.2,
-    )  # fmt: skip
+    spaces = dict(handlelength=1.1, columnspacing=1.2, borderaxespad=0.2)
+    fig.legend(handles=handles, loc='upper center', ncols=10, **spaces)
     return fig
 
 
-def _label(candidate):
+def _label(candidate: Pair) -> str:
     if not any(candidate):
         return 'skip'
     w_bits, a_bits = ('float' if bits > 8 else bits for bits in candidate)
     return f'W{w_bits}A{a_bits}'
 
 
-def _share_panel(ax, name, choice, history, iters, colors, panel, page):
+def _share_panel(
+    ax: Axes,
+    name: str,
+    choice: Pair,
+    history: SearchHistory,
+    iters: Sequence[float],
+    colors: Mapping[Pair, str],
+    panel: float,
+    page: str,
+) -> None:
     candidates = [tuple(c) for c in history.groups[name]['candidates']]
     rank = list(colors).index
     order = sorted(range(len(candidates)), key=lambda j: rank(candidates[j]))
@@ -195,8 +207,6 @@ def _share_panel(ax, name, choice, history, iters, colors, panel, page):
     shares = np.array([record['probs'][name] for record in history.records]).T
     if shares.shape[1] == 1:
         shares = shares.repeat(2, axis=1)
-    ax.stackplot(
-        iters, shares[order], colors=[colors[candidates[j]] for j in order],
-        ec=page, lw=0.25,
-    )  # fmt: skip
+    ordered = [colors[candidates[j]] for j in order]
+    ax.stackplot(iters, shares[order], colors=ordered, ec=page, lw=0.25)
     ax.set_xlim(iters[0], iters[-1])

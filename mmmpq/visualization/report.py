@@ -1,22 +1,28 @@
 """Writes the report of a search: ``report/index.html`` and its figures."""
 
-import difflib
 import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from mmmpq.fileio import atomic_write
+from mmmpq.policy import Policy, near
+from mmmpq.visualization import curves, page, plots
 from mmmpq.visualization.history import SearchHistory
-from mmmpq.visualization.sizes import check_sizes
+from mmmpq.visualization.page import Row
+from mmmpq.visualization.sizes import Sizes, check_sizes
 from mmmpq.visualization.theme import DARK, LIGHT, draw
-
-from ..fileio import atomic_write
-from ..policy import Policy
-from . import curves, page, plots
 
 _ROW_KEYS = ('name', 'metric', 'bops', 'weight_bytes', 'expected_bops')
 _COST_KEYS = {'BOPs': 'bops', 'WeightBytes': 'weight_bytes'}
 
 
-def write_report(work_dir, rows=None, out_dir=None, sizes=None):
+def write_report(
+    work_dir: str | Path,
+    rows: Sequence[Row] | None = None,
+    out_dir: str | Path | None = None,
+    sizes: Sizes | None = None,
+) -> Path:
     """Make the report of a search from the files in its ``work_dir``.
 
     Reads ``policy.json`` and ``search_history.jsonl``; writes ``index.html``, which
@@ -24,23 +30,22 @@ def write_report(work_dir, rows=None, out_dir=None, sizes=None):
     ``penalties.png``. Every file is written beside its place and then renamed.
 
     Args:
-        work_dir (str | Path): Folder of a finished or running search.
-        rows (list[dict], optional): Nets to compare, the float one first: ``name``,
+        work_dir: Folder of a finished or running search.
+        rows: Nets to compare, the float one first: ``name``,
             and where known ``metric`` (accuracy), ``bops``, ``weight_bytes``,
             ``expected_bops``. Default: what the policy's meta tells.
-        out_dir (str | Path, optional): Default ``<work_dir>/report``.
-        sizes (dict, optional): Of the exported files, from tools/export.py's
-            sizes.json.
+        out_dir: Default ``<work_dir>/report``.
+        sizes: Of the exported files, from the sizes.json of ``mmmpq export``.
 
     Returns:
-        Path: The ``index.html``.
+        The ``index.html``.
 
     Raises:
         FileNotFoundError: An input file is missing.
         ValueError: One is damaged, or the two are from different searches.
     """
     work_dir = Path(work_dir)
-    out_dir = Path(out_dir) if out_dir is not None else work_dir / 'report'
+    out_dir = work_dir / 'report' if out_dir is None else Path(out_dir)
     path = work_dir / 'policy.json'
     if not path.is_file():
         raise FileNotFoundError(
@@ -79,7 +84,7 @@ def write_report(work_dir, rows=None, out_dir=None, sizes=None):
     return out_dir / 'index.html'
 
 
-def check_rows(rows, source='rows'):
+def check_rows(rows: Sequence[Row], source: str = 'rows') -> list[Row]:
     """``rows`` as they are, if they can be shown.
 
     Raises:
@@ -93,17 +98,16 @@ def check_rows(rows, source='rows'):
             raise ValueError(f"{where} must be a dict with a 'name', found {row!r:.60}")
         for key, value in row.items():
             if key not in _ROW_KEYS:
-                near = difflib.get_close_matches(key, _ROW_KEYS, 1)
-                hint = f', did you mean {near[0]!r}?' if near else ''
                 raise ValueError(
-                    f'{where} has key {key!r}; accepted: {_ROW_KEYS}{hint}'
+                    f'{where} has key {key!r}; {near(str(key), _ROW_KEYS)}; accepted: '
+                    f'{_ROW_KEYS}'
                 )
             if key != 'name' and value is not None and not _is_number(value):
                 raise ValueError(f'{where}[{key!r}] must be a number, found {value!r}')
     return list(rows)
 
 
-def _is_number(value):
+def _is_number(value: Any) -> bool:
     return (
         isinstance(value, (int, float))
         and not isinstance(value, bool)
@@ -111,7 +115,7 @@ def _is_number(value):
     )
 
 
-def known_rows(meta):
+def known_rows(meta: Mapping[str, Any]) -> list[Row]:
     """Rows without accuracy, from ``meta['costs']`` or else the budgets' costs."""
     costs = dict(meta.get('costs') or {})
     if 'searched' not in costs:
@@ -129,7 +133,7 @@ def known_rows(meta):
     return rows
 
 
-def _final_costs(meta, history):
+def _final_costs(meta: Mapping[str, Any], history: SearchHistory) -> list[float | None]:
     """The policy's cost under every budget of the history, None where unknown."""
     budgets = meta.get('budgets') or []
     if len(budgets) != len(history.budgets):

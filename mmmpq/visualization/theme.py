@@ -5,9 +5,12 @@ blindness (Okabe-Ito's).
 """
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
+from matplotlib.figure import Figure
 
 DPI = 160
 WIDTH = 11.0  # of a full-width figure, in inches
@@ -22,7 +25,7 @@ class Theme:
     ink: str
     faint: str
     band: str
-    fixed: tuple
+    fixed: tuple[str, str]
     weights: str
     activations: str
     expected: str
@@ -30,7 +33,7 @@ class Theme:
     over: str
 
     @property
-    def rc(self):
+    def rc(self) -> dict[str, Any]:
         ink, faint = self.ink, self.faint
         return {
             'font.size': 8,
@@ -61,16 +64,16 @@ class Theme:
 
 
 LIGHT = Theme(
-    'light', '#ffffff', '#1c2128', '#7d8590', '#f0f2f5', ('#8b929c', '#c3c8cf'),
-    '#0072b2', '#d55e00', '#aa4499', '#009e73', '#d55e00',
-)  # fmt: skip
+    *('light', '#ffffff', '#1c2128', '#7d8590', '#f0f2f5', ('#8b929c', '#c3c8cf')),
+    *('#0072b2', '#d55e00', '#aa4499', '#009e73', '#d55e00'),
+)
 DARK = Theme(
-    'dark', '#171b21', '#e3e7ec', '#8b949e', '#20262e', ('#8b929c', '#565e68'),
-    '#56b4e9', '#e69f00', '#dd8fc4', '#2fc59b', '#e69f00',
-)  # fmt: skip
+    *('dark', '#171b21', '#e3e7ec', '#8b949e', '#20262e', ('#8b929c', '#565e68')),
+    *('#56b4e9', '#e69f00', '#dd8fc4', '#2fc59b', '#e69f00'),
+)
 
 
-def draw(figure, theme, *args):
+def draw(figure: Callable[..., Figure], theme: Theme, *args: Any) -> bytes:
     """PNG bytes of ``figure(*args, theme)``."""
     with matplotlib.rc_context(theme.rc):
         out = io.BytesIO()

@@ -141,7 +141,7 @@ def test_budgets_are_those_of_the_search(tool, config, capsys):
 
 
 WRONG = {
-    'no unit': ([dict(limit='30')], 'BOPs: limit'),
+    'no unit': ([dict(limit='30')], r'SearchHook.budgets\[0\].limit'),
     'another unit': ([dict(limit='30 MB')], "unknown unit 'MB'"),
     'negative': ([dict(limit='-3 GBOPs')], 'not a positive number'),
     'a number': ([dict(limit=3e9)], 'has no unit'),

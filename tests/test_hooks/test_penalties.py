@@ -59,7 +59,7 @@ def test_whole_search(make, hook_of, monkeypatch, search, quant, budgets):
     assert policy.meta['input_shape'] == list(SHAPE)
     costs = policy.meta['costs']
     assert ('uniform' in costs) == bool(budgets)
-    assert costs['searched']['bops'] == hook.search.prices[-1].of(policy)
+    assert costs['searched']['bops'] == hook.search.counted[-1].of(policy)
     assert costs['float']['bops'] > costs['searched']['bops']
     header, *records = map(
         json.loads, (folder / 'search_history.jsonl').read_text().splitlines()
@@ -81,7 +81,7 @@ def test_a_strong_penalty_ends_with_the_cheapest_and_none_does_not(make, hook_of
         runner = make(search={**EDMIPS, 'penalties': [dict(COMPLEXITY, eta=eta)]})
         runner.train()
         hook = hook_of(runner)
-        (prices,) = hook.search.prices
+        (prices,) = hook.search.counted
         probs = hook.search.space.probs()
         found.append(float(prices.expected(probs).detach()) / prices.min)
     assert found[1] < 1.05 < found[0]

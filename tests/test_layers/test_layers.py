@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from mmmpq.layers import (
     MixedConv2d,
     MixedLinear,
+    Mode,
     QuantConv2d,
     QuantLinear,
     base,
@@ -346,7 +347,7 @@ def test_calibration_that_fails_leaves_the_layers_quantized():
     net = chain()
     with pytest.raises(RuntimeError), calibrating(net):
         net(torch.randn(2, 7, 8, 8))
-    assert all(layer._mode is None for layer in quantized_layers(net).values())
+    assert all(layer.mode is Mode.QUANTIZED for layer in quantized_layers(net).values())
 
 
 # --- through the toolboxes' own ways --------------------------------------------------

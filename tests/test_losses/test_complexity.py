@@ -31,7 +31,7 @@ def test_facts_of_resnet18():
     penalty.bind(pricing(model, space))
     assert len(space.groups) == 19
     assert penalty.scale / 1e6 == pytest.approx(115.61, abs=0.01)
-    total = sum(layer.macs for layer in penalty.prices.searched)
+    total = sum(layer.macs for layer in penalty.table.searched)
     assert total / penalty.scale == pytest.approx(14.667, abs=5e-4)
     assert float(penalty(space.probs(), NONE, 0.0)) == pytest.approx(0.3685, abs=5e-5)
     w2a2 = [
@@ -56,10 +56,10 @@ def test_normalisers(net, changes, scale):
     penalty = build(LOSSES, {**cfg, **changes})
     penalty.bind(pricing(model, space))
     assert penalty.scale == scale
-    cost = penalty.prices.reference.cost
+    cost = penalty.table.cost
     wanted = sum(
         float(p) * cost(layer, c)
-        for name, layer in zip(('early', 'late'), penalty.prices.searched, strict=True)
+        for name, layer in zip(('early', 'late'), penalty.table.searched, strict=True)
         for group in space.groups
         if group.layers == [name]
         for p, c in zip(group.relaxation.probs(), group.candidates, strict=True)
@@ -102,7 +102,7 @@ def test_gradient_is_that_of_a_mean(net):
     for logits in space.logits:
         logits.requires_grad_(True)
     found = torch.autograd.grad(penalty(space.probs(), NONE, 0.0), space.logits)
-    for grad, p, b in zip(found, space.probs(), penalty.prices.values, strict=True):
+    for grad, p, b in zip(found, space.probs(), penalty.table.values, strict=True):
         p = p.detach().double()
         wanted = 0.2 / EARLY * p * (b - (p * b).sum())
         torch.testing.assert_close(grad.double(), wanted, rtol=1e-4, atol=1e-6)

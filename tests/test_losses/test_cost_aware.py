@@ -66,7 +66,7 @@ def test_multiplicative_loss_against_finite_differences(net, factorised):
     total = float(task(probs).detach())
     outer = [
         value * (p.detach() @ w).exp() * w + total * slope * b
-        for p, w, b in zip(probs, weights, loss.prices.values, strict=True)
+        for p, w, b in zip(probs, weights, loss.table.values, strict=True)
     ]
     wanted = torch.autograd.grad(probs, logits, outer)
     for a, b in zip(found, wanted, strict=True):
@@ -86,7 +86,7 @@ def test_bytes_count_as_bits_and_fixed_layers_do_not(net, kind, per_unit):
         loss = build(LOSSES, cfg)
         loss.bind(pricing(model, space))
         probs = space.probs()
-        pairs = zip(probs, loss.prices.values, strict=True)
+        pairs = zip(probs, loss.table.values, strict=True)
         cost = per_unit * sum(float(p.double() @ b) for p, b in pairs)
         values.append(float(loss(probs, NONE, 0.0)))
         assert values[-1] == pytest.approx(0.1 * math.log(cost) ** 0.9, rel=1e-5)

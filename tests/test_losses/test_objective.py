@@ -24,9 +24,9 @@ def test_sums_products_and_names(net):
     )
     names = ['complexity', 'cost_aware', 'prob1', 'cost_aware_2', 'complexity_2']
     assert objective.names == [*names, 'cost_aware_3']
-    assert objective.multiplies and not objective.prices
+    assert objective.multiplies and not objective.tables
     objective.bind(pricing(model, space))
-    assert [p.name for p in objective.prices] == ['BOPs'] * 2 + ['WeightBytes'] + [
+    assert [p.name for p in objective.tables] == ['BOPs'] * 2 + ['WeightBytes'] + [
         'BOPs'
     ] * 2
     terms = objective(space.probs(), [], 1.0)

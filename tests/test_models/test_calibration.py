@@ -5,7 +5,7 @@ import torch
 from mmengine.model import BaseModel
 from torch import nn
 
-from mmmpq.layers import quantized_layers
+from mmmpq.layers import Mode, quantized_layers
 from mmmpq.models import calibrate, calibrate_subnet, quantize
 from mmmpq.quantizers import BatchQuantizer, Quantizer
 from mmmpq.registry import QUANTIZERS
@@ -63,7 +63,7 @@ def test_calibration_fits_quantizers_and_nothing_else(batches, training):
     for name, layer in layers.items():
         assert torch.equal(layer.weight, weights[name])
         assert (layer.w_quantizer.clip() <= layer.weight.abs().max() + 1e-6).all()
-        assert layer._mode is None
+        assert layer.mode is Mode.QUANTIZED
     # two bits clip more than eight
     ranges = layers['conv2'].a_quantizer.clip().flatten()
     assert ranges[0] < ranges[1]
@@ -78,7 +78,8 @@ def test_calibration_that_fails_restores_the_norms(batches):
         calibrate(model, [batches[0], dict(inputs=None)])
     assert model.norm.momentum == 0.1
     assert torch.equal(before[2], buffers(model)[2])
-    assert all(layer._mode is None for layer in quantized_layers(model).values())
+    layers = quantized_layers(model).values()
+    assert all(layer.mode is Mode.QUANTIZED for layer in layers)
 
 
 def test_batchnorm_statistics_become_true_averages(batches):

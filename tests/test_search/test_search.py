@@ -137,7 +137,7 @@ def test_several_problems_on_one_space():
     net = supernet()
     first = Problem(net, ['W2A2'], SHAPE)
     others = [Problem(net, [b], SHAPE, space=first.space) for b in ('W4A4', 'W8A8')]
-    costs = [p.prices[0].of(p.policy()) for p in (first, *others)]
+    costs = [p.counted[0].of(p.policy()) for p in (first, *others)]
     assert costs == sorted(costs) and len(first.space._profiles) == 1
     cheap = [torch.tensor([1.0, 0.0, 0.0])] * len(first.space.groups)
     assert others[1].choose(probs=cheap) == first.choose()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from mmmpq.baselines.measurements import Measurements, fingerprint
 from mmmpq.baselines.sensitivity import measure, output_distance
-from mmmpq.layers import float_mode
+from mmmpq.layers import Mode, float_mode
 from mmmpq.models import calibrate, quantize
 from mmmpq.models.task_loss import mean_loss
 from mmmpq.search import SearchSpace
@@ -85,7 +85,8 @@ def test_loss_increase_of_one_group(problem):
     measure(model, space, batches)
     after = model.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
-    assert all(layer._mode is None for layer in (model.stem, model.body, model.fc))
+    layers = model.stem, model.body, model.fc
+    assert all(layer.mode is Mode.QUANTIZED for layer in layers)
 
 
 def test_output_distance_of_logits_is_a_divergence(problem):
@@ -122,7 +123,8 @@ def test_a_killed_run_goes_on(problem, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         measure(model, space, batches, cache=Measurements(path, settings), step=kill)
-    assert all(layer._mode is None for layer in (model.stem, model.body, model.fc))
+    layers = model.stem, model.body, model.fc
+    assert all(layer.mode is Mode.QUANTIZED for layer in layers)
     assert len(json.loads(path.read_text())['values']) == 3
     model.calls = 0
     again = measure(model, space, batches, cache=Measurements(path, settings))
@@ -176,10 +178,10 @@ def test_a_whole_choice_quantizes_fixed_layers_too(problem):
     model, space, batches = problem()
     before = model.body.mixing
     with chosen(model, space, [2, 2]):
-        assert model.stem._mode is None
+        assert model.stem.mode is Mode.QUANTIZED
         whole = mean_loss(model, batches)
     with chosen(model, space, [2, None]):
-        assert model.stem._mode == model.fc._mode == 'float'
+        assert model.stem.mode is model.fc.mode is Mode.FLOAT
         assert mean_loss(model, batches) != whole
     assert [g.relaxation.choice for g in space.groups] == [None, None]
     assert model.body.mixing == before and model.training

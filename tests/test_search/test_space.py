@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmmpq.costs import Budget, Reference, total_cost
+from mmmpq.costs import Budget, CostAt, total_cost
 from mmmpq.policy import FLOAT, Precision
 from mmmpq.search import SearchSpace, cost_tables, pricing
 
@@ -42,7 +42,7 @@ def test_layers_of_a_group_share_one_choice(problem):
 def test_table_is_the_sum_over_layers(problem, kind):
     _, space, (table,) = problem((kind, 'W4A4'), groups=[['convs.1', 'convs.3']])
     everything = [
-        sum(table.budget.cost(p, space.fixed.get(p.name, c)) for p in table.profiles)
+        sum(table.cost(p, space.fixed.get(p.name, c)) for p in table.profiles)
         for c in space.groups[0].candidates
     ]
     for j, uniform in enumerate(everything):
@@ -85,14 +85,16 @@ def test_unsearched_float_layers_are_constant(problem):
     assert table.constant == constant
     assert 'fc' not in space.order
     assert table.of(space.policy([0] * 4)) == pytest.approx(
-        total_cost(table.budget.cost, table.profiles, space.policy([0] * 4).layers)
+        total_cost(table.cost, table.profiles, space.policy([0] * 4).layers)
     )
-    assert table.budget.cost(fc, FLOAT) == fc.weights * 4
+    assert table.cost(fc, FLOAT) == fc.weights * 4
 
 
 def test_impossible_budget_says_what_the_candidates_span(problem):
     _, _, (table,) = problem(('BOPs', '10 BOPs'))
-    with pytest.raises(ValueError, match=r"BOPs limit '10 BOPs'.* span \[\d") as error:
+    with pytest.raises(
+        ValueError, match=r"budget\.limit: BOPs '10 BOPs'.* span \[\d"
+    ) as error:
         table.check()
     assert f'{table.min:.6g}, {table.max:.6g}' in str(error.value)
 
@@ -189,7 +191,7 @@ def test_all_budgets_at_once_are_each_of_them(problem, kind):
 def test_prices_are_a_table_without_a_bound(problem, kind):
     model, space, (table,) = problem((kind, 'W4A4'))
     cfg = dict(type=kind, input_shape=(3, 16, 16))
-    prices = pricing(model, space)(Reference.build(cfg))
+    prices = pricing(model, space)(CostAt.build(cfg))
     probs = space.probs()
     assert prices.profiles == table.profiles and not hasattr(prices, 'limit')
     assert all(map(torch.equal, prices.values, table.values))

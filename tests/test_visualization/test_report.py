@@ -183,7 +183,7 @@ def test_files_of_two_searches(tmp_path):
     [
         ({'name': 'float'}, 'rows must be a list'),
         ([{'metric': 0.5}], r"rows\[0\] must be a dict with a 'name'"),
-        ([{'name': 'x', 'weight_byte': 1}], "did you mean 'weight_bytes'"),
+        ([{'name': 'x', 'weight_byte': 1}], 'near names: weight_bytes'),
         ([{'name': 'x', 'bops': '1 GBOPs'}], r"rows\[0\]\['bops'\] must be a number"),
         ([{'name': 'x', 'metric': float('nan')}], 'must be a number, found nan'),
     ],

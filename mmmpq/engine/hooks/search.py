@@ -126,7 +126,8 @@ class SearchHook(Hook):
             *(optimizer, scheduler, clip_grad, warmup, interval, joint, start, margin),
             continuation,
         )
-        self.budgets, self.objective = budgets_of(budgets), Objective(penalties)
+        self.budgets = budgets_of(budgets, key='SearchHook.budgets')
+        self.objective = Objective(penalties)
         self.settings.check('SearchHook', self.budgets, self.objective)
         self.joint = joint
         self.held_out = held_out
@@ -185,10 +186,9 @@ class SearchHook(Hook):
         search.begin(runner.max_iters, epoch, window, resumed, harms)
         if resumed is None:
             for t in search.tables:
-                unit = t.budget.cost.unit
                 runner.logger.info(
-                    f'Budget {t.name} {t.budget.limit!r}: {t.limit:.6g} {unit}, '
-                    f'candidates span [{t.min:.6g}, {t.max:.6g}] {unit}'
+                    f'Budget {t.name} {t.at.limit!r}: {t.limit:.6g} {t.unit}, '
+                    f'candidates span [{t.min:.6g}, {t.max:.6g}] {t.unit}'
                 )
         elif not self.joint:
             self.batches.position = resumed['position']

@@ -2,21 +2,21 @@
 
 import pytest
 
-from mmmpq.costs import BOPs, Budget, Reference, WeightBytes
+from mmmpq.costs import BOPs, Budget, CostAt, WeightBytes
 
 
 def test_build():
-    reference = Reference.build(dict(type='BOPs', input_shape=[3, 8, 8], proposals=9))
+    reference = CostAt.build(dict(type='BOPs', input_shape=[3, 8, 8], proposals=9))
     assert isinstance(reference.cost, BOPs)
     assert (reference.input_shape, reference.proposals) == ((3, 8, 8), 9)
-    reference = Reference.build(dict(type='mmmpq.WeightBytes'))
+    reference = CostAt.build(dict(type='mmmpq.WeightBytes'))
     assert isinstance(reference.cost, WeightBytes)
     assert (reference.input_shape, reference.proposals) == (None, None)
 
 
 def test_a_budget_is_one():
     budget = Budget.build(dict(type='BOPs', limit='W4A4', input_shape=(3, 8, 8)))
-    assert isinstance(budget, Reference)
+    assert isinstance(budget, CostAt)
     assert budget.input_shape == (3, 8, 8)
 
 
@@ -34,4 +34,4 @@ def test_a_budget_is_one():
 )
 def test_bad_configs(cfg, message):
     with pytest.raises(ValueError, match=message):
-        Reference.build(cfg, 'penalty')
+        CostAt.build(cfg, 'penalty')

@@ -10,8 +10,8 @@ from mmmpq.registry import COSTS
 KEYS = ('type', 'input_shape', 'proposals')
 
 
-class Reference:
-    """What is counted, and for which input.
+class CostAt:
+    """A cost at a reference input: what is counted, and of which images.
 
     Args:
         cost: The cost.
@@ -32,11 +32,12 @@ class Reference:
         where: str = 'cost',
     ) -> None:
         self.cost = cost
+        self.where = where
         self.input_shape = checked_shape(input_shape, where)
         self.proposals = checked_proposals(proposals, where)
 
     @classmethod
-    def build(cls, cfg: Mapping, where: str = 'cost') -> 'Reference':
+    def build(cls, cfg: Mapping, where: str = 'cost') -> 'CostAt':
         """Build from a config.
 
         Args:
@@ -45,7 +46,7 @@ class Reference:
             where: The config key that holds it.
 
         Examples:
-            >>> Reference.build(dict(type='BOPs', input_shape=(3, 32, 32))).input_shape
+            >>> CostAt.build(dict(type='BOPs', input_shape=(3, 32, 32))).input_shape
             (3, 32, 32)
         """
         if not isinstance(cfg, Mapping):
@@ -56,8 +57,16 @@ class Reference:
         cost = build_cost(cfg, where)
         return cls(cost, cfg.get('input_shape'), cfg.get('proposals'), where)
 
+    @property
+    def name(self) -> str:
+        return type(self.cost).__name__
+
+    @property
+    def unit(self) -> str:
+        return self.cost.unit
+
     def __repr__(self) -> str:
-        return f'Reference({type(self.cost).__name__}, {self.input_shape})'
+        return f'CostAt({self.name}, {self.input_shape})'
 
 
 def build_cost(cfg: Mapping, where: str, keys: Sequence[str] = KEYS) -> Cost:
