@@ -20,6 +20,8 @@ COMMANDS = {
     'report': 'the report of a search again, from its work_dir',
     'data digits': 'make the digits set',
     'data shapes': 'make the shapes set',
+    'data fashion': 'fetch Fashion-MNIST: 70,000 photos of clothes',
+    'data stamps': 'fetch cut-outs and photographs, make the stamps set',
     'demo': 'search, fine-tune, test and export a small RetinaNet',
     'qfa-demo': 'train one elastic net, take three nets out of it',
 }
