@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from statistics import mean, median, stdev
 
+import paired
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
@@ -180,12 +181,22 @@ def accuracy_figure(rows: list[dict], theme) -> Figure:
     return fig
 
 
-def write_results(records: list[dict], out: Path, console: Console) -> list[dict]:
-    """Writes ``runs.csv``, ``table.md`` and ``accuracy.png``; prints the table."""
+def write_results(
+    records: list[dict],
+    out: Path,
+    console: Console,
+    reference: str = 'bpnas_composite',
+) -> list[dict]:
+    """Writes ``runs.csv``, ``table.md``, ``paired.md``, ``accuracy.png``; prints the
+    table."""
     rows = summarise(records)
     atomic_write(out / 'runs.csv', table_csv(records))
     atomic_write(out / 'table.md', markdown(rows))
-    atomic_write(out / 'accuracy.png', draw(accuracy_figure, LIGHT, rows))
+    pairs = paired.differences(records, reference)
+    atomic_write(out / 'paired.md', paired.markdown(pairs, reference))
+    in_bops = [r for r in rows if ':' not in r['budget']]
+    if in_bops:
+        atomic_write(out / 'accuracy.png', draw(accuracy_figure, LIGHT, in_bops))
     table = Table(*COLUMNS)
     for column in table.columns[3:]:
         column.justify = 'right'
@@ -195,5 +206,7 @@ def write_results(records: list[dict], out: Path, console: Console) -> list[dict
             *cells(row), style='bold' if row['best'] else None, end_section=last
         )
     console.print(table)
-    console.print(f'Wrote {out}/runs.csv, table.md, accuracy.png', soft_wrap=True)
+    console.print(
+        f'Wrote {out}/runs.csv, table.md, paired.md, accuracy.png', soft_wrap=True
+    )
     return rows

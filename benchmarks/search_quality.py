@@ -33,8 +33,10 @@ from rich.progress import (
 )
 
 import mmmpq  # noqa: F401
-from mmmpq.costs import BOPs, profile, total_cost
+from mmmpq.costs import BOPs, Budget, profile, total_cost
+from mmmpq.costs.budget_text import budget_cfgs, file_name
 from mmmpq.engine.launch import run
+from mmmpq.engine.search_config import search_budgets
 from mmmpq.fileio import atomic_write, check_file
 from mmmpq.policy import Policy, Precision
 from mmmpq.version import __version__
@@ -44,7 +46,11 @@ ONE_BY_ONE = threading.Lock()  # mmengine reads a config by way of sys.modules
 SETS = {
     'digits': ('resnet_digits', 'accuracy/top1'),
     'shapes': ('retinanet_shapes', 'coco/bbox_mAP'),
+    'fashion': ('resnet20_fashion', 'accuracy/top1'),
+    'stamps': ('retinanet_stamps', 'coco/bbox_mAP'),
 }
+# The sets whose configs of EdMIPS and DNAS say what these methods are on others.
+LIKE = {'fashion': 'resnet_digits', 'stamps': 'retinanet_shapes'}
 EPILOG = """examples
   benchmarks/search_quality.py --sets digits --methods bpnas_composite uniform
   benchmarks/search_quality.py --jobs 2                       (all of it, hours)
@@ -69,7 +75,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f'{self.set}-{self.method}-{self.budget}-{self.seed}'
+        return f'{self.set}-{self.method}-{file_name(self.budget)}-{self.seed}'
 
 
 def parse_args(argv=None) -> argparse.Namespace:
@@ -86,8 +92,27 @@ def parse_args(argv=None) -> argparse.Namespace:
         default=[m for m in METHODS if m != 'bpnas_sampled'],
         help='(default: all but bpnas_sampled)',
     )
-    parser.add_argument('--budgets', nargs='+', default=['W2A2', 'W3A3', 'W4A4'])
+    parser.add_argument(
+        '--budgets',
+        nargs='+',
+        default=['W2A2', 'W3A3', 'W4A4'],
+        help='W3A3, 0.8*W3A3, WeightBytes:W3A3 and the like (default: W2A2 W3A3 W4A4)',
+    )
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    parser.add_argument(
+        '--floats',
+        type=int,
+        default=1,
+        help="float nets; with 5, seed s starts from number s %% 5, in <config>'s "
+        'work_dirs/…_float_0 to …_float_4 (default: 1, work_dirs/…_float)',
+    )
+    parser.add_argument(
+        '--reference',
+        choices=METHODS,
+        default='bpnas_composite',
+        help='the method that the others are compared with in pairs '
+        '(default: %(default)s)',
+    )
     parser.add_argument(
         '--threads', type=int, default=1, help='of each process (default: 1)'
     )
@@ -134,9 +159,10 @@ def parse_args(argv=None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     args.work_dir, args.out = args.work_dir.resolve(), args.out.resolve()
     for budget in args.budgets:
-        Precision.parse(budget, '--budgets')
-    if args.jobs < 0 or args.threads < 1:
-        parser.error('--jobs: at least 0; --threads: at least 1')
+        for each in budget_cfgs(budget, 'BOPs', {}):
+            Budget.build(each)
+    if args.jobs < 0 or args.threads < 1 or args.floats < 1:
+        parser.error('--jobs: at least 0; --threads and --floats: at least 1')
     return args
 
 
@@ -147,11 +173,14 @@ def search_config(run: Run) -> Config:
     """That of configs/bpnas, with what makes up the method in it."""
     cfg = Config.fromfile(ROOT / f'configs/bpnas/{SETS[run.set][0]}.py')
     quant, hook = cfg.model.quant, cfg.custom_hooks[0]
-    hook.budgets[0].limit = run.budget
+    shape = hook.budgets[0].input_shape
+    hook.budgets = search_budgets(cfg, [run.budget])['budgets']
     if run.method.startswith('bpnas_'):
         quant.mixing = run.method.removeprefix('bpnas_')
     elif run.method in ('edmips', 'dnas'):
-        own = Config.fromfile(ROOT / f'configs/{run.method}/{SETS[run.set][0]}.py')
+        like = LIKE.get(run.set, SETS[run.set][0])
+        own = Config.fromfile(ROOT / f'configs/{run.method}/{like}.py')
+        own.custom_hooks[0].penalties[0].cost.input_shape = shape
         for key in ('mixing', 'own_weights', 'relaxation'):
             if key in own.model.quant:
                 quant[key] = own.model.quant[key]
@@ -180,6 +209,13 @@ def lengthen(cfg: Config, epochs: int) -> None:
             each.T_max += epochs
 
 
+def float_net(load_from: str, seed: int, floats: int) -> str:
+    """The float checkpoint that a seed starts from."""
+    if floats == 1:
+        return load_from
+    return load_from.replace('_float/', f'_float_{seed % floats}/')
+
+
 def only_the_end(cfg: Config) -> None:
     """One validation, at the end, and no checkpoint."""
     cfg.train_cfg.val_interval = cfg.train_cfg.max_epochs
@@ -197,6 +233,7 @@ def execute(run: Run, args: argparse.Namespace, settings: dict) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     with ONE_BY_ONE:
         cfg = search_config(run)
+        cfg.load_from = float_net(cfg.load_from, run.seed, args.floats)
         cfg.merge_from_dict(settings['search_options'])
         cfg.dump(folder / 'search.py')
     command = [folder / 'search.py', '--work-dir', folder / 'search']
@@ -270,7 +307,8 @@ def costs(cfg: Config, policy: Path, history: Path) -> dict:
     found = Policy.load(policy)
     budget = found.meta['budgets'][0]
     before = None
-    if history.is_file():
+    in_bops = cfg.custom_hooks[0].budgets[0].type == 'BOPs'
+    if in_bops and history.is_file():
         header, *_, last = history.read_text().splitlines()
         layers = dict(found.layers)
         probs = json.loads(last)['probs']
@@ -372,19 +410,22 @@ def main() -> None:
         search_options=args.search_options or {},
         finetune_options=args.finetune_options or {},
     )
+    if args.floats > 1:
+        settings['floats'] = args.floats
     settings = json.loads(json.dumps(settings))
     failures = []
     runs = missing_runs(args, settings) if args.jobs else []
-    for name in {each.set for each in runs}:
+    for name, seed in {(each.set, each.seed) for each in runs}:
+        load_from = Config.fromfile(search_file(name)).load_from
         check_file(
-            str(ROOT / Config.fromfile(search_file(name)).load_from),
+            str(ROOT / float_net(load_from, seed, args.floats)),
             f'the float checkpoint of {name} (train configs/float first)',
         )
     if runs:
         failures = execute_all(runs, args, settings, console)
     records = list(all_records(args).values())
     if records:
-        write_results(records, args.out, console)
+        write_results(records, args.out, console, args.reference)
     if failures:
         raise ValueError('\n'.join(failures))
 

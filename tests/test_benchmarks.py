@@ -95,7 +95,7 @@ def test_results_are_written(report, tmp_path):
     assert (tmp_path / 'accuracy.png').stat().st_size > 10_000
 
 
-@pytest.mark.parametrize('set_', ['digits', 'shapes'])
+@pytest.mark.parametrize('set_', ['digits', 'shapes', 'fashion', 'stamps'])
 def test_all_methods_search_over_the_same(quality, set_):
     """Candidates, quantizer, fixed layers and budget are those of configs/bpnas."""
     reference = None
@@ -118,6 +118,26 @@ def test_all_methods_search_over_the_same(quality, set_):
         reference = reference or found
         assert found == reference
     assert reference['budgets'][0]['limit'] == 'W2A2'
+
+
+def test_budgets_and_inputs_of_a_set(quality):
+    for budget, kind, limit in (
+        ('0.8*W3A3', 'BOPs', dict(of='W3A3', ratio=0.8)),
+        ('WeightBytes:W3A3', 'WeightBytes', 'W3A3'),
+    ):
+        run = quality.Run('fashion', 'edmips', budget, 0)
+        cfg = quality.search_config(run)
+        (found,) = cfg.custom_hooks[0].budgets
+        assert found == dict(type=kind, limit=limit, input_shape=(1, 28, 28))
+        cost = cfg.custom_hooks[0].penalties[0].cost
+        assert tuple(cost.input_shape) == (1, 28, 28)
+        assert not set(run.name) & set('*:/ ')
+
+
+def test_a_float_net_for_each_seed(quality):
+    given = 'work_dirs/x_float/epoch_2.pth'
+    assert quality.float_net(given, 7, 1) == given
+    assert quality.float_net(given, 7, 5) == 'work_dirs/x_float_2/epoch_2.pth'
 
 
 def test_methods_differ_in_what_makes_them_up(quality):

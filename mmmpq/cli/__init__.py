@@ -20,6 +20,9 @@ COMMANDS = {
     'report': 'the report of a search again, from its work_dir',
     'data digits': 'make the digits set',
     'data shapes': 'make the shapes set',
+    'data fashion': 'fetch Fashion-MNIST: 70,000 photos of clothes',
+    'data stamps': 'fetch cut-outs and photographs, make the stamps set',
+    'data lite0': 'fetch the ImageNet weights of EfficientNet-Lite0',
     'demo': 'search, fine-tune, test and export a small RetinaNet',
     'qfa-demo': 'train one elastic net, take three nets out of it',
 }

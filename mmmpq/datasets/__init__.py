@@ -8,10 +8,12 @@ __all__ = ['split_dataset', 'split_indices']
 
 # Each toolbox is optional: whoever only classifies needs no mmdet.
 if find_spec('mmdet'):
-    from mmmpq.datasets.shapes import ShapesDataset  # noqa: F401
+    from mmmpq.datasets.shapes import ShapesDataset
+    from mmmpq.datasets.stamps import StampsDataset
 
-    __all__.append('ShapesDataset')
+    __all__ += ['ShapesDataset', 'StampsDataset']
 if find_spec('mmpretrain'):
-    from mmmpq.datasets.digits import DigitsDataset  # noqa: F401
+    from mmmpq.datasets.digits import DigitsDataset
+    from mmmpq.datasets.fashion import FashionDataset
 
-    __all__.append('DigitsDataset')
+    __all__ += ['DigitsDataset', 'FashionDataset']

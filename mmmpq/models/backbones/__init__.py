@@ -5,6 +5,10 @@ from importlib.util import find_spec
 __all__ = []
 
 if find_spec('mmpretrain'):
-    from mmmpq.models.backbones.cifar_resnet import CifarResNet  # noqa: F401
+    from mmmpq.models.backbones.cifar_resnet import CifarResNet
+    from mmmpq.models.backbones.efficientnet_lite import (
+        EfficientNetLite0,
+        SamePadConv2d,
+    )
 
-    __all__.append('CifarResNet')
+    __all__ += ['CifarResNet', 'EfficientNetLite0', 'SamePadConv2d']

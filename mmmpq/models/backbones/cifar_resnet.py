@@ -50,6 +50,7 @@ class CifarResNet(BaseBackbone):
         depth (int): 20, 32, 44 or 56.
         in_channels (int): Channels of the image.
         base_channels (int): Channels of the stem and the first stage.
+        stem_stride (int): Stride of the stem; 1 as in the paper.
         conv_cfg (dict, optional): Config of the conv layers.
         norm_cfg (dict, optional): Config of the norm layers; BatchNorm if None.
         init_cfg (dict | list, optional): Initialisation; Kaiming normal if None, as
@@ -64,6 +65,7 @@ class CifarResNet(BaseBackbone):
         depth: int,
         in_channels: int = 3,
         base_channels: int = 16,
+        stem_stride: int = 1,
         conv_cfg: dict | None = None,
         norm_cfg: dict | None = None,
         init_cfg: dict | list | None = None,
@@ -73,7 +75,13 @@ class CifarResNet(BaseBackbone):
         super().__init__(init_cfg=init_cfg or KAIMING)
         norm_cfg = norm_cfg or dict(type='BN')
         self.conv1 = build_conv_layer(
-            conv_cfg, in_channels, base_channels, 3, padding=1, bias=False
+            conv_cfg,
+            in_channels,
+            base_channels,
+            3,
+            stride=stem_stride,
+            padding=1,
+            bias=False,
         )
         self.bn1 = build_norm_layer(norm_cfg, base_channels)[1]
         self.relu = nn.ReLU(inplace=True)
@@ -97,6 +105,9 @@ class CifarResNet(BaseBackbone):
             self.add_module(f'layer{stage + 1}', nn.Sequential(*blocks))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
-        """Maps images ``(N, C, H, W)`` to ``((N, 4 * base_channels, H/4, W/4),)``."""
+        """Maps images ``(N, C, H, W)`` to ``((N, 4 * base_channels, H/S, W/S),)``.
+
+        S is 4 * stem_stride; sizes are rounded up.
+        """
         x = self.relu(self.bn1(self.conv1(x)))
         return (self.layer3(self.layer2(self.layer1(x))),)

