@@ -172,7 +172,7 @@ def test_a_killed_sensitivity_run_goes_on(call, tmp_path, monkeypatch):
     calls.clear()
     kill = None
     assert call(*flags).layers == whole.layers
-    assert len(calls) == 1 + 4 * 4 - 5
+    assert len(calls) == 1 + 4 * 4 + 2 * 3 - 5  # the two ends have 3 candidates
     values = [
         json.loads((f / 'sensitivity.json').read_text())['values']
         for f in (tmp_path, tmp_path / 'whole')

@@ -14,6 +14,7 @@ supernet = dict(
     relaxation=dict(type='mmmpq.GumbelSoftmax', temperature=5.0, anneal=0.025),
     mixing='outputs',
     own_weights=True,
+    ends='fixed',
 )
 search = dict(
     type='mmmpq.SearchHook',

@@ -10,6 +10,7 @@ supernet = dict(
     groups='layer',
     relaxation=dict(type='mmmpq.Softmax', factorised=True, init=0.01),
     mixing='composite',
+    ends='fixed',
 )
 search = dict(
     type='mmmpq.SearchHook',

@@ -12,6 +12,7 @@ supernet = dict(
     groups='layer',
     relaxation=dict(type='mmmpq.UniformSampling'),
     mixing='sampled',
+    ends='fixed',
 )
 # What the net of a policy keeps of it.
 subnet = dict(w_quantizer=w_quantizer, a_quantizer=a_quantizer)

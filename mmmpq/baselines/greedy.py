@@ -6,12 +6,12 @@ import numpy as np
 
 from mmmpq.search.discretise import problem
 from mmmpq.search.space import SearchSpace
-from mmmpq.search.tables import CostTable
+from mmmpq.search.tables import Table
 
 
 def choose(
     space: SearchSpace,
-    tables: Sequence[CostTable],
+    tables: Sequence[Table],
     loss_of: Callable[[Sequence[int]], float],
     step: Callable[[float], None] | None = None,
 ) -> list[int]:

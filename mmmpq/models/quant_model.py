@@ -99,7 +99,7 @@ def quantize(
     own_weights: bool = False,
     relaxation: dict | None = None,
     hardware: str | Path | None = None,
-    ends: str = 'fixed',
+    ends: str = 'searched',
 ) -> nn.Module:
     """Quantizes the layers of ``model`` in place and returns it.
 
@@ -159,8 +159,7 @@ def quantize(
     wanted = None if isinstance(policy, Policy) else candidates
     if ends not in ENDS:
         raise ValueError(f'quant.ends: found {ends!r}; accepted are {", ".join(ENDS)}')
-    searched = ends == 'searched' and policy is None
-    layers = _select(model, exclude, fixed or {}, wanted, searched)
+    layers = _select(model, exclude, fixed or {}, wanted, ends, policy is None)
     if policy is not None:
         fix_layers(
             layers.modules,
@@ -198,7 +197,8 @@ def _select(
     exclude: str | Iterable[str],
     fixed: dict[str, Any],
     candidates: Any,
-    ends_searched: bool,
+    ends: str,
+    search: bool,
 ) -> _Layers:
     """Looks through the layers of a float model."""
     modules = dict(model.named_modules())
@@ -212,12 +212,14 @@ def _select(
         ({}, set()) if candidates is None else candidates_of(candidates, names)
     )
     pinned: dict[str, Precision | None] = dict.fromkeys(safe, SAFE)
-    pinned.update(dict.fromkeys(named & set(pinned)))
     settled = parse_fixed(fixed, names)
-    if ends_searched:
-        free = [n for n in safe if n not in named and n not in settled]
-        stem = stem_of(model)
-        found.update({n: STEM if n == stem else PREDICTION for n in free})
+    if search:
+        free = set(safe) & named
+        if ends == 'searched':
+            others = [n for n in safe if n not in named and n not in settled]
+            stem = stem_of(model)
+            found.update({n: STEM if n == stem else PREDICTION for n in others})
+            free |= set(others)
         pinned.update(dict.fromkeys(free))
     pinned.update(settled)
     pinned = {n: p for n, p in pinned.items() if p is not None}

@@ -62,11 +62,13 @@ def small():
 
 @pytest.fixture
 def build():
-    """Build a model from a config, quantized if ``quant`` keys are given."""
+    """Build a model from a config, quantized if ``quant`` keys are given; its ends are
+    then at 8/8, unless they say otherwise."""
 
     def make(cfg, **quant):
         cfg = copy.deepcopy(cfg)
         if quant:
+            quant.setdefault('ends', 'fixed')
             cfg.update(base_type=cfg.type, type='mmmpq.QuantModel', quant=quant)
         return MODELS.build(cfg)
 

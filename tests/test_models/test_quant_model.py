@@ -100,6 +100,28 @@ def test_defaults_stay_at_eight_bits(small, build):
     )
 
 
+def test_ends_are_searched_among_a_few_widths(small):
+    cfg = small('faster-rcnn')
+    cfg.update(base_type=cfg.type, type='mmmpq.QuantModel')
+    cfg.quant = dict(candidates=CANDIDATES, fixed={'rpn_head.rpn_cls': 'W6A6'})
+    space = SearchSpace(MODELS.build(cfg))
+    found = {g.layers[0]: list(map(str, g.candidates)) for g in space.groups}
+    assert found['backbone.conv1'] == ['W4A8', 'W6A8', 'W8A8']
+    last = [f'{n}_{k}' for n in ('fc', 'rpn') for k in ('cls', 'reg')]
+    last = [f'{"roi_head.bbox_head" if n[0] == "f" else "rpn_head"}.{n}' for n in last]
+    for name in set(last) - {'rpn_head.rpn_cls'}:
+        assert found[name] == ['W4A4', 'W6A6', 'W8A8']
+    assert space.fixed == {'rpn_head.rpn_cls': (6, 6)}
+    ends = ['backbone.conv1', *(n for n in last if n != 'rpn_head.rpn_cls')]
+    assert space.ends == dict.fromkeys(ends, Precision(8, 8))
+    # A budget means the net with the ends at 8 bits; the other reading has all alike.
+    uniform = space.uniform(Precision(4, 4)).layers
+    assert {uniform[n] for n in ends} == {(8, 8)}
+    assert uniform['neck.fpn_convs.0.conv'] == (4, 4)
+    every = space.uniform(Precision(4, 4), ends=True).layers
+    assert {every[n] for n in ends} == {(4, 4)}
+
+
 def test_fixed_and_exclude(small, build):
     model = build(
         small('resnet'),
@@ -136,15 +158,16 @@ def test_candidates_by_pattern(small, build):
     assert found['neck.lateral_convs.0.conv'] == ((3, 3), (4, 4))
     assert found['neck.fpn_convs.0.conv'] == ((2, 2),)
     assert found['backbone.layer1.0.conv1'] == tuple(map(tuple, CANDIDATES))
-    # A uniform net of the same config has the width wherever there is a choice.
+    # A uniform net of the same config has the ends at 8/8, as a budget takes it.
     uniform = build(
         small('retinanet'),
         candidates={'*': CANDIDATES, 'bbox_head.retina_*': ends},
         policy='W4A4',
     )
     precisions = {n: m.precision for n, m in quantized_layers(uniform).items()}
-    assert precisions['bbox_head.retina_reg'] == (4, 4)
+    assert precisions['bbox_head.retina_reg'] == (8, 8)
     assert precisions['backbone.conv1'] == (8, 8)
+    assert precisions['backbone.layer1.0.conv1'] == (4, 4)
 
 
 def test_fixed_wins_over_candidates_by_pattern(small, build):
@@ -324,6 +347,7 @@ def test_unknown_part_of_the_base_is_reported_as_such(small, build):
         ),
         (dict(exclude=['backbone.conv1']), ValueError, 'found neither'),
         (dict(candidates=[]), ValueError, r'quant\.candidates: found an empty list'),
+        (dict(candidates=CANDIDATES, ends='8'), ValueError, r"quant\.ends: found '8'"),
         (dict(candidates=['W4A4', (4, 4)]), ValueError, 'W4A4 is given more than once'),
         (dict(candidates=[(2, 9)]), ValueError, r'candidates\[0\]: found 9 bits'),
         (

@@ -44,6 +44,7 @@ def problem():
 
     def build(*budgets, candidates=CANDIDATES, **quant):
         torch.manual_seed(0)
+        quant.setdefault('ends', 'fixed')
         model = quantize(Chain(), candidates=candidates, **quant)
         space = SearchSpace(model)
         cfgs = [dict(type=t, limit=n, input_shape=(3, 16, 16)) for t, n in budgets]

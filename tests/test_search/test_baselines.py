@@ -51,6 +51,19 @@ def test_largest_uniform(problem, budgets, expected):
     assert precision == expected
 
 
+def test_uniform_in_both_readings(problem):
+    """With the ends at 8 bits, which are most of a tight budget, or at the width."""
+    _, space, tables = problem(('BOPs', 'W3A3'), ends='searched')
+    (table,) = tables
+    kept = largest_uniform(space, tables)
+    every = largest_uniform(space, tables, ends=True)
+    assert kept.layers['convs.0'] == kept.layers['fc'] == (8, 8)
+    assert kept.layers['twice'] == (3, 3)
+    assert len(set(every.layers.values())) == 1
+    assert every.layers['twice'] > (3, 3)
+    assert table.of(every) <= table.limit == table.of(kept)
+
+
 def test_no_uniform_precision_fits(problem):
     _, space, tables = problem(
         ('BOPs', 'W2A3'), ('WeightBytes', 'W2A2'), candidates=[(4, 4), (2, 8)]

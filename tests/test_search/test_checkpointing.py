@@ -34,7 +34,8 @@ def supernet(**quant):
     blocks = [Block(4, 8), Block(8, 8)]
     stem, head = nn.Conv2d(3, 4, 3), nn.Linear(8, 4)
     net = nn.Sequential(stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
-    mmmpq.quantize(net, ['W2A2', 'W4A4', 'W8A8'], groups='layer', **quant)
+    quant = {'groups': 'layer', 'ends': 'fixed', **quant}
+    mmmpq.quantize(net, ['W2A2', 'W4A4', 'W8A8'], **quant)
     mmmpq.calibrate(net, [torch.randn(8, 3, 8, 8)])
     return net
 

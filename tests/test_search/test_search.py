@@ -21,7 +21,8 @@ def supernet(**quant):
     for i, o in ((3, 4), (4, 4), (4, 6)):
         layers += [nn.Conv2d(i, o, 3, padding=1), nn.ReLU()]
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4))
-    mmmpq.quantize(net, ['W2A2', 'W4A4', 'W8A8'], groups='layer', **quant)
+    quant = {'groups': 'layer', 'ends': 'fixed', **quant}
+    mmmpq.quantize(net, ['W2A2', 'W4A4', 'W8A8'], **quant)
     mmmpq.calibrate(net, [batch(0)[0]])
     return net
 

@@ -33,7 +33,7 @@ def budget(limit, kind='BOPs', shape=SHAPE):
 @pytest.fixture
 def chain(problem):
     """A supernet that is elastic in its bits alone, and its subnets."""
-    model, *_ = problem(candidates=GRID, mixing='sampled', groups='layer')
+    model, *_ = problem(candidates=GRID, mixing='sampled', groups='layer', ends='fixed')
     return model, SubnetSpace(model)
 
 
@@ -71,7 +71,7 @@ class Elastic(torch.nn.Module):
 
 @pytest.fixture
 def elastic():
-    quant = dict(candidates=GRID, mixing='sampled', groups='layer')
+    quant = dict(candidates=GRID, mixing='sampled', groups='layer', ends='fixed')
     quant['fixed'] = {'one': None, 'head': (8, 8)}
     model = quantize(Elastic(), **quant)
     return model, SubnetSpace(model)
@@ -137,7 +137,9 @@ def test_costs_are_those_of_the_plain_net_counted_by_hooks():
         last=32,
     )
     fixed = {'*.se.*': (8, 8)}
-    quant = dict(candidates=GRID, mixing='sampled', groups='layer', fixed=fixed)
+    quant = dict(
+        candidates=GRID, mixing='sampled', groups='layer', ends='fixed', fixed=fixed
+    )
     model = quantize(backbone, **quant)
     space = SubnetSpace(model)
     references = [budget('W4A4'), CostAt(WeightBytes(), SHAPE)]

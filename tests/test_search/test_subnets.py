@@ -65,7 +65,7 @@ class Net(nn.Module):
 @pytest.fixture
 def make():
     def build(elastic=True, candidates=GRID, **quant):
-        quant = {'groups': 'layer', **SUPERNET, **quant}
+        quant = {'groups': 'layer', 'ends': 'fixed', **SUPERNET, **quant}
         model = quantize(Net(elastic), candidates=candidates, **quant)
         return model, SubnetSpace(model)
 
