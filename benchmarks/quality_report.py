@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from itertools import cycle
 from pathlib import Path
 from statistics import mean, median, stdev
 
@@ -21,15 +22,32 @@ FIELDS = (
     'settings',
 )
 TEXTS = ('set', 'method', 'budget', 'metric', 'start')
-BASELINES = ('sensitivity', 'hessian', 'uniform', 'uniform_long', 'random')
-SEARCHES = ('bpnas_outputs', 'bpnas_composite', 'bpnas_sampled', 'edmips', 'dnas')
+# What mmmpq baseline is asked for.
+BASELINES = {
+    'sensitivity': ['sensitivity'],
+    'hessian': ['hessian'],
+    'fisher': ['fisher', '--batches', 8],
+    'fisher_twice': ['fisher', '--batches', 8],
+    'greedy': ['greedy'],
+    'uniform': ['uniform'],
+    'uniform_long': ['uniform'],
+    'uniform_twice': ['uniform'],
+    'uniform-all': ['uniform-all'],
+    'by_hand': ['uniform-all'],
+    'random': ['random'],
+    'random_best': ['random', '--samples', 64],
+}
+SEARCHES = (
+    *('bpnas_outputs', 'bpnas_composite', 'bpnas_fisher', 'bpnas_sampled'),
+    *('edmips', 'dnas'),
+)
 METHODS = (*SEARCHES, *BASELINES)
 # Of each method: Okabe-Ito's colours and three more, and a marker each.
 COLORS = (
     *('#0072b2', '#56b4e9', '#009e73', '#d55e00', '#cc79a7'),
     *('#e69f00', '#7a5c00', '#000000', '#6a3d9a', '#999999'),
 )
-MARKERS = 'os^DvP*X<p'
+MARKERS = 'os^DvP*X<'  # one less, so that no pair comes twice
 COLUMNS = (
     *('set', 'budget', 'method', 'runs', 'accuracy', 'spread', 'of the budget'),
     *('inside before', 'inside after', 'search s', 'memory MiB'),
@@ -155,7 +173,7 @@ def accuracy_figure(rows: list[dict], theme) -> Figure:
     for ax, name in zip(axes, sets, strict=True):
         mine = [r for r in rows if r['set'] == name]
         factor, unit = scale(max(r['bops'] for r in mine), 'BOPs')
-        for method, color, marker in zip(METHODS, COLORS, MARKERS, strict=True):
+        for method, color, marker in zip(METHODS, cycle(COLORS), cycle(MARKERS)):
             points = sorted(
                 (r for r in mine if r['method'] == method), key=lambda r: r['bops']
             )

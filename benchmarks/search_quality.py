@@ -39,6 +39,7 @@ from mmmpq.engine.launch import run
 from mmmpq.engine.search_config import search_budgets
 from mmmpq.fileio import atomic_write, check_file
 from mmmpq.policy import Policy, Precision
+from mmmpq.search import Problem
 from mmmpq.version import __version__
 
 ONE_BY_ONE = threading.Lock()  # mmengine reads a config by way of sys.modules
@@ -59,8 +60,11 @@ EPILOG = """examples
 
 bpnas_* is configs/bpnas with that mixing. edmips and dnas take penalty, relaxation,
 mixing, weights and steps of their configs. EdMIPS's logits are joint here, as the
-candidates are no full grid. uniform_long is fine-tuned for as many epochs as a search
-and its fine-tuning take.
+candidates are no full grid. bpnas_fisher starts its logits from Fisher scores.
+uniform_long is fine-tuned for as many epochs as a search and its fine-tuning take; *_twice
+are first trained at their fixed bits for the time that a search takes, with its schedule,
+then fine-tuned like what a search found. by_hand is the dearest uniform net inside the
+budget whose prediction layers have 4/4 and whose stem has 8/8.
 """
 
 
@@ -175,7 +179,9 @@ def search_config(run: Run) -> Config:
     quant, hook = cfg.model.quant, cfg.custom_hooks[0]
     shape = hook.budgets[0].input_shape
     hook.budgets = search_budgets(cfg, [run.budget])['budgets']
-    if run.method.startswith('bpnas_'):
+    if run.method == 'bpnas_fisher':
+        hook.fisher = 8
+    elif run.method.startswith('bpnas_'):
         quant.mixing = run.method.removeprefix('bpnas_')
     elif run.method in ('edmips', 'dnas'):
         like = LIKE.get(run.set, SETS[run.set][0])
@@ -198,6 +204,38 @@ def finetune_config(run: Run, policy: Path, load_from: str) -> Config:
         lengthen(cfg, search_config(run).train_cfg.max_epochs)
     only_the_end(cfg)
     return cfg
+
+
+def first_config(run: Run, policy: Path, load_from: str) -> Config:
+    """A training at fixed bits that takes as long as the search, with its schedule.
+
+    An iteration of a search takes 2.4 of these (step_time.py).
+    """
+    search = search_config(run)
+    cfg = finetune_config(run, policy, load_from)
+    for key in ('train_cfg', 'param_scheduler', 'optim_wrapper'):
+        cfg[key] = search[key]
+    lengthen(cfg, round(1.4 * search.train_cfg.max_epochs))
+    only_the_end(cfg)
+    cfg.default_hooks.checkpoint = dict(type='CheckpointHook', interval=-1)
+    return cfg
+
+
+def by_hand(cfg: Config, policy: Path) -> None:
+    """Writes over ``policy`` what a person would do in a minute."""
+    init_default_scope(cfg.default_scope)
+    model = MODELS.build(dict(cfg.model, data_preprocessor=preprocessor(cfg)))
+    problem = Problem(model, cfg.custom_hooks[0].budgets)
+    (table,) = problem.tables
+    inner = [g for g in problem.space.groups if g.layers[0] not in problem.space.ends]
+    hands = []
+    for candidate in inner[0].candidates:
+        found = problem.space.uniform(candidate)
+        stem, *last = problem.space.ends
+        found.layers.update(dict.fromkeys(last, Precision(4, 4)))
+        if table.of(found) <= table.limit:
+            hands.append((table.of(found), min(candidate), found))
+    problem.described(max(hands, key=lambda hand: hand[:2])[-1]).save(policy)
 
 
 def lengthen(cfg: Config, epochs: int) -> None:
@@ -239,14 +277,25 @@ def execute(run: Run, args: argparse.Namespace, settings: dict) -> dict:
     command = [folder / 'search.py', '--work-dir', folder / 'search']
     command += ['--seed', run.seed]
     if run.method in BASELINES:
-        method = run.method.removesuffix('_long')
-        command = ['tools/baseline.py', *command, '--method', method]
-        command += ['--budget', run.budget]
+        command = ['tools/baseline.py', *command, '--budget', run.budget]
+        command += ['--method', *BASELINES[run.method]]
     else:
         command = ['tools/train.py', *command]
     spent = process(folder, 'search', args.threads, *command)
     policy = folder / 'search/policy.json'
     searched = folder / 'search/searched.pth'
+    if run.method == 'by_hand':
+        with ONE_BY_ONE:
+            by_hand(cfg, policy)
+    if run.method.endswith('_twice'):
+        with ONE_BY_ONE:
+            first = first_config(run, policy, str(cfg.load_from))
+            first.dump(folder / 'first.py')
+        command = ['tools/train.py', folder / 'first.py', '--seed', run.seed]
+        command += ['--work-dir', folder / 'first']
+        spent = process(folder, 'first', args.threads, *command)
+        (trained,) = (folder / 'first').glob('*.pth')
+        trained.replace(searched)
     own_weights = searched.is_file() and not args.from_float
     with ONE_BY_ONE:
         tuning = finetune_config(
