@@ -61,10 +61,10 @@ EPILOG = """examples
 bpnas_* is configs/bpnas with that mixing. edmips and dnas take penalty, relaxation,
 mixing, weights and steps of their configs. EdMIPS's logits are joint here, as the
 candidates are no full grid. bpnas_fisher starts its logits from Fisher scores.
-uniform_long is fine-tuned for as many epochs as a search and its fine-tuning take; *_twice
-are first trained at their fixed bits for the time that a search takes, with its schedule,
-then fine-tuned like what a search found. by_hand is the dearest uniform net inside the
-budget whose prediction layers have 4/4 and whose stem has 8/8.
+uniform_long is fine-tuned for as many epochs as a search and its fine-tuning take;
+*_twice are first trained at their fixed bits for the time that a search takes, with its
+schedule, then fine-tuned like what a search found. by_hand is the dearest uniform net
+inside the budget whose prediction layers have 4/4 and whose stem has 8/8.
 """
 
 
@@ -231,7 +231,7 @@ def by_hand(cfg: Config, policy: Path) -> None:
     hands = []
     for candidate in inner[0].candidates:
         found = problem.space.uniform(candidate)
-        stem, *last = problem.space.ends
+        _, *last = problem.space.ends
         found.layers.update(dict.fromkeys(last, Precision(4, 4)))
         if table.of(found) <= table.limit:
             hands.append((table.of(found), min(candidate), found))

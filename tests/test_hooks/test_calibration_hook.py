@@ -237,3 +237,21 @@ def test_checkpoints_hold_the_policy_itself(make, tmp_path, monkeypatch):
     found = torch.load(f'{runner.work_dir}/epoch_1.pth')
     config = Config.fromstring(found['meta']['cfg'], '.py')
     assert config.model.quant.policy.layers['convs.1'] == [4, 4]
+
+
+def test_batchnorm_is_that_of_the_last_net(make):
+    """With ``final``, a true average over the weights that training ends with."""
+    hook = dict(CALIBRATION, final=4)
+    runner = make(hooks=[hook], **FIXED)
+    runner.train()
+    model = runner.model
+    found = model.norms[2].running_mean.clone()
+    calibrate_subnet(model, train_batches(runner, 5))
+    torch.testing.assert_close(model.norms[2].running_mean, found, rtol=0.2, atol=0.05)
+    saved = torch.load(Path(runner.work_dir) / 'epoch_1.pth', weights_only=False)
+    assert torch.equal(saved['state_dict']['norms.2.running_mean'], found)
+    without = make(hooks=[CALIBRATION], **FIXED)
+    without.train()
+    for name, value in model.state_dict().items():
+        same = torch.equal(value, without.model.state_dict()[name])
+        assert same == ('running' not in name and 'tracked' not in name), name

@@ -132,3 +132,28 @@ def test_a_teacher_of_other_classes(pair):
     message = 'bbox_head has 7 classes; accepted are those of the model, 80'
     with pytest.raises(ValueError, match=message):
         Distillation(student, names)
+
+
+def test_a_search_and_its_fine_tuning_learn_from_a_teacher(make, hook_of, tmp_path):
+    """Weights and logits both; without a share of the loss they go another way."""
+    init_default_scope('mmengine')
+    teacher = MODELS.build(dict(type='TinyNet'))
+    torch.save(teacher.state_dict(), tmp_path / 'teacher.pth')
+    (tmp_path / 'teacher.py').write_text("model = dict(type='TinyNet')\n")
+    names = dict(config=str(tmp_path / 'teacher.py'))
+    names['checkpoint'] = str(tmp_path / 'teacher.pth')
+    ends = []
+    for weight in (0.0, 5.0):
+        hook = dict(
+            type='mmmpq.DistillationHook',
+            teacher=names,
+            weight=weight,
+            match=dict(fc='soft_cross_entropy'),
+        )
+        runner = make(search={}, hooks=[hook], **{'train_cfg.max_epochs': 1})
+        runner.train()
+        assert 'train/loss_distill' in runner.message_hub.log_scalars
+        ends.append(torch.cat(hook_of(runner).search.space.logits))
+        data = dict(inputs=torch.zeros(1, 3, 8, 8), labels=torch.zeros(1).long())
+        assert set(runner.model.train()(**data, mode='loss')) == {'loss'}
+    assert not torch.equal(*ends)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from mmengine.hooks import Hook
 
+from mmmpq.baselines import fisher
+from mmmpq.engine.batches import train_batches
 from mmmpq.layers import Softmax
 from mmmpq.models import QuantModel
 from mmmpq.policy import Policy
@@ -75,6 +77,22 @@ def test_expected_cost_stays_inside(make, hook_of, start, lr, mode):
         assert all(c < t.limit for c, t in zip(costs, hook.search.tables, strict=True))
     policy = Policy.load(Path(runner.work_dir) / 'policy.json')
     assert all(t.of(policy) <= t.limit for t in hook.search.tables)
+
+
+def test_a_start_from_fisher_scores(make, hook_of):
+    """Before any step the most probable policy is the one of least Fisher error."""
+    runner = make(
+        search=dict(fisher=2, calibration=2, warmup=0.5),
+        hooks=[dict(type='KillHook', at=1)],
+    )
+    with pytest.raises(KeyboardInterrupt):
+        runner.train()
+    search = hook_of(runner).search
+    harms = fisher.measure(search.model, search.space, train_batches(runner, 2))
+    for group, harm in zip(search.space.groups, harms, strict=True):
+        logits = group.relaxation.logits.tolist()
+        assert len(set(logits)) == len(logits)
+        assert logits.index(max(logits)) == harm.argmin()
 
 
 def test_warm_up_and_interval_say_when_the_logits_move(make, hook_of, monkeypatch):
