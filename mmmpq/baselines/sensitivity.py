@@ -13,7 +13,7 @@ from mmmpq.baselines.measurements import Measurements
 from mmmpq.models.task_loss import mean_loss
 from mmmpq.policy import FLOAT
 from mmmpq.randomness import isolated_randomness
-from mmmpq.search.chosen import chosen
+from mmmpq.search.at_choice import at_choice
 from mmmpq.search.space import SearchSpace
 
 METRICS = ('loss', 'output')
@@ -64,7 +64,7 @@ def measure(
     total, done = sum(space.sizes), 0
     missing = any(_key(g, c) not in cache for g in space.groups for c in g.candidates)
     if missing:
-        with chosen(model, space, nothing):
+        with at_choice(model, space, nothing):
             distance.start()
     for g, group in enumerate(space.groups):
         for j, candidate in enumerate(group.candidates):
@@ -73,7 +73,7 @@ def measure(
                 value = 0.0
                 if candidate != FLOAT:
                     choice = [*nothing[:g], j, *nothing[g + 1 :]]
-                    with chosen(model, space, choice):
+                    with at_choice(model, space, choice):
                         value = distance.value()
                 if not math.isfinite(value):
                     raise ValueError(

@@ -26,6 +26,7 @@ from mmmpq.models import calibrate
 from mmmpq.policy import Policy
 from mmmpq.registry import HOOKS
 from mmmpq.search import Search
+from mmmpq.search.at_choice import at_choice
 from mmmpq.units import statement
 from mmmpq.visualization.progress import progress_bar, terminal
 
@@ -182,7 +183,7 @@ def _best_random(search, batches, args, seed) -> list[int]:
     with progress_bar(terminal(stderr=True), 'random policies', args.samples) as bar:
         for i in range(args.samples):
             choice = random_choice(search.tables, seed + i)
-            with sensitivity.chosen(search.model, search.space, choice):
+            with at_choice(search.model, search.space, choice):
                 loss = sensitivity.mean_loss(search.model, batches)
             losses.append((loss, i, choice))
             bar(i + 1)

@@ -11,7 +11,7 @@ from mmmpq.export.onnx.levels import (
     finer,
     needs_vnni,
     packed,
-    stored,
+    store_levels,
 )
 from mmmpq.export.onnx.trace import MARKER
 from mmmpq.layers.base import QuantLayer
@@ -104,7 +104,7 @@ class _Writer:
         )
         bits, _ = containers_of(layer.precision, self.containers)
         unsigned = not self.vnni and needs_vnni(layer.precision)
-        at = stored(
+        at = store_levels(
             bits,
             *weight_levels(layer),
             0 if zero is None else zero,
@@ -133,7 +133,7 @@ class _Writer:
         layer = self.layers[name]
         scale, zero, low, high = activation_levels(layer)
         _, bits = containers_of(layer.precision, self.containers)
-        at = stored(bits, low, high, zero, signed=None if bits == 4 else False)
+        at = store_levels(bits, low, high, zero, signed=None if bits == 4 else False)
         self.report.setdefault(name, {})['input'] = at.type
         base = f'{name}.input'
         step = self.floats(f'{base}_scale', scale)
