@@ -10,6 +10,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from mmmpq.baselines.measurements import Measurements
+from mmmpq.layers import leaves
 from mmmpq.models.task_loss import mean_loss
 from mmmpq.policy import FLOAT
 from mmmpq.randomness import isolated_randomness
@@ -120,7 +121,7 @@ class _OutputDistance:
             with isolated_randomness(0):
                 data = self.model.data_preprocessor(batch, True)
                 out = self.model._run_forward(data, mode='tensor')
-            yield list(_tensors(out))
+            yield [part for part in leaves(out) if isinstance(part, Tensor)]
 
 
 def output_distance(base: Sequence[Tensor], other: Sequence[Tensor]) -> float:
@@ -144,14 +145,3 @@ def output_distance(base: Sequence[Tensor], other: Sequence[Tensor]) -> float:
         / max(float(a.double().square().sum()), 1e-12)
         for a, b in zip(base, other, strict=True)
     )
-
-
-def _tensors(out: Any) -> Iterator[Tensor]:
-    if isinstance(out, Tensor):
-        yield out
-    elif isinstance(out, (list, tuple)):
-        for part in out:
-            yield from _tensors(part)
-    elif isinstance(out, dict):
-        for part in out.values():
-            yield from _tensors(part)

@@ -1,6 +1,6 @@
 """BatchNorm folded into the weights, scales and biases of the layers before it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from mmmpq.export.integers import (
     weight_levels,
 )
 from mmmpq.layers.base import QuantLayer
-from mmmpq.layers.inputs import first_input
+from mmmpq.layers.inputs import first_input, leaves
 from mmmpq.models.loading import without_batchnorm
 from mmmpq.policy import SKIP
 from mmmpq.quantizers import StoredQuantizer
@@ -209,21 +209,13 @@ class _Flow(TorchFunctionMode):
         self._read((out,))
 
     def _read(self, values: Iterable[Any]) -> None:
-        for x in _flat(values):
+        for x in leaves(values):
             maker = getattr(x, '_made_by', None)
             if maker is not None:
                 self.readers[maker].add(self._norm)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if any(isinstance(x, Tensor) for x in _flat((out,))):  # not a shape, say
+        if any(isinstance(x, Tensor) for x in leaves(out)):  # not a shape, say
             self._read((args, kwargs or {}))
         return out
-
-
-def _flat(values: Iterable[Any]) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, (tuple, list, dict)):
-            yield from _flat(value.values() if isinstance(value, dict) else value)
-        else:
-            yield value
