@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmmpq.arguments import check_least
-from mmmpq.engine.batches import train_batches, unwrapped
+from mmmpq.engine.batches import one_optimizer, train_batches, unwrapped
 from mmmpq.engine.distillation import Distillation
 from mmmpq.engine.hooks.training import TrainingHook
 from mmmpq.engine.subnet_metrics import SubnetMetrics
@@ -93,6 +93,7 @@ class SandwichHook(TrainingHook):
         self._added: list[Any] = []  # what hangs on the model while it trains
 
     def before_train(self, runner: Runner) -> None:
+        one_optimizer(runner, 'SandwichHook')
         model = unwrapped(runner)
         self.space = SubnetSpace(model)
         self.generator = torch.Generator()

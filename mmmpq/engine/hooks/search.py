@@ -13,6 +13,7 @@ from mmmpq.costs import Budget
 from mmmpq.engine.batches import (
     endless,
     hold_out,
+    one_optimizer,
     train_batches,
     unwrapped,
 )
@@ -124,7 +125,7 @@ class SearchHook(TrainingHook):
         """Finds the groups, prices the candidates, checks the budgets, holds out."""
         if not isinstance(runner._train_loop, BaseLoop):
             return  # a test or validation of the supernet: nothing is searched
-        super().before_run(runner)
+        one_optimizer(runner, 'SearchHook')
         self.search = Search(
             unwrapped(runner),
             self.budgets,

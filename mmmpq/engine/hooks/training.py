@@ -3,12 +3,11 @@
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
+from mmengine.runner import IterBasedTrainLoop, Runner
 from torch import Tensor
 
 from mmmpq.engine.batches import (
     Reseeding,
-    one_optimizer,
     reseed,
     unwrapped,
     warn_of_decay,
@@ -28,10 +27,6 @@ class TrainingHook(Hook):
 
     def __init__(self) -> None:
         self.finite = FiniteLossHook()
-
-    def before_run(self, runner: Runner) -> None:
-        if isinstance(runner._train_loop, BaseLoop):  # no test or validation
-            one_optimizer(runner, type(self).__name__)
 
     def before_train(self, runner: Runner) -> None:
         """A subclass calls it once it has taken what batches it needs itself."""
