@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from mmmpq.engine import results
 from mmmpq.models import quantize
 from mmmpq.policy import Policy
-from tests.test_hooks.conftest import TinyNet
+from tests.test_engine.conftest import TinyNet
 
 SHORT = {'train_cfg.max_epochs': 1}
 
