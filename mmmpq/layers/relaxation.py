@@ -136,8 +136,8 @@ class Relaxation(nn.Module):
     def stamp(self, sampled: bool) -> tuple:
         """Another one whenever the mixture, or the path, may be another."""
         path = self.choice if sampled else None
-        said = [(t.data_ptr(), t._version) for t in self.state()]
-        return path, self.training, self.learning, self.epoch, *said
+        versions = [(t.data_ptr(), t._version) for t in self.state()]
+        return path, self.training, self.learning, self.epoch, *versions
 
     def marginals(self, probs: Tensor) -> tuple[Tensor, Tensor]:
         """p(w) over ``w_bits`` and p(a) over ``a_bits``, from p over the candidates."""

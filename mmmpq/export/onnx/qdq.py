@@ -95,9 +95,9 @@ class _Writer:
 
     def weight(self, name: str, latent: str) -> str:
         layer = self.layers[name]
-        said = self.report.setdefault(name, {})
+        entry = self.report.setdefault(name, {})
         if layer.precision.w_bits == 32:
-            said['weight_bytes'] = 4 * layer.weight.numel()
+            entry['weight_bytes'] = 4 * layer.weight.numel()
             return latent
         q, scale, zero = (
             None if t is None else t.cpu().numpy() for t in weight_integers(layer)
@@ -126,7 +126,7 @@ class _Writer:
             rest = self.floats(f'{name}.weight_rest', scale * at.rest)
             added.append(self.initializers[rest])
             new = self.node('Sub', [new, rest], f'{name}.weight')
-        said.update(weight=at.type, weight_bytes=sum(len(t.raw_data) for t in added))
+        entry.update(weight=at.type, weight_bytes=sum(len(t.raw_data) for t in added))
         return new
 
     def input(self, name: str, x: str) -> str:
