@@ -10,10 +10,11 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from mmmpq.baselines.measurements import Measurements
+from mmmpq.layers import leaves
 from mmmpq.models.task_loss import mean_loss
 from mmmpq.policy import FLOAT
 from mmmpq.randomness import isolated_randomness
-from mmmpq.search.chosen import chosen
+from mmmpq.search.at_choice import at_choice
 from mmmpq.search.space import SearchSpace
 
 METRICS = ('loss', 'output')
@@ -64,7 +65,7 @@ def measure(
     total, done = sum(space.sizes), 0
     missing = any(_key(g, c) not in cache for g in space.groups for c in g.candidates)
     if missing:
-        with chosen(model, space, nothing):
+        with at_choice(model, space, nothing):
             distance.start()
     for g, group in enumerate(space.groups):
         for j, candidate in enumerate(group.candidates):
@@ -73,7 +74,7 @@ def measure(
                 value = 0.0
                 if candidate != FLOAT:
                     choice = [*nothing[:g], j, *nothing[g + 1 :]]
-                    with chosen(model, space, choice):
+                    with at_choice(model, space, choice):
                         value = distance.value()
                 if not math.isfinite(value):
                     raise ValueError(
@@ -120,7 +121,7 @@ class _OutputDistance:
             with isolated_randomness(0):
                 data = self.model.data_preprocessor(batch, True)
                 out = self.model._run_forward(data, mode='tensor')
-            yield list(_tensors(out))
+            yield [part for part in leaves(out) if isinstance(part, Tensor)]
 
 
 def output_distance(base: Sequence[Tensor], other: Sequence[Tensor]) -> float:
@@ -144,14 +145,3 @@ def output_distance(base: Sequence[Tensor], other: Sequence[Tensor]) -> float:
         / max(float(a.double().square().sum()), 1e-12)
         for a, b in zip(base, other, strict=True)
     )
-
-
-def _tensors(out: Any) -> Iterator[Tensor]:
-    if isinstance(out, Tensor):
-        yield out
-    elif isinstance(out, (list, tuple)):
-        for part in out:
-            yield from _tensors(part)
-    elif isinstance(out, dict):
-        for part in out.values():
-            yield from _tensors(part)

@@ -26,6 +26,7 @@ from mmmpq.models import calibrate
 from mmmpq.policy import Policy
 from mmmpq.registry import HOOKS
 from mmmpq.search import Search
+from mmmpq.search.at_choice import at_choice
 from mmmpq.units import statement
 from mmmpq.visualization.progress import progress_bar, terminal
 
@@ -203,7 +204,7 @@ def loss_of_choice(
     """The task loss of the net of a choice, a mean over ``batches``."""
 
     def loss_of(choice: Sequence[int]) -> float:
-        with sensitivity.chosen(search.model, search.space, choice):
+        with at_choice(search.model, search.space, choice):
             return sensitivity.mean_loss(search.model, batches)
 
     return loss_of

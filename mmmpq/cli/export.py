@@ -219,7 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f'folded {len(report.folded)} BatchNorms; largest deviation of a layer '
             f'{report.largest:.1e} of its largest output'
         )
-        for name, reason in report.kept.items():
+        for name, reason in report.unfolded.items():
             console.print(f'{name} stays: {reason}', soft_wrap=True)
     onnx = None
     with beside(paths) as new:

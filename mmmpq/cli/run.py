@@ -160,7 +160,7 @@ def run(
     policies['searched'] = folder / 'policy.json'
     metrics: dict[str, dict[str, float]] = {}
 
-    def tested(name: str, config: Path, checkpoint: str, *after: str) -> None:
+    def test(name: str, config: Path, checkpoint: str, *after: str) -> None:
         out = work_dir / 'metrics' / f'{name}.json'
         stages(
             f'test {name}',
@@ -181,7 +181,7 @@ def run(
         args = (own, '--work-dir', work_dir / name, *seeded)
         trained = stages(f'fine-tune {name}', 'train', *args, after=[found])
         checkpoint = last_checkpoint(work_dir / name)
-        tested(name, own, checkpoint, trained)
+        test(name, own, checkpoint, trained)
         if name == 'searched':
             args = (own, checkpoint, '--format', 'packed', '--out', packed)
             stages('export searched', 'export', *args, after=[trained])
@@ -200,7 +200,7 @@ def run(
 
     # Where load_from is no such net this is refused before hours of search.
     as_float = _written(_as_float(search), work_dir / 'configs' / 'float.py')
-    tested('float', as_float, start, *begin)
+    test('float', as_float, start, *begin)
     stages.together(searched, others)
 
     metric = _metric(metrics)

@@ -81,7 +81,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def tested(runner: Runner, title: str) -> tuple[dict[str, float], Predictions]:
+def run_test(runner: Runner, title: str) -> tuple[dict[str, float], Predictions]:
     """Metrics and predictions of one run over the config's test set."""
     total, done = len(runner.test_dataloader.dataset), 0
 
@@ -180,12 +180,12 @@ def main() -> None:
     runs = {}
     if args.checkpoint:
         runner.register_hook(WholeCheckpointHook('--checkpoint'))
-        runs['PyTorch'] = tested(runner, 'PyTorch')
+        runs['PyTorch'] = run_test(runner, 'PyTorch')
     if args.yardstick:
         with other_sums():
-            runs['PyTorch, other sums'] = tested(runner, 'PyTorch, other sums')
+            runs['PyTorch, other sums'] = run_test(runner, 'PyTorch, other sums')
     use_onnx(model, network)
-    runs['ONNX Runtime'] = tested(runner, 'ONNX Runtime')
+    runs['ONNX Runtime'] = run_test(runner, 'ONNX Runtime')
     figures = {
         name: {**metrics, 'ms_per_image': statistics.median(found.milliseconds)}
         for name, (metrics, found) in runs.items()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmmpq.costs.cost import Cost
-from mmmpq.costs.cost_at import KEYS, CostAt, build_cost
+from mmmpq.costs.cost_at import CostAt
 from mmmpq.policy import Precision
 
 _UNIFORM = re.compile(r'[Ww]\d+[Aa]\d+')
@@ -24,7 +24,15 @@ class Budget(CostAt):
 
     Raises:
         ValueError: One of them cannot be read; the message lists what is accepted.
+
+    Examples:
+        >>> Budget.build(dict(type='WeightBytes', limit='12 MB')).resolve(None)
+        12000000.0
     """
+
+    where = 'budget'
+    keys = ('limit', 'input_shape', 'proposals')
+    example = "dict(type='BOPs', limit='W4A4')"
 
     def __init__(
         self,
@@ -32,36 +40,11 @@ class Budget(CostAt):
         limit: Any,
         input_shape: Sequence[int] | None = None,
         proposals: int | None = None,
-        where: str = 'budget',
+        where: str | None = None,
     ) -> None:
         super().__init__(cost, input_shape, proposals, where)
         self.limit = limit
         self._absolute, self._of, self._ratio = self._parse(limit)
-
-    @classmethod
-    def build(cls, cfg: Mapping, where: str = 'budget') -> 'Budget':
-        """Build from a config.
-
-        Args:
-            cfg: ``dict(type='BOPs', limit='W4A4', input_shape=(3, 224, 224),
-                proposals=1000)``; other keys are the cost's own (``table`` of a
-                Latency).
-            where: The config key that holds it.
-
-        Examples:
-            >>> Budget.build(dict(type='WeightBytes', limit='12 MB')).resolve(None)
-            12000000.0
-        """
-        if not isinstance(cfg, Mapping):
-            raise ValueError(
-                f'{where}: found {cfg!r}; expected a dict such as '
-                "dict(type='BOPs', limit='W4A4')"
-            )
-        return cls(
-            build_cost(cfg, where, (*KEYS, 'limit')),
-            *(cfg.get(key) for key in ('limit', 'input_shape', 'proposals')),
-            where,
-        )
 
     def resolve(self, uniform_cost: Callable[[Precision], float]) -> float:
         """The bound in :attr:`cost`'s unit.

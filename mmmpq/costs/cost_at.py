@@ -7,8 +7,6 @@ from mmmpq.costs.profile import checked_proposals, checked_shape
 from mmmpq.policy import near
 from mmmpq.registry import COSTS
 
-KEYS = ('type', 'input_shape', 'proposals')
-
 
 class CostAt:
     """A cost at a reference input: what is counted, and of which images.
@@ -24,38 +22,44 @@ class CostAt:
         ValueError: One of them cannot be read; the message lists what is accepted.
     """
 
+    where = 'cost'
+    # Of a config, beside the type and the cost's own keys.
+    keys: tuple[str, ...] = ('input_shape', 'proposals')
+    example = "dict(type='BOPs', input_shape=(3, 224, 224))"
+
     def __init__(
         self,
         cost: Cost,
         input_shape: Sequence[int] | None = None,
         proposals: int | None = None,
-        where: str = 'cost',
+        where: str | None = None,
     ) -> None:
         self.cost = cost
-        self.where = where
-        self.input_shape = checked_shape(input_shape, where)
-        self.proposals = checked_proposals(proposals, where)
+        self.where = where or self.where
+        self.input_shape = checked_shape(input_shape, self.where)
+        self.proposals = checked_proposals(proposals, self.where)
 
     @classmethod
-    def build(cls, cfg: Mapping, where: str = 'cost') -> 'CostAt':
+    def build(cls, cfg: Mapping, where: str | None = None) -> 'CostAt':
         """Build from a config.
 
         Args:
-            cfg: ``dict(type='BOPs', input_shape=(3, 224, 224), proposals=1000)``;
-                other keys are the cost's own (``table`` of a Latency).
+            cfg: ``dict(type='BOPs', input_shape=(3, 224, 224), proposals=1000)``, of a
+                budget with its ``limit``; other keys are the cost's own (``table`` of a
+                Latency).
             where: The config key that holds it.
 
         Examples:
             >>> CostAt.build(dict(type='BOPs', input_shape=(3, 32, 32))).input_shape
             (3, 32, 32)
         """
+        where = where or cls.where
         if not isinstance(cfg, Mapping):
             raise ValueError(
-                f'{where}: found {cfg!r}; expected a dict such as '
-                "dict(type='BOPs', input_shape=(3, 224, 224))"
+                f'{where}: found {cfg!r}; expected a dict such as {cls.example}'
             )
-        cost = build_cost(cfg, where)
-        return cls(cost, cfg.get('input_shape'), cfg.get('proposals'), where)
+        cost = build_cost(cfg, where, ('type', *cls.keys))
+        return cls(cost, *(cfg.get(key) for key in cls.keys), where=where)
 
     @property
     def name(self) -> str:
@@ -69,7 +73,7 @@ class CostAt:
         return f'CostAt({self.name}, {self.input_shape})'
 
 
-def build_cost(cfg: Mapping, where: str, keys: Sequence[str] = KEYS) -> Cost:
+def build_cost(cfg: Mapping, where: str, keys: Sequence[str]) -> Cost:
     """The cost of a config, of which ``keys`` are not its own.
 
     Raises:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mmmpq.fileio import check_file
+from mmmpq.layers import leaves
 from mmmpq.models.loading import load_whole
 from mmmpq.policy import near
 
@@ -108,7 +109,8 @@ class Distillation:
 
     def _take(self, into: str, name: str) -> Callable:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
-            getattr(self, into).setdefault(name, []).extend(_tensors(output))
+            tensors = [part for part in leaves(output) if isinstance(part, Tensor)]
+            getattr(self, into).setdefault(name, []).extend(tensors)
 
         return hook
 
@@ -204,17 +206,6 @@ def _module(net: nn.Module, name: str) -> nn.Module:
 def _is_training_pass(model: nn.Module, kwargs: dict) -> bool:
     grad = torch.is_grad_enabled()  # a calibration has none
     return model.training and grad and kwargs.get('mode') == 'loss'
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    """All tensors of nested lists, tuples and dicts, in order."""
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, Mapping):
-        output = output.values()
-    elif not isinstance(output, (list, tuple)):
-        return []
-    return [tensor for each in output for tensor in _tensors(each)]
 
 
 def _equal(inputs: Any, before: Any) -> bool:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from mmmpq.engine.batches import train_batches, unwrapped
 from mmmpq.models import apply_policy, calibrate_subnet
-from mmmpq.models.copying import copied
+from mmmpq.models.copying import copy_of
 from mmmpq.policy import Policy
 
 
@@ -55,7 +55,7 @@ def evaluate_policies(
         runner.register_hook(_Steps(lambda: progress.advance(task)))
         for name, policy in policies.items():
             progress.update(task, description=f'evaluating {name}')
-            runner.model = apply_policy(copied(supernet), policy)
+            runner.model = apply_policy(copy_of(supernet), policy)
             calibrate_subnet(unwrapped(runner), data)
             results.append({k: float(v) for k, v in loop.run().items()})
     runner.model = supernet

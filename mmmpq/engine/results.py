@@ -13,7 +13,7 @@ from torch import nn
 
 from mmmpq.fileio import atomic_save
 from mmmpq.models import apply_policy
-from mmmpq.models.copying import copied
+from mmmpq.models.copying import copy_of
 from mmmpq.models.task_loss import mean_loss
 from mmmpq.policy import Policy
 from mmmpq.search import Problem
@@ -117,7 +117,7 @@ def save_searched(supernet: nn.Module, policy: Policy, path: Path) -> None:
 
     From a copy: the supernet itself is what a run's own checkpoints hold.
     """
-    model = apply_policy(copied(supernet), policy)
+    model = apply_policy(copy_of(supernet), policy)
     state = {k: v.cpu() for k, v in model.state_dict().items()}
     meta = dict(mmmpq=__version__, policy=_pairs(policy))
     atomic_save(dict(state_dict=state, meta=meta), path)

@@ -22,7 +22,7 @@ class SubnetMetrics:
         self.runner = runner
         self.space = SubnetSpace(unwrapped(runner))
         self.batches = train_batches(runner, batches)
-        self.subnets = evaluated(self.space)
+        self.subnets = subnets_to_evaluate(self.space)
         self._calibrate(self.subnets.pop(next(reversed(self.subnets))))
 
     def add(
@@ -46,7 +46,7 @@ class SubnetMetrics:
             calibrate_subnet(unwrapped(self.runner), self.batches)
 
 
-def evaluated(space: SubnetSpace) -> dict[str, Subnet]:
+def subnets_to_evaluate(space: SubnetSpace) -> dict[str, Subnet]:
     """The subnets by the name that their metrics bear, the dearest one last."""
     subnets = {str(p): space.largest(p) for p in space.precisions}
     if not subnets:

@@ -1,6 +1,6 @@
 """BatchNorm folded into the weights, scales and biases of the layers before it."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from mmmpq.export.integers import (
     weight_levels,
 )
 from mmmpq.layers.base import QuantLayer
-from mmmpq.layers.inputs import first_input
+from mmmpq.layers.inputs import first_input, leaves
 from mmmpq.models.loading import without_batchnorm
 from mmmpq.policy import SKIP
 from mmmpq.quantizers import StoredQuantizer
@@ -34,14 +34,14 @@ class FoldReport:
 
     Attributes:
         folded (dict): BatchNorm -> the layer that it is part of now, by name.
-        kept (dict): BatchNorm that stays -> why.
+        unfolded (dict): BatchNorm that stays -> why.
         deviation (dict): Layer -> largest difference between what layer and BatchNorm
             gave and what the layer gives now, relative to the largest output, on one
             random input each: the rounding of float32, 1e-7 to 1e-6.
     """
 
     folded: dict[str, str]
-    kept: dict[str, str]
+    unfolded: dict[str, str]
     deviation: dict[str, float]
 
     @property
@@ -78,7 +78,7 @@ def fold_batchnorm(
     Raises:
         ValueError: The model does not run on such an input, or is not calibrated.
     """
-    folded, kept = _pairs(model, tuple(input_shape or reference_input_shape(model)))
+    folded, unfolded = _pairs(model, tuple(input_shape or reference_input_shape(model)))
     modules = dict(model.named_modules())
     layers = {n: modules[n] for n in folded.values()}
     check_calibrated({n: m for n, m in layers.items() if isinstance(m, QuantLayer)})
@@ -96,7 +96,7 @@ def fold_batchnorm(
         deviation[layer_name] = float(error.nan_to_num())
     for module, training in was_training.items():
         module.training = training
-    return FoldReport(folded, kept, deviation)
+    return FoldReport(folded, unfolded, deviation)
 
 
 def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
@@ -161,27 +161,27 @@ def _pairs(
     for name, module in modules.items():
         parent, _, child = name.rpartition('.')
         places.setdefault(module, set()).add((modules[parent], child))
-    folded, kept = {}, {}
+    folded, unfolded = {}, {}
     for norm in (m for m in names if isinstance(m, _BatchNorm)):
         makers = flow.makers.get(norm, set())
         layer = next(iter(makers), None)
         if norm.running_var is None:
-            kept[names[norm]] = 'it has no running statistics'
+            unfolded[names[norm]] = 'it has no running statistics'
         elif not makers:
-            kept[names[norm]] = 'the forward does not use it'
+            unfolded[names[norm]] = 'the forward does not use it'
         elif len(makers) > 1 or layer is None:
-            kept[names[norm]] = 'it does not follow one conv or linear layer alone'
+            unfolded[names[norm]] = 'it does not follow one conv or linear layer alone'
         elif len(places[norm]) > 1:
-            kept[names[norm]] = 'it is in more than one place of the model'
+            unfolded[names[norm]] = 'it is in more than one place of the model'
         elif getattr(layer, 'precision', None) == SKIP:
-            kept[names[norm]] = 'its block is skipped'
+            unfolded[names[norm]] = 'its block is skipped'
         elif not getattr(layer, 'affine', True):
-            kept[names[norm]] = f'{names[layer]} computes more than W x + b'
+            unfolded[names[norm]] = f'{names[layer]} computes more than W x + b'
         elif flow.readers[layer] != {norm}:
-            kept[names[norm]] = f'{names[layer]} is read by others as well'
+            unfolded[names[norm]] = f'{names[layer]} is read by others as well'
         else:
             folded[names[norm]] = names[layer]
-    return folded, kept
+    return folded, unfolded
 
 
 class _Flow(TorchFunctionMode):
@@ -209,21 +209,13 @@ class _Flow(TorchFunctionMode):
         self._read((out,))
 
     def _read(self, values: Iterable[Any]) -> None:
-        for x in _flat(values):
+        for x in leaves(values):
             maker = getattr(x, '_made_by', None)
             if maker is not None:
                 self.readers[maker].add(self._norm)
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if any(isinstance(x, Tensor) for x in _flat((out,))):  # not a shape, say
+        if any(isinstance(x, Tensor) for x in leaves(out)):  # not a shape, say
             self._read((args, kwargs or {}))
         return out
-
-
-def _flat(values: Iterable[Any]) -> Iterator[Any]:
-    for value in values:
-        if isinstance(value, (tuple, list, dict)):
-            yield from _flat(value.values() if isinstance(value, dict) else value)
-        else:
-            yield value

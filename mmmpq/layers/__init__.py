@@ -14,7 +14,7 @@ from mmmpq.layers.batched_relaxation import BatchedRelaxation
 from mmmpq.layers.checkpointing import open_checkpoints
 from mmmpq.layers.conv import MixedConv2d, QuantConv2d
 from mmmpq.layers.handed import Handed
-from mmmpq.layers.inputs import first_input
+from mmmpq.layers.inputs import first_input, leaves
 from mmmpq.layers.kinds import float_twin, quantizable
 from mmmpq.layers.linear import MixedLinear, QuantLinear
 from mmmpq.layers.mixed import MixedLayer
@@ -51,6 +51,7 @@ __all__ = [
     'flat',
     'float_mode',
     'float_twin',
+    'leaves',
     'on_host',
     'open_checkpoints',
     'padded',

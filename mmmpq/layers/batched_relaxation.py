@@ -12,7 +12,7 @@ from mmmpq.layers.handed import Handed
 from mmmpq.layers.mixing import mixing_of
 from mmmpq.layers.probs import Probs
 from mmmpq.layers.relaxation import Relaxation
-from mmmpq.layers.shares import Shares, unskipped
+from mmmpq.layers.shares import Shares, without_skip
 from mmmpq.layers.softmax import GumbelSoftmax, Softmax, gumbel
 from mmmpq.quantizers.base import constant
 from mmmpq.transfer import send
@@ -122,7 +122,7 @@ class BatchedRelaxation:
         outputs = [flat]
         if index.others is not None:
             layers = torch.where(
-                index.skips, unskipped(block, probs, index.others), block
+                index.skips, without_skip(block, probs, index.others), block
             )
             flat = self.packed(layers)
             outputs.append(flat)

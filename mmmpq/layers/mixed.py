@@ -10,7 +10,7 @@ from mmmpq.layers.base import Ahead, QuantizedLayer, refuse_skip
 from mmmpq.layers.idle import with_idle
 from mmmpq.layers.mixing import mixing_of
 from mmmpq.layers.relaxation import Relaxation
-from mmmpq.layers.shares import selected, shares
+from mmmpq.layers.shares import select, shares
 from mmmpq.policy import SKIP, Precision, parse_candidates
 from mmmpq.quantizers import Quantizer
 from mmmpq.registry import RELAXATIONS, build
@@ -204,7 +204,7 @@ class MixedLayer(QuantizedLayer):
             lambda: self.w_quantizer.mix(
                 self._latent_weight(),
                 bits,
-                probs if places is None else selected(probs, places),
+                probs if places is None else select(probs, places),
             ),
             kind,
             *self.relaxation.stamp(self.mixer.samples),

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.layers.idle import with_idle
-from mmmpq.layers.shares import Shares, selected
+from mmmpq.layers.shares import Shares, select
 from mmmpq.policy import SKIP
 from mmmpq.registry import MIXINGS
 
@@ -21,7 +21,7 @@ class Mixing:
         name: Under which it is registered, as in ``quant.mixing``.
         samples: A path is drawn in every iteration. A step of the weights computes that
             path alone; in a step of the logits its one-hot takes the place of p.
-        prunes: What has next to no share is left out (:meth:`Relaxation.kept`).
+        prunes: What has next to no share is left out (:meth:`Relaxation.active`).
         marginals: It mixes by the marginals of the widths.
         own_weights: Each candidate may have a weight of its own.
     """
@@ -79,14 +79,14 @@ class Outputs(Mixing):
 
     def output(self, layer: nn.Module, x: Tensor, shares: Shares) -> Tensor:
         total, probs = None, shares.layers
-        kept = layer.relaxation.kept()
-        if kept is not None:
-            probs = probs / selected(probs, kept).sum()
+        active = layer.relaxation.active()
+        if active is not None:
+            probs = probs / select(probs, active).sum()
         each = probs.unbind() if layer.own else ()
         for a_bits in layer.relaxation.a_bits:
             same = [j for j, c in enumerate(layer.candidates) if c.a_bits == a_bits]
-            if kept is not None:
-                same = [j for j in same if j in kept]
+            if active is not None:
+                same = [j for j in same if j in active]
             if not same:
                 continue
             if layer.own:
@@ -95,20 +95,20 @@ class Outputs(Mixing):
                 bits = tuple(layer.candidates[j].w_bits for j in same)
                 weight = layer.mixed_weight(bits, probs, same)
             bias = layer.bias if total is None else None
-            if total is None and kept is not None and torch.is_grad_enabled():
-                weight = with_idle(weight, _dropped(layer, kept))
+            if total is None and active is not None and torch.is_grad_enabled():
+                weight = with_idle(weight, _dropped(layer, active))
             out = layer.compute(layer.a_quantizer(x, a_bits), weight, bias)
             total = out if total is None else total + out
         return total
 
 
-def _dropped(layer: nn.Module, kept: Sequence[int]) -> list[nn.Parameter]:
+def _dropped(layer: nn.Module, active: Sequence[int]) -> list[nn.Parameter]:
     """Parameters that may take no part if these candidates alone do."""
     idle = [*layer.w_quantizer.parameters(), *layer.a_quantizer.parameters()]
     if layer.own:
         own = {int(j): list(o.parameters()) for j, o in layer.own.items()}
         for j, candidate in enumerate(layer.candidates):
-            if j not in kept and candidate != SKIP:
+            if j not in active and candidate != SKIP:
                 idle += own.get(j, [layer.weight])
     return idle
 

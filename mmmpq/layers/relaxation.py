@@ -60,7 +60,7 @@ class Relaxation(nn.Module):
         self.drop = drop
         self.choice: int | None = None
         self.handed: dict[bool, Any] = {}
-        self._kept: list[int] | None = None
+        self._active: list[int] | None = None
         self.owned = False
         self.skip = self.candidates.index(SKIP) if SKIP in self.candidates else None
         self.w_bits = tuple(sorted({c.w_bits for c in self.candidates} - {0}))
@@ -122,12 +122,12 @@ class Relaxation(nn.Module):
         """
         shares = {j: p for j, p in enumerate(mixture) if j != self.skip}
         least = self.drop * sum(shares.values())
-        kept = [j for j, p in shares.items() if p >= least]
-        self._kept = kept if len(kept) < len(shares) else None
+        active = [j for j, p in shares.items() if p >= least]
+        self._active = active if len(active) < len(shares) else None
 
-    def kept(self) -> list[int] | None:
+    def active(self) -> list[int] | None:
         """The candidates that mixing 'outputs' computes; None: all of them."""
-        return self._kept if self.training else None
+        return self._active if self.training else None
 
     def state(self) -> list[Tensor]:
         """What ``mixture`` is computed from."""
@@ -136,8 +136,8 @@ class Relaxation(nn.Module):
     def stamp(self, sampled: bool) -> tuple:
         """Another one whenever the mixture, or the path, may be another."""
         path = self.choice if sampled else None
-        said = [(t.data_ptr(), t._version) for t in self.state()]
-        return path, self.training, self.learning, self.epoch, *said
+        versions = [(t.data_ptr(), t._version) for t in self.state()]
+        return path, self.training, self.learning, self.epoch, *versions
 
     def marginals(self, probs: Tensor) -> tuple[Tensor, Tensor]:
         """p(w) over ``w_bits`` and p(a) over ``a_bits``, from p over the candidates."""

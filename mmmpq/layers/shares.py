@@ -41,7 +41,7 @@ class Shares:
             if relaxation.skip is not None:
                 others = [j != relaxation.skip for j in range(len(self.block))]
                 others = constant(others, self.block)
-                self._layers = unskipped(self.block, relaxation.probs(), others)
+                self._layers = without_skip(self.block, relaxation.probs(), others)
         return self._layers
 
     @property
@@ -68,7 +68,7 @@ def shares(relaxation: Relaxation, sampled: bool) -> Shares:
     return Shares(relaxation, relaxation.path() if sampled else relaxation.mixture())
 
 
-def unskipped(block: Tensor, probs: Tensor, others: Tensor) -> Tensor:
+def without_skip(block: Tensor, probs: Tensor, others: Tensor) -> Tensor:
     """b_j / (1 - b_0), and 0 for skip: the coefficients of a block's layers (..., m).
 
     Where b_0 = 1, as on a sampled path, they are the most probable other candidate's.
@@ -87,6 +87,6 @@ def unskipped(block: Tensor, probs: Tensor, others: Tensor) -> Tensor:
     return torch.where(total > 1e-30, rest / total.clamp_min(1e-30), likeliest)
 
 
-def selected(probs: Tensor, kept: Sequence[int]) -> Tensor:
+def select(probs: Tensor, places: Sequence[int]) -> Tensor:
     """The coefficients of some of the candidates."""
-    return probs.index_select(0, indices(kept, probs.device))
+    return probs.index_select(0, indices(places, probs.device))

@@ -67,7 +67,7 @@ class WeightsAhead:
 
     def begin(self) -> None:
         """For the pass that begins."""
-        if not self.layers or not served(self.layers[0].weight):
+        if not self.layers or not has_kernels(self.layers[0].weight):
             return
         weights = list(self._weights())
         key = tuple(
@@ -112,7 +112,7 @@ class WeightsAhead:
                 yield _Weight(layer, ahead, weight, *found)
 
 
-def served(weight: Tensor) -> bool:
+def has_kernels(weight: Tensor) -> bool:
     """Whether there are kernels for it, and its graph is an ordinary one."""
     return (
         weight.device.type == 'cuda'

@@ -4,6 +4,7 @@ from mmmpq.losses.barrier import BarrierPenalty, barrier
 from mmmpq.losses.complexity import ComplexityPenalty
 from mmmpq.losses.cost_aware import CostAwareLoss, cost_factor
 from mmmpq.losses.objective import Objective, Terms
+from mmmpq.losses.penalty import Penalty
 from mmmpq.losses.prob1 import Prob1Regularizer, prob1
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     'ComplexityPenalty',
     'CostAwareLoss',
     'Objective',
+    'Penalty',
     'Prob1Regularizer',
     'Terms',
     'barrier',

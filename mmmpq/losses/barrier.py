@@ -4,8 +4,9 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from mmmpq.losses.penalty import Penalty
 from mmmpq.registry import LOSSES
 
 
@@ -31,7 +32,7 @@ def barrier(ratio: Tensor, mu: float, scale: float, guard: float) -> Tensor:
 
 
 @LOSSES.register_module()
-class BarrierPenalty(nn.Module):
+class BarrierPenalty(Penalty):
     """Almost no punishment inside the budget, an unbounded one at its edge.
 
     L_c = -μ · log(log(B_max + 1 - E[B])), added over the budgets.
@@ -67,12 +68,5 @@ class BarrierPenalty(nn.Module):
     def forward(
         self, probs: Sequence[Tensor], ratios: Tensor, progress: float
     ) -> Tensor:
-        """The penalty, a scalar.
-
-        Args:
-            probs: Probabilities of each group's candidates; not used.
-            ratios: E[B] / B of each budget (budgets,).
-            progress: Share of the search that is done, 0 to 1.
-        """
         mu = self.mu * (self.mu_end / self.mu) ** progress
         return barrier(ratios, mu, self.scale, self.guard).sum()

@@ -84,11 +84,4 @@ class ComplexityPenalty(ExpectedCost):
     def forward(
         self, probs: Sequence[Tensor], ratios: Tensor, progress: float
     ) -> Tensor:
-        """The penalty, a scalar.
-
-        Args:
-            probs: Probabilities of each group's candidates.
-            ratios: E[B] / B of each budget (budgets,); not used.
-            progress: Share of the search that is done, 0 to 1; not used.
-        """
         return (self.expected(probs) * (self.eta / self.scale)).float()

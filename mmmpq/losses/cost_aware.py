@@ -79,12 +79,5 @@ class CostAwareLoss(ExpectedCost):
     def forward(
         self, probs: Sequence[Tensor], ratios: Tensor, progress: float
     ) -> Tensor:
-        """The factor, a scalar.
-
-        Args:
-            probs: Probabilities of each group's candidates.
-            ratios: E[B] / B of each budget (budgets,); not used.
-            progress: Share of the search that is done, 0 to 1; not used.
-        """
         cost = self.per_unit * self.expected(probs)
         return cost_factor(cost, self.beta, self.gamma).float()

@@ -4,15 +4,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmmpq.costs import CostAt
+from mmmpq.losses.penalty import Penalty
 
 # What every candidate of a search costs at a reference input.
 Pricing = Callable[[CostAt], Any]
 
 
-class ExpectedCost(nn.Module):
+class ExpectedCost(Penalty):
     """A penalty on the expected cost of the searchable layers.
 
     It has a table of its own, from :meth:`bind`, and so needs no budget.

@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmmpq.layers import padded
+from mmmpq.losses.penalty import Penalty
 from mmmpq.registry import LOSSES
 
 
@@ -41,7 +42,7 @@ class _Product(torch.autograd.Function):
 
 
 @LOSSES.register_module()
-class Prob1Regularizer(nn.Module):
+class Prob1Regularizer(Penalty):
     """λ · Σ_g Π_j (1 - p_gj): drives every group to one candidate.
 
     Source: Search What You Want: Barrier Panelty NAS for Mixed Precision Quantization,
@@ -74,13 +75,6 @@ class Prob1Regularizer(nn.Module):
     def forward(
         self, probs: Sequence[Tensor], ratios: Tensor, progress: float
     ) -> Tensor:
-        """The penalty, a scalar.
-
-        Args:
-            probs: Probabilities of each group's candidates.
-            ratios: E[B] / B of each budget (budgets,); not used.
-            progress: Share of the search that is done, 0 to 1.
-        """
         start, end = self.ramp
         if start < progress < end:
             grown = (progress - start) / (end - start)

@@ -11,7 +11,7 @@ OWN = frozenset(vars(nn.Module()))  # of every module: parameters, hooks, ...
 SIMPLE = (bool, int, float, str, type(None))
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copy_of(model: nn.Module) -> nn.Module:
     """A deep copy. What cannot be copied, such as a feature map that a model keeps from
     its last forward, is None in it, and named once."""
     held = (*model.modules(), *model.parameters(), *model.buffers())

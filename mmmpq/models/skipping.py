@@ -99,8 +99,8 @@ def _block(modules: Mapping[str, nn.Module], members: Sequence[str]) -> tuple[st
     module = modules[block]
     if hasattr(module, 'downsample'):
         return block, '' if module.downsample is None else 'a projection as shortcut'
-    said = [bool(getattr(module, key)) for key in IDENTITY if hasattr(module, key)]
-    if not said:
+    flags = [bool(getattr(module, key)) for key in IDENTITY if hasattr(module, key)]
+    if not flags:
         kind = type(module).__name__
         return block, f'{kind} does not say that its shortcut is the identity'
-    return block, '' if all(said) else 'no identity shortcut'
+    return block, '' if all(flags) else 'no identity shortcut'

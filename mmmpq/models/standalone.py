@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import nn
 
-from mmmpq.models.copying import copied
+from mmmpq.models.copying import copy_of
 from mmmpq.models.policies import apply_policy, forget_statistics
 from mmmpq.policy import Policy, near
 
@@ -32,7 +32,7 @@ def standalone(model: nn.Module, policy: Policy) -> nn.Module:
             that have a value which is not among their choices; or a quantizer whose
             range depends on the whole weight at every call.
     """
-    found = copied(model)
+    found = copy_of(model)
     elastic = [m for m in found.modules() if hasattr(m, 'genes')]
     if not elastic:
         return apply_policy(found, policy)

@@ -88,7 +88,7 @@ def loss_scale(wrapper: OptimWrapper, device: torch.device) -> Tensor | float:
     return 1.0 if scaler is None else scaler.scale(torch.ones((), device=device))
 
 
-def joined(logits: Sequence[nn.Parameter], grads: Sequence[Tensor | None]) -> Tensor:
+def join(logits: Sequence[nn.Parameter], grads: Sequence[Tensor | None]) -> Tensor:
     """Gradients of all groups as one tensor (L,); None is 0."""
     return torch.cat(
         [
@@ -114,7 +114,7 @@ def task_gradient(
     """
     grad = handed.through(at_handed)
     if any(g is not None for g in at_logits):
-        direct = joined(logits, at_logits)
+        direct = join(logits, at_logits)
         grad = direct if grad is None else grad + direct
     return grad
 
@@ -146,7 +146,7 @@ def with_penalties(
         single = handed.theta is not None
         inputs = [handed.theta] if single else logits
         own = torch.autograd.grad(rest * scale, inputs, allow_unused=True)
-        total = total + (own[0] if single else joined(logits, own))
+        total = total + (own[0] if single else join(logits, own))
     return total.split([p.numel() for p in logits])
 
 
@@ -160,7 +160,7 @@ def mean_gradients(
     Returns:
         None where fp16 overflowed: the loss scaler is about to shrink.
     """
-    flat = joined(logits, grads)
+    flat = join(logits, grads)
     dist.all_reduce(flat, op='mean')
     flat /= scale
     scaled = isinstance(scale, Tensor) or scale != 1.0

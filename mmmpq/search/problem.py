@@ -10,8 +10,8 @@ from mmmpq.costs import Budget
 from mmmpq.layers import on_host
 from mmmpq.policy import Policy
 from mmmpq.randomness import isolated_randomness
+from mmmpq.search.at_choice import at_choice
 from mmmpq.search.choose import best_sample, spend_rest
-from mmmpq.search.chosen import chosen
 from mmmpq.search.discretise import most_probable
 from mmmpq.search.meta import describe
 from mmmpq.search.sample import sample_choices
@@ -87,7 +87,7 @@ class Problem:
             return choice
 
         def measured(tried: Sequence[int]) -> float:
-            net = chosen(self.model, self.space, tried)
+            net = at_choice(self.model, self.space, tried)
             with net, torch.no_grad(), isolated_randomness(0):
                 return float(loss_of())
 

@@ -134,6 +134,11 @@ class Search(Problem):
             return
         with torch.no_grad():
             self.started_at = self.tables.expected(self.space.probs()).tolist()
+        for t in self.tables:
+            self.log(
+                f'Budget {t.name} {t.at.limit!r}: {t.limit:.6g} {t.unit}, '
+                f'candidates span [{t.min:.6g}, {t.max:.6g}] {t.unit}'
+            )
 
     def draw(self, iteration: int) -> None:
         """Draws noise and paths of an iteration; they follow from the seed and it."""

@@ -155,8 +155,8 @@ class SubnetResults:
 
     def _policy(self, point: dict[str, Any], *budgets: str) -> Policy:
         policy = self.space.policy(point['subnet'])
-        described = self.budgets.describe(point['subnet'], budgets)
-        policy.meta.update(**self.meta, **described, metrics=point['metrics'])
+        costs = self.budgets.describe(point['subnet'], budgets)
+        policy.meta.update(**self.meta, **costs, metrics=point['metrics'])
         return policy
 
     def _csv(self) -> str:

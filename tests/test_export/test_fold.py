@@ -59,7 +59,7 @@ def test_folding_is_exact(name, bits, bias):
     q, scale, _ = weight_integers(model.conv)
     norm = model.norm
     report = fold_batchnorm(model, (4, 9, 9))
-    assert report.folded == {'norm': 'conv'} and report.kept == {}
+    assert report.folded == {'norm': 'conv'} and report.unfolded == {}
     assert isinstance(model.norm, Folded)
     rounding = 5e-7 * float(wanted.abs().max())  # of sums of larger terms
     torch.testing.assert_close(model(x), wanted, rtol=1e-5, atol=rounding)
@@ -130,7 +130,7 @@ def test_what_cannot_be_folded_stays_and_says_why():
     wanted = model(x)
     report = fold_batchnorm(model, (4, 5, 5))
     assert report.folded == {} and report.largest == 0
-    assert report.kept == {
+    assert report.unfolded == {
         'before': 'it does not follow one conv or linear layer alone',
         'beside': 'read_twice is read by others as well',
         'one': 'shared is read by others as well',
@@ -160,7 +160,7 @@ def test_a_layer_whose_output_is_returned():
 
     model = Features(nn.Conv2d(4, 6, 3)).eval()
     report = fold_batchnorm(model, (4, 8, 8))
-    assert report.kept == {'norm': 'conv is read by others as well'}
+    assert report.unfolded == {'norm': 'conv is read by others as well'}
 
 
 def test_a_layer_and_its_norm_in_two_places():
@@ -172,7 +172,7 @@ def test_a_layer_and_its_norm_in_two_places():
     x = torch.randn(1, 6, 4, 4)
     wanted = model(x)
     report = fold_batchnorm(model, (6, 4, 4))
-    assert report.kept == {'0.norm': 'it is in more than one place of the model'}
+    assert report.unfolded == {'0.norm': 'it is in more than one place of the model'}
     assert torch.equal(model(x), wanted)
 
 
@@ -182,7 +182,7 @@ def test_a_whole_net(classifier, settled, outputs, tmp_path):
     before = outputs(model)
     twin = copy.deepcopy(model)
     report = fold_batchnorm(model, (3, 32, 32))
-    assert len(report.folded) == 10 and not report.kept and report.largest < 1e-6
+    assert len(report.folded) == 10 and not report.unfolded and report.largest < 1e-6
     assert not [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     for one, other in zip(outputs(model), before, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
@@ -205,7 +205,7 @@ def test_a_skipped_block_keeps_its_norms(classifier, settled, outputs, tmp_path)
     model = settled(config)
     report = fold_batchnorm(model, (3, 32, 32))
     blocks = [f'backbone.layer1.1.bn{i}' for i in (1, 2)]
-    assert report.kept == dict.fromkeys(blocks, 'its block is skipped')
+    assert report.unfolded == dict.fromkeys(blocks, 'its block is skipped')
     loaded = load_packed(save_packed(model, tmp_path / 'x.safetensors', config))
     for one, other in zip(outputs(loaded), outputs(model), strict=True):
         assert torch.equal(one, other)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmmpq.export.onnx.levels import finer, limits, packed, stored
+from mmmpq.export.onnx.levels import finer, limits, packed, store_levels
 
 onnx = pytest.importorskip('onnx')
 
@@ -26,7 +26,7 @@ def test_the_same_values_in_a_type_of_onnx(bits, grid, data):
     }[grid]
     zero = data.draw(st.sampled_from([0, 0.5, high / 2, 37.25, -3.0, high]))
     signed = data.draw(st.sampled_from([None, False]))
-    at = stored(4 if bits <= 4 else 8, low, high, zero, signed)
+    at = store_levels(4 if bits <= 4 else 8, low, high, zero, signed)
     assert at.type[-1] == ('4' if bits <= 4 else '8')
     assert at.type[0] == ('u' if signed is False or low >= 0 else 'i')
     least, greatest = limits(at.type)
@@ -51,14 +51,14 @@ def test_the_same_values_in_a_type_of_onnx(bits, grid, data):
     ],
 )
 def test_finer_scales_fit_the_type(levels, a_bits, fine):
-    at = stored(8, *levels, 0)
+    at = store_levels(8, *levels, 0)
     assert finer(at, a_bits) == fine
     low, high = limits(at.type)
     assert low <= fine * levels[0] and fine * levels[1] <= high
 
 
 def test_zero_points_of_each_channel():
-    at = stored(4, 0, 7, np.array([3.5, 2.0, 0.0]))
+    at = store_levels(4, 0, 7, np.array([3.5, 2.0, 0.0]))
     np.testing.assert_array_equal(at.point, [3, 2, 0])
     np.testing.assert_array_equal(at.rest, [0.5, 0, 0])
 

@@ -135,7 +135,7 @@ def test_batchnorm_is_folded_into_what_is_affine():
         report = fold_batchnorm(net, (3, 9, 9))
         torch.testing.assert_close(net(x), wanted, rtol=1e-4, atol=1e-5)
     assert report.folded == {'norm': 'stem'}
-    assert report.kept == {'after': 'body computes more than W x + b'}
+    assert report.unfolded == {'after': 'body computes more than W x + b'}
 
 
 def test_a_backbone_of_own_convolutions_is_searched_and_exported(tmp_path):

@@ -200,16 +200,16 @@ def test_dropped_parameters_get_a_gradient_of_zero():
     trained = [p for p in layer.parameters() if p.requires_grad]
     assert all(p.grad is not None for p in trained)
     assert not layer.own['1'].weight.grad.any()
-    assert layer.relaxation.kept() == [0]
-    assert layer.eval().relaxation.kept() is None
+    assert layer.relaxation.active() == [0]
+    assert layer.eval().relaxation.active() is None
 
 
 def test_skip_does_not_drop_the_others():
     relaxation = Softmax(parse_candidates([(0, 0), (2, 2), (4, 4)]))
     relaxation.prune([0.9999, 0.00006, 0.00004])
-    assert relaxation.kept() is None
+    assert relaxation.active() is None
     relaxation.prune([0.9, 0.1, 0.00001])
-    assert relaxation.kept() == [1]
+    assert relaxation.active() == [1]
 
 
 @pytest.mark.parametrize('drop', [-0.1, 0.5])

@@ -96,8 +96,8 @@ def both(mixed, monkeypatch, context=None, **kwargs):
     x = torch.randn(2, 3, 9, 9)
     net(x)  # calibrates
     results = []
-    for served in (False, True):
-        monkeypatch.setattr(weights_ahead, 'served', lambda _, served=served: served)
+    for ahead in (False, True):
+        monkeypatch.setattr(weights_ahead, 'has_kernels', lambda _, ahead=ahead: ahead)
         with context or torch.autocast('cpu', enabled=False):
             results.append(run(copy.deepcopy(net), x, **kwargs))
     return results
@@ -150,31 +150,31 @@ def test_changed_logits_are_seen(quantized_together, monkeypatch):
     net = Net(mixed=True)
     x = torch.randn(2, 3, 9, 9)
     net(x)
-    monkeypatch.setattr(weights_ahead, 'served', lambda _: True)
+    monkeypatch.setattr(weights_ahead, 'has_kernels', lambda _: True)
     BatchedRelaxation(net.relaxations, {'composite'}).hand()
     with torch.no_grad():
         for r in net.relaxations:
             r.logits[0] = 9.0
     found = net(x)
     assert quantized_together == [3]  # the mixed ones are not among them
-    monkeypatch.setattr(weights_ahead, 'served', lambda _: False)
+    monkeypatch.setattr(weights_ahead, 'has_kernels', lambda _: False)
     torch.testing.assert_close(net(x), found)
 
 
 def test_moved_weights_are_seen(quantized_together, monkeypatch):
     net, x = Net(), torch.randn(2, 3, 9, 9)
     net(x)
-    monkeypatch.setattr(weights_ahead, 'served', lambda _: True)
+    monkeypatch.setattr(weights_ahead, 'has_kernels', lambda _: True)
     net(x)
     net.stem.weight.data = net.stem.weight.detach() * 3
     net.head.w_quantizer.range.data = net.head.w_quantizer.range.detach() * 2
     found = net(x)
-    monkeypatch.setattr(weights_ahead, 'served', lambda _: False)
+    monkeypatch.setattr(weights_ahead, 'has_kernels', lambda _: False)
     torch.testing.assert_close(net(x), found)
 
 
 def test_no_cpu_weight_is_served():
-    assert not weights_ahead.served(torch.randn(3, 3))
+    assert not weights_ahead.has_kernels(torch.randn(3, 3))
     layer = QuantConv2d(3, 3, 1, w_bits=4, a_bits=4)
     watch_passes(layer)
     layer(torch.randn(1, 3, 4, 4)).sum().backward()

@@ -16,7 +16,7 @@ from mmmpq.layers import Mode, float_mode
 from mmmpq.models import calibrate, quantize
 from mmmpq.models.task_loss import mean_loss
 from mmmpq.search import SearchSpace
-from mmmpq.search.chosen import chosen
+from mmmpq.search.at_choice import at_choice
 
 CANDIDATES = [(2, 2), (4, 4), (8, 8), (32, 32)]
 
@@ -177,10 +177,10 @@ def test_fingerprint_ignores_what_calibration_finds(problem):
 def test_a_whole_choice_quantizes_fixed_layers_too(problem):
     model, space, batches = problem()
     before = model.body.mixing
-    with chosen(model, space, [2, 2]):
+    with at_choice(model, space, [2, 2]):
         assert model.stem.mode is Mode.QUANTIZED
         whole = mean_loss(model, batches)
-    with chosen(model, space, [2, None]):
+    with at_choice(model, space, [2, None]):
         assert model.stem.mode is model.fc.mode is Mode.FLOAT
         assert mean_loss(model, batches) != whole
     assert [g.relaxation.choice for g in space.groups] == [None, None]

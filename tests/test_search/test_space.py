@@ -172,7 +172,7 @@ def test_drawing_leaves_out_of_outputs_what_has_no_share(problem):
     _, space, _ = problem(mixing='outputs')
     space.move(torch.tensor([9.0, -9, -9, -9, 9, 9, 9]).repeat(4))
     space.draw(torch.Generator())
-    assert [g.relaxation.kept() for g in space.groups] == [[0, 4, 5, 6]] * 4
+    assert [g.relaxation.active() for g in space.groups] == [[0, 4, 5, 6]] * 4
 
 
 @pytest.mark.parametrize('kind', ['Softmax', 'OwnSoftmax'])

@@ -6,21 +6,13 @@ from typing import Any
 
 import torch
 from mmengine import dist
-from mmengine.hooks import Hook
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from mmmpq.arguments import check_least
-from mmmpq.engine.batches import (
-    Reseeding,
-    one_optimizer,
-    reseed,
-    train_batches,
-    unwrapped,
-    warn_of_decay,
-)
+from mmmpq.engine.batches import one_optimizer, train_batches, unwrapped
 from mmmpq.engine.distillation import Distillation
-from mmmpq.engine.hooks.finite import FiniteLossHook
+from mmmpq.engine.hooks.training import TrainingHook
 from mmmpq.engine.subnet_metrics import SubnetMetrics
 from mmmpq.layers.idle import with_idle
 from mmmpq.models import calibrate
@@ -29,7 +21,7 @@ from mmmpq.subnets import Subnet, SubnetSpace
 
 
 @HOOKS.register_module()
-class SandwichHook(Hook):
+class SandwichHook(TrainingHook):
     """Trains the smallest, the largest and some random subnets in each iteration.
 
     Every subnet has its pass on the same batch, and the gradients are summed: all but
@@ -82,6 +74,7 @@ class SandwichHook(Hook):
         match: Mapping[str, str] | None = None,
         calibration: int = 30,
     ) -> None:
+        super().__init__()
         check_least(
             'SandwichHook',
             random=(random, 0),
@@ -96,7 +89,6 @@ class SandwichHook(Hook):
         self.distill = distill
         self.match = match
         self.calibration = calibration
-        self.finite = FiniteLossHook()
         self._is_last_pass = False
         self._added: list[Any] = []  # what hangs on the model while it trains
 
@@ -114,20 +106,12 @@ class SandwichHook(Hook):
             given = model, self.teacher, self.distill, self.match
             self._added.append(Distillation(*given))
         self._added.append(model.register_forward_hook(self._use_all_parameters))
-        self.finite.before_train(runner)
-        warn_of_decay(runner)
-        loop = runner.train_loop
-        if isinstance(loop, IterBasedTrainLoop):
-            loop.dataloader_iterator = Reseeding(loop.dataloader_iterator, runner)
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        if not isinstance(runner.train_loop, IterBasedTrainLoop):
-            reseed(runner, runner.epoch)
+        super().before_train(runner)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
-        self.finite.before_train_iter(runner, batch_idx, data_batch)
+        super().before_train_iter(runner, batch_idx, data_batch)
         *others, largest = self.subnets(runner.iter)
         self._is_last_pass = False
         for subnet in others:
@@ -158,12 +142,7 @@ class SandwichHook(Hook):
         It is that of the model without DDP: gradients stay where they are until the
         backward pass of the loop, in which all processes average their sums.
         """
-        model, wrapper = unwrapped(runner), runner.optim_wrapper
-        with wrapper.optim_context(model):
-            data = model.data_preprocessor(batch, True)
-            losses = model._run_forward(data, mode='loss')
-        loss, _ = model.parse_losses(losses)
-        self.finite.watch(loss, batch)
+        loss, wrapper = self.task_loss(runner, batch), runner.optim_wrapper
         count = wrapper._inner_count
         wrapper.backward(wrapper.scale_loss(loss))
         wrapper._inner_count = count
@@ -184,9 +163,6 @@ class SandwichHook(Hook):
     def after_train(self, runner: Runner) -> None:
         for added in self._added:
             added.remove()
-
-    def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self.finite.check(runner)
 
     # --- evaluation ---------------------------------------------------------------
 

@@ -6,24 +6,19 @@ from numbers import Real
 from typing import Any
 
 from mmengine import dist
-from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
-from torch import Tensor
 
 from mmmpq.arguments import check_least
 from mmmpq.baselines import fisher as fisher_scores
 from mmmpq.costs import Budget
 from mmmpq.engine.batches import (
-    Reseeding,
     endless,
     hold_out,
     one_optimizer,
-    reseed,
     train_batches,
     unwrapped,
-    warn_of_decay,
 )
-from mmmpq.engine.hooks.finite import FiniteLossHook
+from mmmpq.engine.hooks.training import TrainingHook
 from mmmpq.engine.records import record
 from mmmpq.engine.results import finish, keep, loss_on, preview
 from mmmpq.engine.resumed import resumed_state
@@ -38,7 +33,7 @@ RECORDS = 200  # about as many lines of history, whatever the length of the sear
 
 
 @HOOKS.register_module()
-class SearchHook(Hook):
+class SearchHook(TrainingHook):
     """Searches the precisions of a supernet under budgets while it trains.
 
     After a warm-up, every ``interval`` iterations, a step on the logits alone: the task
@@ -62,21 +57,12 @@ class SearchHook(Hook):
             group ends with its most probable candidate.
         penalties: Configs of losses on the probabilities. Default: ``BarrierPenalty``
             and ``Prob1Regularizer``.
-        optimizer: Config of the optimizer of the logits. Default: Adam, lr 0.1.
-        scheduler: Config of its learning rate schedule, in architecture steps, or with
-            ``by_epoch=True`` in epochs, counted from the first of these steps.
-        clip_grad: As of ``OptimWrapper``, for the logits.
+        optimizer, scheduler, clip_grad: Of the logits, as are ``warmup``, ``interval``,
+            ``joint``, ``start``, ``margin`` and ``continuation``: see
+            :class:`mmmpq.search.Settings`.
         held_out: What the architecture step learns from: a share of the training set,
             which the weights then do not see; the config of a dataset of its own; or
             None, all of the training set in another order than that of the weights.
-        warmup: Share of the search that trains the weights alone.
-        interval: Iterations from one architecture step to the next; with ``joint``,
-            steps of the weights, which gradient accumulation takes more for.
-        joint: The logits step on the training batch, with the weights (EdMIPS).
-        start: 'biased' or 'continuation', see :mod:`mmmpq.search.start`.
-        margin: Slack of the biased start, a share of the budget.
-        continuation: Share of the search at which the bound reaches the budget; more
-            than ``warmup``, when it starts to shrink.
         calibration: Batches on which quantizer ranges are fitted.
         fisher: Of these, batches whose gradients give the logits their start
             (:mod:`mmmpq.baselines.fisher`); 0: all candidates are equally probable.
@@ -110,6 +96,7 @@ class SearchHook(Hook):
         samples: int = 0,
         fisher: int = 0,
     ) -> None:
+        super().__init__()
         check_least(
             'SearchHook',
             calibration=(calibration, 1),
@@ -135,9 +122,6 @@ class SearchHook(Hook):
         self.fisher = fisher
         self.measure = measure
         self.samples = samples
-        # Not registered with the runner: that would insert it before this hook while
-        # the runner goes through its hooks, which then calls this one twice.
-        self.finite = FiniteLossHook()
         self.search: Search | None = None
         self._resumed: dict | None = None
 
@@ -168,8 +152,7 @@ class SearchHook(Hook):
         self._resumed = resumed_state(runner, checkpoint, self.KEY, wanted)
 
     def before_train(self, runner: Runner) -> None:
-        search, resumed, loop = self.search, self._resumed, runner.train_loop
-        harms = None
+        search, resumed, harms = self.search, self._resumed, None
         if resumed is None:
             runner.logger.info(
                 f'Search: {len(search.space.groups)} groups, calibrating on '
@@ -182,36 +165,23 @@ class SearchHook(Hook):
                 harms = fisher_scores.measure(search.model, search.space, seen)
         accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         window = accumulated if self.joint else 1
-        epoch = len(loop.dataloader)
+        epoch = len(runner.train_loop.dataloader)
         search.begin(runner.max_iters, epoch, window, resumed, harms)
-        if resumed is None:
-            for t in search.tables:
-                runner.logger.info(
-                    f'Budget {t.name} {t.at.limit!r}: {t.limit:.6g} {t.unit}, '
-                    f'candidates span [{t.min:.6g}, {t.max:.6g}] {t.unit}'
-                )
-        elif not self.joint:
+        if resumed is not None and not self.joint:
             self.batches.position = resumed['position']
         if dist.is_main_process() and not (
             resumed is not None and self.history.resume(runner.iter)
         ):
             self.history.begin(search)
         self._every = max(1, runner.max_iters // RECORDS)
-        if isinstance(loop, IterBasedTrainLoop):
-            loop.dataloader_iterator = Reseeding(loop.dataloader_iterator, runner)
-        self.finite.before_train(runner)
-        warn_of_decay(runner)
+        super().before_train(runner)
 
     # --- training -----------------------------------------------------------------
-
-    def before_train_epoch(self, runner: Runner) -> None:
-        if not isinstance(runner.train_loop, IterBasedTrainLoop):
-            reseed(runner, runner.epoch)
 
     def before_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None
     ) -> None:
-        self.finite.before_train_iter(runner, batch_idx, data_batch)
+        super().before_train_iter(runner, batch_idx, data_batch)
         search = self.search
         search.draw(runner.iter)
         due = search.is_due(runner.iter)
@@ -219,17 +189,12 @@ class SearchHook(Hook):
             device = search.space.logits[0].device
             self._scale = loss_scale(runner.optim_wrapper, device)
         if due and not self.joint:
-            search.step(runner.iter, partial(self._held_out_loss, runner), self._scale)
+            search.step(
+                runner.iter,
+                lambda: self.task_loss(runner, next(self.batches)),
+                self._scale,
+            )
         search.hand(learn=due and self.joint)
-
-    def _held_out_loss(self, runner: Runner) -> Tensor:
-        """The task loss of the supernet on the next held-out batch."""
-        model, batch = unwrapped(runner), next(self.batches)
-        with runner.optim_wrapper.optim_context(model):
-            data = model.data_preprocessor(batch, True)
-            loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
-        self.finite.watch(loss, batch)
-        return loss
 
     def after_train_iter(
         self,
@@ -263,7 +228,7 @@ class SearchHook(Hook):
             self.search.space.take(self.search.most_probable())
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        self.finite.check(runner)
+        super().before_save_checkpoint(runner, checkpoint)
         checkpoint[self.KEY] = self.search.state_dict()
         if not self.joint:
             checkpoint[self.KEY]['position'] = self.batches.position

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mmmpq import layers
+
 # In this order: a two-stage detector has a first stage, whose head is cut off.
 HEADS = ('rpn_head', 'bbox_head', 'head')
 
@@ -78,11 +80,7 @@ def names(model: nn.Module, found: Mapping[str, Any]) -> dict[str, Any]:
 
 def leaves(values: Any) -> list[Any]:
     """Tensors, or names, of nested containers in order."""
-    if isinstance(values, Mapping):
-        values = list(values.values())
-    if isinstance(values, (list, tuple)):
-        return [leaf for value in values for leaf in leaves(value)]
-    return [] if values is None else [values]
+    return [value for value in layers.leaves(values) if value is not None]
 
 
 def replace(model: nn.Module, run: Callable[[Tensor], dict[str, Any]]) -> nn.Module:

@@ -39,7 +39,7 @@ class Stored:
         return (self.low, self.high) != limits(self.type)
 
 
-def stored(
+def store_levels(
     bits: int,
     qmin: int,
     qmax: int,

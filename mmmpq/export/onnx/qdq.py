@@ -11,7 +11,7 @@ from mmmpq.export.onnx.levels import (
     finer,
     needs_vnni,
     packed,
-    stored,
+    store_levels,
 )
 from mmmpq.export.onnx.trace import MARKER
 from mmmpq.layers.base import QuantLayer
@@ -95,16 +95,16 @@ class _Writer:
 
     def weight(self, name: str, latent: str) -> str:
         layer = self.layers[name]
-        said = self.report.setdefault(name, {})
+        entry = self.report.setdefault(name, {})
         if layer.precision.w_bits == 32:
-            said['weight_bytes'] = 4 * layer.weight.numel()
+            entry['weight_bytes'] = 4 * layer.weight.numel()
             return latent
         q, scale, zero = (
             None if t is None else t.cpu().numpy() for t in weight_integers(layer)
         )
         bits, _ = containers_of(layer.precision, self.containers)
         unsigned = not self.vnni and needs_vnni(layer.precision)
-        at = stored(
+        at = store_levels(
             bits,
             *weight_levels(layer),
             0 if zero is None else zero,
@@ -126,14 +126,14 @@ class _Writer:
             rest = self.floats(f'{name}.weight_rest', scale * at.rest)
             added.append(self.initializers[rest])
             new = self.node('Sub', [new, rest], f'{name}.weight')
-        said.update(weight=at.type, weight_bytes=sum(len(t.raw_data) for t in added))
+        entry.update(weight=at.type, weight_bytes=sum(len(t.raw_data) for t in added))
         return new
 
     def input(self, name: str, x: str) -> str:
         layer = self.layers[name]
         scale, zero, low, high = activation_levels(layer)
         _, bits = containers_of(layer.precision, self.containers)
-        at = stored(bits, low, high, zero, signed=None if bits == 4 else False)
+        at = store_levels(bits, low, high, zero, signed=None if bits == 4 else False)
         self.report.setdefault(name, {})['input'] = at.type
         base = f'{name}.input'
         step = self.floats(f'{base}_scale', scale)

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from mmmpq.engine import results
 from mmmpq.models import quantize
 from mmmpq.policy import Policy
-from tests.test_hooks.conftest import TinyNet
+from tests.test_engine.conftest import TinyNet
 
 SHORT = {'train_cfg.max_epochs': 1}
 
@@ -79,7 +79,7 @@ def test_a_net_that_has_no_copy(make, monkeypatch):
     def fail(model):
         raise TypeError('no copy')
 
-    monkeypatch.setattr(results, 'copied', fail)
+    monkeypatch.setattr(results, 'copy_of', fail)
     runner = make(search=dict(measure=0), **SHORT)
     with pytest.raises(RuntimeError, match=r'no copy.*policy\.json.*supernet\.pth'):
         runner.train()

@@ -14,7 +14,7 @@ from mmmpq.models import QuantModel
 from mmmpq.policy import Policy
 from mmmpq.registry import RELAXATIONS
 from mmmpq.search import Search, most_probable
-from mmmpq.search.chosen import chosen
+from mmmpq.search.at_choice import at_choice
 from mmmpq.search.logits import learning
 
 BOTH = [
@@ -336,7 +336,7 @@ def test_what_is_written_is_the_net_that_was_chosen(make, hook_of, mixing):
         g.candidates.index(policy.layers[g.layers[0]]) for g in hook.search.space.groups
     ]
     x = torch.randn(5, 3, 8, 8)
-    with torch.no_grad(), chosen(runner.model, hook.search.space, choice):
+    with torch.no_grad(), at_choice(runner.model, hook.search.space, choice):
         runner.model.eval()
         wanted = runner.model(x)
     saved = torch.load(folder / 'searched.pth', weights_only=True)
@@ -365,7 +365,7 @@ def test_measuring_leaves_the_supernet_as_it_was(make, hook_of):
     hook, model = hook_of(runner), runner.model.eval()
     state = {k: v.clone() for k, v in model.state_dict().items()}
     mixings = [m.mixing for m in model.modules() if hasattr(m, 'mixing')]
-    with torch.no_grad(), chosen(model, hook.search.space, [0, 1, 2]):
+    with torch.no_grad(), at_choice(model, hook.search.space, [0, 1, 2]):
         assert model.training
         model(**next(hook.batches), mode='loss')
         assert [g.relaxation.choice for g in hook.search.space.groups] == [0, 1, 2]

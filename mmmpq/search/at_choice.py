@@ -11,7 +11,7 @@ from mmmpq.search.space import SearchSpace
 
 
 @contextmanager
-def chosen(
+def at_choice(
     model: nn.Module, space: SearchSpace, choice: Sequence[int | None]
 ) -> Iterator[None]:
     """Within it each group computes at its candidate of ``choice``, or in float if that
