@@ -91,11 +91,7 @@ def profile(
     input_shape = input_shape or reference_input_shape(model)
     if checked_proposals(proposals, 'cost') is None:
         proposals = _default_proposals(model)
-    names = {
-        module: name
-        for name, module in model.named_modules()
-        if layer_type(module) is not None and not _inside_attention(model, name)
-    }
+    names = counted_layers(model)
     tally = Tally()
     handles = [
         module.register_forward_hook(partial(tally.record, name), with_kwargs=True)
@@ -112,6 +108,15 @@ def profile(
     return [
         _layer_profile(name, modules[name], tally.calls.get(name)) for name in order
     ]
+
+
+def counted_layers(model: nn.Module) -> dict[nn.Module, str]:
+    """The layers that are counted, with their names."""
+    return {
+        module: name
+        for name, module in model.named_modules()
+        if layer_type(module) is not None and not _inside_attention(model, name)
+    }
 
 
 def _layer_profile(name: str, module: nn.Module, call: Call | None) -> LayerProfile:

@@ -4,7 +4,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
@@ -25,6 +24,7 @@ from mmmpq.models.policies import (
     recorded,
     still_there,
 )
+from mmmpq.models.reached import look_through, passed_by, report_float
 from mmmpq.models.selection import (
     candidates_of,
     default_fixed,
@@ -147,7 +147,7 @@ def quantize(
     quantizers = dict(w_quantizer=given[0] or LINEAR, a_quantizer=given[1] or LINEAR)
     # A policy of layers says itself which are searched.
     wanted = None if isinstance(policy, Policy) else candidates
-    layers = _select(model, exclude, fixed or {}, wanted)
+    layers = _select(model, exclude, fixed or {}, wanted, look=not carried)
     if policy is not None:
         fix_layers(
             layers.modules,
@@ -184,15 +184,19 @@ def _select(
     exclude: str | Iterable[str],
     fixed: dict[str, Any],
     candidates: Any,
+    look: bool,
 ) -> _Layers:
-    """Looks through the layers of a float model."""
+    """Looks through the layers of a float model, and at a forward of it."""
     modules = dict(model.named_modules())
     names = [n for n, m in modules.items() if float_twin(m)]
     exclude = [exclude] if isinstance(exclude, str) else list(exclude)
     excluded = expand(exclude, names, 'quant.exclude')
-    _report_float(modules, names)
-    safe = [n for n in default_fixed(model, names) if n not in set(excluded)]
+    report_float(modules, names)
+    flow = look_through(model) if look else None
+    by_passed = [] if flow is None else passed_by(names, flow)
+    excluded = [n for n in names if n in {*excluded, *by_passed}]
     names = [n for n in names if n not in set(excluded)]
+    safe = default_fixed(model, names, flow)
     found, named = (
         ({}, set()) if candidates is None else candidates_of(candidates, names)
     )
@@ -274,20 +278,6 @@ def _allowed(candidates, members, profile, group):
             f'{", ".join(map(str, candidates))} for {"/".join(sorted(kinds))} ({group})'
         )
     return allowed
-
-
-def _report_float(modules: dict[str, nn.Module], quantizable: list[str]) -> None:
-    """Says once which layers with a weight of their own stay float."""
-    others = [
-        f'{n} ({type(m).__name__})'
-        for n, m in modules.items()
-        if n not in set(quantizable)
-        and getattr(m, 'weight', None) is not None
-        and m.weight.dim() > 1
-        and not isinstance(m, nn.Embedding)
-    ]
-    if others:
-        print_log(f'these layers stay float: {", ".join(others)}', logger='current')
 
 
 def _known_models() -> list[str]:

@@ -104,7 +104,15 @@ class CostTable(Prices):
         self.limit = budget.resolve(self.uniform)
 
     def check(self) -> None:
-        """Raises ValueError if no choice of candidates can meet the budget."""
+        """Raises ValueError if no choice of candidates can meet the budget, or for
+        searched layers that are never called."""
+        idle = [p.name for p in self.searched if not p.calls]
+        if idle:
+            raise ValueError(
+                f'quant: no forward at the reference input of {self.name} calls '
+                f'{", ".join(idle)}, so that nothing can be chosen for them; '
+                f'quant.exclude={idle} leaves them float'
+            )
         if self.min > self.limit:
             unit = self.budget.cost.unit
             raise ValueError(
