@@ -9,6 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mmmpq.costs.dry_run import dry_run
+from mmmpq.costs.layer_types import layer_type
 from mmmpq.costs.profile import counted_layers, reference_input_shape
 from mmmpq.costs.tally import Tally
 
@@ -41,7 +42,7 @@ class Flow(TorchDispatchMode):
     Attributes:
         called: Names of layers in the order of their first calls.
         read: Layers whose weight is read outside of their own forward.
-        consumed: Layers of whose output something reaches another layer.
+        readers: Of layers, those that something of their output reaches first.
         returned: Layers of whose output something is returned, with no other layer
             in between; of a sum, the one that was called last.
     """
@@ -71,13 +72,17 @@ class Flow(TorchDispatchMode):
 
     @property
     def last(self) -> set[str]:
-        """Layers with no other between them and an output, or a loss."""
-        return (set(self.called) - self.consumed) | self.returned
+        """Layers with no other between them and an output, or a loss, and depthwise
+        ones in front of these alone."""
+        found = {n for n in self.called if n not in self.readers} | self.returned
+        # A separable convolution is one layer.
+        depthwise = {n for m, n in self._layers.items() if _is_depthwise(m)}
+        return found | {n for n in depthwise if found >= self.readers.get(n, {n})}
 
     def _begin(self, *_: Any) -> None:
         self.called: list[str] = []
         self.read: set[str] = set()
-        self.consumed: set[str] = set()
+        self.readers: dict[str, set[str]] = {}
         self.returned: set[str] = set()
         self._inside: list[str] = []
         # By address of a storage, which is not used again while a reference is kept.
@@ -117,8 +122,8 @@ class Flow(TorchDispatchMode):
         ends = NONE.union(*(m.ends for m in of))
         if func in SUMS and ends:  # what a residual block adds to is not its output
             ends = frozenset([max(ends, key=self.called.index)])
-        if self._inside:
-            self.consumed |= makers
+        for maker in makers if self._inside else ():
+            self.readers.setdefault(maker, set()).add(self._inside[-1])
         out = func(*args, **kwargs)
         self._note(out, makers, ends)
         return out
@@ -166,6 +171,10 @@ def _shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
     for channels in dict.fromkeys([getattr(stem, 'in_channels', usual), usual]):
         for size in dict.fromkeys(sizes):
             yield channels, *size
+
+
+def _is_depthwise(layer: nn.Module) -> bool:
+    return layer_type(layer).startswith('Depthwise')
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -16,6 +16,7 @@ from mmmpq.layers import (
     float_twin,
     watch_passes,
 )
+from mmmpq.models.kept import keep_layers
 from mmmpq.models.loading import watch_loading
 from mmmpq.models.policies import (
     fix_layers,
@@ -163,6 +164,7 @@ def quantize(
         {key: recorded(config) for key, config in quantizers.items()},
         float_layers=layers.excluded,
     )
+    keep_layers(model)
     watch_passes(model)
     watch_loading(model)
     return model
