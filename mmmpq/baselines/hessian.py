@@ -19,7 +19,13 @@ from mmmpq.baselines.hutchinson import (
     trace_sample,
 )
 from mmmpq.baselines.measurements import Measurements
-from mmmpq.layers import MixedLayer, first_input, float_mode, open_checkpoints
+from mmmpq.layers import (
+    MixedLayer,
+    first_input,
+    float_mode,
+    open_checkpoints,
+    quantized_part,
+)
 from mmmpq.policy import SKIP
 from mmmpq.randomness import isolated_randomness
 from mmmpq.search.space import SearchSpace
@@ -214,7 +220,7 @@ class _Probe:
 
     def __init__(self, model: BaseModel, names: Sequence[str]) -> None:
         self.model = model
-        modules = dict(model.named_modules())
+        modules = dict(quantized_part(model).named_modules())
         self.layers: dict[str, MixedLayer] = {n: modules[n] for n in names}
 
     def __enter__(self) -> '_Probe':

@@ -23,9 +23,11 @@ def float_twin(module: nn.Module) -> tuple[type, type] | None:
 
     Only registered classes qualify: a subclass with a forward of its own computes
     something else. The wrappers of mmcv differ for empty inputs of old torch versions
-    alone.
+    alone. A weight that is computed (``weight_norm``) is none to be quantized.
     """
     kind = type(module)
+    if module._parameters.get('weight') is None:
+        return None
     if kind.__module__ == 'mmcv.cnn.bricks.wrappers':
         kind = kind.__base__
     return KINDS.get(kind)

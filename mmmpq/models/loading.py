@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmmpq.layers import quantized_layers
+from mmmpq.layers import quantized_layers, quantized_part
 from mmmpq.policy import Policy, Precision
 
 AS_FLOAT = "model.quant.policy=W32A32 'model.quant.fixed.*=None'"
@@ -102,7 +102,7 @@ def load_whole(
     """
     where = f'{key}: {path}'
     layers = quantized_layers(model)
-    _check_recorded(layers, checkpoint, where)
+    _check_recorded(quantized_layers(quantized_part(model)), checkpoint, where)
     state = checkpoint.get('state_dict', checkpoint)
     kept = getattr(state, '_metadata', None)
     state = OrderedDict((k.removeprefix('module.'), v) for k, v in state.items())

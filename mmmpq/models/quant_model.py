@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
@@ -18,6 +18,7 @@ from mmmpq.layers import (
 )
 from mmmpq.models.kept import keep_layers
 from mmmpq.models.loading import watch_loading
+from mmmpq.models.plan import Plan, plan
 from mmmpq.models.policies import (
     fix_layers,
     quantizers_of,
@@ -25,21 +26,15 @@ from mmmpq.models.policies import (
     recorded,
     still_there,
 )
-from mmmpq.models.reached import look_through, passed_by, report_float
 from mmmpq.models.selection import (
-    candidates_of,
-    default_fixed,
-    expand,
+    block_of,
     group_candidates,
     group_layers,
-    parse_fixed,
     stem_of,
 )
 from mmmpq.models.skipping import skippable
 from mmmpq.policy import SKIP, Policy, Precision, near
 from mmmpq.registry import MODELS, RELAXATIONS, build
-
-SAFE = Precision(8, 8)
 
 
 @MODELS.register_module()
@@ -148,7 +143,7 @@ def quantize(
     quantizers = dict(w_quantizer=given[0] or LINEAR, a_quantizer=given[1] or LINEAR)
     # A policy of layers says itself which are searched.
     wanted = None if isinstance(policy, Policy) else candidates
-    layers = _select(model, exclude, fixed or {}, wanted, look=not carried)
+    layers = plan(model, exclude, fixed or {}, wanted, look=not carried)
     if policy is not None:
         fix_layers(
             layers.modules,
@@ -159,6 +154,11 @@ def quantize(
     else:
         search = dict(mixing=mixing, own_weights=own_weights, relaxation=relaxation)
         _make_search(model, layers, groups, hardware, search, quantizers)
+    for name, first in layers.tied.items():
+        layers.modules[name].w_quantizer = layers.modules[first].w_quantizer
+    for name in layers.copied:  # what they copy is trained
+        layers.modules[name].w_quantizer.requires_grad_(False)
+        layers.modules[name].a_quantizer.requires_grad_(False)
     _keep_input_range(layers.modules[stem_of(model)])
     model.quantized_with = dict(
         {key: recorded(config) for key, config in quantizers.items()},
@@ -170,49 +170,9 @@ def quantize(
     return model
 
 
-class _Layers(NamedTuple):
-    """What of a model is quantized, and how far that is settled."""
-
-    modules: dict[str, nn.Module]
-    names: list[str]  # to be quantized
-    excluded: list[str]
-    pinned: dict[str, Precision]
-    searchable: list[str]
-    candidates: dict[str, tuple[Precision, ...]]
-
-
-def _select(
-    model: nn.Module,
-    exclude: str | Iterable[str],
-    fixed: dict[str, Any],
-    candidates: Any,
-    look: bool,
-) -> _Layers:
-    """Looks through the layers of a float model, and at a forward of it."""
-    modules = dict(model.named_modules())
-    names = [n for n, m in modules.items() if float_twin(m)]
-    exclude = [exclude] if isinstance(exclude, str) else list(exclude)
-    excluded = expand(exclude, names, 'quant.exclude')
-    report_float(modules, names)
-    flow = look_through(model) if look else None
-    by_passed = [] if flow is None else passed_by(names, flow)
-    excluded = [n for n in names if n in {*excluded, *by_passed}]
-    names = [n for n in names if n not in set(excluded)]
-    safe = default_fixed(model, names, flow)
-    found, named = (
-        ({}, set()) if candidates is None else candidates_of(candidates, names)
-    )
-    pinned: dict[str, Precision | None] = dict.fromkeys(safe, SAFE)
-    pinned.update(dict.fromkeys(named & set(pinned)))
-    pinned.update(parse_fixed(fixed, names))
-    pinned = {n: p for n, p in pinned.items() if p is not None}
-    searchable = [n for n in names if n not in pinned]
-    return _Layers(modules, names, excluded, pinned, searchable, found)
-
-
 def _make_search(
     model: nn.Module,
-    layers: _Layers,
+    layers: Plan,
     groups: Any,
     hardware: str | None,
     search: dict[str, Any],
@@ -220,6 +180,11 @@ def _make_search(
 ) -> None:
     """Gives the searchable layers their candidates, group by group."""
     modules = layers.modules
+    if search['own_weights'] and layers.tied:
+        raise ValueError(
+            'quant.own_weights: accepted is False for layers that have one weight, as '
+            f'{" and ".join(next(iter(layers.tied.items())))} do'
+        )
     every = set(layers.candidates.values())
     if (SKIP,) in every:
         raise ValueError(
@@ -236,15 +201,16 @@ def _make_search(
     for group, members in grouped.items():
         allowed = [c for c in candidates[group] if c != SKIP or group in skips]
         allowed = _allowed(allowed, [modules[n] for n in members], profile, group)
-        shared = build(RELAXATIONS, relaxation, candidates=allowed, group=group)
-        for name in members:
-            float_twin(modules[name])[0].from_float(
-                modules[name],
-                candidates=allowed,
-                **(search | quantizers | dict(relaxation=shared)),
-            )
-        if group in skips:
-            Skip(modules[skips[group]], modules[members[0]])
+        for part in layers.followed_by(members):
+            shared = build(RELAXATIONS, relaxation, candidates=allowed, group=group)
+            for name in part:
+                float_twin(modules[name])[0].from_float(
+                    modules[name],
+                    candidates=allowed,
+                    **(search | quantizers | dict(relaxation=shared)),
+                )
+            if group in skips:
+                Skip(modules[block_of(part[0], modules)], modules[part[0]])
     if not layers.searchable:
         raise ValueError(
             'quant: no layer is left to search: '
@@ -262,10 +228,17 @@ def _keep_input_range(stem: nn.Module) -> None:
         stem.a_quantizer.requires_grad_(False)
 
 
-def _precisions(policy: Policy | Precision, layers: _Layers) -> dict[str, Precision]:
+def _precisions(policy: Policy | Precision, layers: Plan) -> dict[str, Precision]:
     if isinstance(policy, Precision):
         return {n: layers.pinned.get(n, policy) for n in layers.names}
     policy.check_layers(layers.names)
+    for name, first in layers.tied.items():
+        bits = [policy.layers[n].w_bits for n in (first, name)]
+        if bits[0] != bits[1]:
+            raise ValueError(
+                f'quant.policy: found {bits[0]} and {bits[1]} bits for the weights of '
+                f'{first} and {name}, which are one and the same'
+            )
     return {n: policy.layers[n] for n in layers.names}
 
 

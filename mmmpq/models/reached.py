@@ -22,7 +22,7 @@ def look_through(model: nn.Module) -> Flow | None:
         return None
 
 
-def passed_by(names: Sequence[str], flow: Flow) -> list[str]:
+def passed_by(names: Sequence[str], flow: Flow, copied: Mapping[str, str]) -> list[str]:
     """Layers that stay float, which is said: their quantizers would have no effect.
 
     They are never called, or what holds them reads their weight by itself.
@@ -30,23 +30,44 @@ def passed_by(names: Sequence[str], flow: Flow) -> list[str]:
     Args:
         names: Layers that could be quantized.
         flow: Of a forward.
+        copied: Layers and those that they copy: it calls either.
     """
+    of = {n: copied.get(n, n) for n in names}
     called = set(flow.called)
     reasons = {
-        'something else reads their weight': [n for n in names if n in flow.read],
-        'a forward does not call them': [n for n in names if n not in called],
+        'something else reads their weight': [n for n in names if of[n] in flow.read],
+        'a forward does not call them': [n for n in names if of[n] not in called],
     }
     found: dict[str, None] = {}
     for reason, layers in reasons.items():
         layers = [n for n in layers if n not in found]
         found.update(dict.fromkeys(layers))
-        if layers:
-            print_log(
-                f'these layers stay float, as {reason}: {", ".join(layers)}',
-                logger='current',
-                level=logging.WARNING,
-            )
+        _say(reason, layers)
     return list(found)
+
+
+def shared_weights(
+    model: nn.Module, names: Sequence[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Of layers with one weight all and their first; and, which is said, layers whose
+    weight belongs to something else as well that stays float, as an embedding."""
+    holders: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for param in module._parameters.values():
+            holders.setdefault(id(param), []).append(name)
+    of = {n: holders[id(model.get_submodule(n).weight)] for n in names}
+    left = [n for n in names if not set(of[n]) <= set(names)]
+    _say('their weight is that of a float layer as well', left)
+    return {n: of[n][0] for n in names if n not in left and n != of[n][0]}, left
+
+
+def _say(reason: str, layers: Sequence[str]) -> None:
+    if layers:
+        print_log(
+            f'these layers stay float, as {reason}: {", ".join(layers)}',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def report_float(modules: Mapping[str, nn.Module], quantizable: Sequence[str]) -> None:

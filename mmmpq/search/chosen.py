@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from mmmpq.layers import MixedLayer, quantized_layers
+from mmmpq.layers import MixedLayer, quantized_layers, quantized_part
 from mmmpq.search.space import SearchSpace
 
 
@@ -17,7 +17,7 @@ def chosen(
     """Within it each group computes at its candidate of ``choice``, or in float if that
     is None, and so do the fixed layers if any group is; the model is in train mode.
     Afterwards modes and buffers (BatchNorm's, slow averages) are as before."""
-    layers = quantized_layers(model)
+    layers = quantized_layers(quantized_part(model))
     modes = [layer._mode for layer in layers.values()]
     mixed = [layer for layer in layers.values() if isinstance(layer, MixedLayer)]
     mixings = [layer.mixing for layer in mixed]
@@ -32,7 +32,7 @@ def chosen(
         layer.mixing = 'sampled'
     for group, j in zip(space.groups, choice, strict=True):
         if j is not None:
-            group.relaxation.choice = j
+            group.take(j)
             for name in group.layers:
                 layers[name]._mode = None
     try:
@@ -43,7 +43,7 @@ def chosen(
         for layer, mixing in zip(mixed, mixings, strict=True):
             layer.mixing = mixing
         for group, j in zip(space.groups, drawn, strict=True):
-            group.relaxation.choice = j
+            group.take(j)
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)

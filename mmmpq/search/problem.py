@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.costs import Budget
-from mmmpq.layers import on_host
+from mmmpq.layers import on_host, quantized_part
 from mmmpq.policy import Policy
 from mmmpq.randomness import isolated_randomness
 from mmmpq.search.choose import best_sample, spend_rest
@@ -106,7 +106,7 @@ class Problem:
         choice = self.most_probable() if choice is None else choice
         policy = self.space.policy(choice)
         policy.meta.update(
-            model=type(self.model).__name__,
+            model=type(quantized_part(self.model)).__name__,
             **describe(policy, self.space, self.tables, self.prices[0]),
             seed=self.seed,
             mmmpq=__version__,

@@ -74,6 +74,8 @@ class Packed:
         for key in state:
             modules.setdefault(key.rpartition('.')[0], []).append(key)
         for alias, name in self.index['aliases'].items():
+            if name in state:  # a weight of two layers
+                state[alias] = state[name]
             for key in modules.get(name, ()):
                 state[alias + key[len(name) :]] = state[key]
         result = OrderedDict(state)
