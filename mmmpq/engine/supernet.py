@@ -1,5 +1,7 @@
 """A Runner with a supernet in it, trained or about to be measured."""
 
+from collections import OrderedDict
+
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader, Runner
 
@@ -73,7 +75,11 @@ def float_supernet_runner(cfg: Config, seed: int | None, trained: bool) -> Runne
         model = unwrapped(runner)
         checkpoint = CheckpointLoader.load_checkpoint(cfg.load_from, map_location='cpu')
         weights = checkpoint.get('state_dict', checkpoint)
-        weights = {n.removeprefix('module.'): w for n, w in weights.items()}
+        metadata = getattr(weights, '_metadata', None)  # of the widths of ranges
+        weights = OrderedDict(
+            (n.removeprefix('module.'), w) for n, w in weights.items()
+        )
+        weights._metadata = metadata
         model.load_state_dict(weights, strict=False)
         layers = quantized_layers(model)
         missing = [n for n in layers if f'{n}.weight' not in weights]

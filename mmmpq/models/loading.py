@@ -212,5 +212,9 @@ def watch_loading(model: nn.Module) -> None:
 
 @torch.no_grad()
 def _prepare(model: nn.Module, state: dict, prefix: str, metadata: dict, *_) -> None:
+    # Who takes ``module.`` off the names of tensors leaves it in those of modules.
+    every = getattr(state, '_metadata', None) or {}
+    for name in [n for n in every if n.startswith('module.')]:
+        every.setdefault(name.removeprefix('module.'), every[name])
     if 'packed' in metadata:
         prepare(model, metadata['packed'])
