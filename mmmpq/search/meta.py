@@ -35,6 +35,7 @@ def describe(
             for t in tables
         ],
         costs=_costs(policy, space, tables, prices),
+        float_share=prices.float_share,
     )
 
 

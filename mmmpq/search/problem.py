@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.costs import Budget
+from mmmpq.costs.left_float import float_note
 from mmmpq.layers import on_host, quantized_part
 from mmmpq.policy import Policy
 from mmmpq.randomness import isolated_randomness
@@ -58,6 +59,8 @@ class Problem:
         for table in self.tables:
             table.check()
         self.most_probable()  # all of them at once can be met
+        for note in {float_note(table.float_share) for table in self.tables} - {''}:
+            log(note)
         self.prices: list[Prices] = [*self.tables]
 
     def most_probable(self, probs: Sequence[Tensor] | None = None) -> list[int]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.costs import Budget, LayerProfile, Reference, total_cost
+from mmmpq.costs.left_float import float_share
 from mmmpq.layers import flat
 from mmmpq.policy import FLOAT, Policy, Precision
 from mmmpq.search.space import SearchSpace
@@ -23,6 +24,8 @@ class Prices:
     Attributes:
         values: For each group, the cost of every candidate (m,), float64.
         constant: Cost of fixed and float layers.
+        floats: Of these, that of layers which are not quantized at all.
+        float_share: Their shares of the float net's ``bops`` and ``weights``.
         min, max: Cost of the cheapest and of the dearest choice.
     """
 
@@ -52,6 +55,9 @@ class Prices:
             for p in self.profiles
             if p.name not in searched
         )
+        floats = [p for p in self.profiles if p.name not in {*searched, *space.fixed}]
+        self.floats = sum(reference.cost(p, FLOAT) for p in floats)
+        self.float_share = float_share(self.profiles, {*searched, *space.fixed})
         self.space = space
         self._flat: dict[torch.device, Tensor] = {}
         self.min = self.constant + sum(float(v.min()) for v in self.values)

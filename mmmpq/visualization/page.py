@@ -3,6 +3,7 @@
 import base64
 from html import escape
 
+from mmmpq.costs.left_float import float_note
 from mmmpq.units import fits, human, statement
 from mmmpq.visualization.sizes import size_section
 from mmmpq.visualization.theme import DPI
@@ -112,6 +113,8 @@ def _facts(policy, history):
         facts.append(f'last record at iteration {last["iter"]}{epoch}')
     else:
         facts.append('the search has only begun: no record yet')
+    if note := float_note(meta.get('float_share')):
+        facts.append(note)
     facts += [f'seed {meta["seed"]}'] if meta.get('seed') is not None else []
     facts += [f'mmmpq {meta["mmmpq"]}'] if meta.get('mmmpq') else []
     return ' · '.join(escape(fact) for fact in facts)

@@ -176,7 +176,8 @@ class SearchHook(Hook):
                 unit = t.budget.cost.unit
                 runner.logger.info(
                     f'Budget {t.name} {t.budget.limit!r}: {t.limit:.6g} {unit}, '
-                    f'candidates span [{t.min:.6g}, {t.max:.6g}] {unit}'
+                    f'candidates span [{t.min:.6g}, {t.max:.6g}] {unit}, '
+                    f'{t.floats:.6g} {unit} of them of float layers'
                 )
         elif not self.joint:
             self.batches.position = resumed['position']
