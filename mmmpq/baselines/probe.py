@@ -11,7 +11,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmpq.baselines.hutchinson import Forward
-from mmmpq.layers import MixedLayer, first_input, float_mode
+from mmmpq.layers import MixedLayer, first_input, float_mode, quantized_part
 from mmmpq.randomness import isolated_randomness
 
 
@@ -24,8 +24,10 @@ class Probe:
 
     def __init__(self, model: BaseModel, names: Sequence[str]) -> None:
         self.model = model
-        modules = dict(model.named_modules())
+        modules = dict(quantized_part(model).named_modules())
         self.layers: dict[str, MixedLayer] = {n: modules[n] for n in names}
+        places = {id(module): name for name, module in model.named_modules()}
+        self._places = [places[id(layer)] for layer in self.layers.values()]
 
     def __enter__(self) -> 'Probe':
         with contextlib.ExitStack() as stack:
@@ -49,8 +51,8 @@ class Probe:
             self._inputs: list[list[Tensor]] = [[] for _ in self.layers]
             self._shifts = shifts[len(self.layers) :] if shifts else []
             weights = {
-                f'{name}.weight': layer.weight.detach().requires_grad_()
-                for name, layer in self.layers.items()
+                f'{place}.weight': layer.weight.detach().requires_grad_()
+                for place, layer in zip(self._places, self.layers.values(), strict=True)
             }
             moved = dict(weights)
             for name, shift in zip(weights, shifts or (), strict=False):

@@ -75,7 +75,8 @@ def budget_rows(model, hooks):
         for table in tables:
             table.check()
             row = dict(type=table.name, given=table.at.limit, limit=table.limit)
-            row.update(min=table.min, max=table.max, unit=table.unit)
+            row.update(min=table.min, max=table.max, floats=table.floats)
+            row.update(unit=table.unit)
             rows.append(row)
         most_probable(space, tables)
     return rows
@@ -100,9 +101,10 @@ def main(argv=None):
     console = terminal(140)
     console.print(bill.table(args.config))
     for row in budgets:
-        limit, low, high = (human(row[k], row['unit']) for k in ('limit', 'min', 'max'))
+        keys = ('limit', 'min', 'max', 'floats')
+        limit, low, high, floats = (human(row[k], row['unit']) for k in keys)
         console.print(
             f'budget {row["type"]} {row["given"]}: {limit}; the candidates span {low} '
-            f'to {high}',
+            f'to {high}, of which {floats} are of float layers',
             soft_wrap=True,
         )

@@ -190,7 +190,7 @@ def check_packed(model: nn.Module, path: Path) -> None:
         bits = layer.precision.w_bits or 32
         one, two = layer.w_quantizer, other.w_quantizer
         if bits != 32 and not torch.equal(
-            one(layer.weight, bits), two(other.weight, bits)
+            one(layer._latent_weight(), bits), two(other._latent_weight(), bits)
         ):
             raise RuntimeError(f'{name} comes back changed: please report this')
 

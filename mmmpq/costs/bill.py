@@ -1,7 +1,7 @@
 """What a model costs, layer by layer."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +10,7 @@ from torch import nn
 
 from mmmpq.costs.cost import BOPs, WeightBytes, total_cost
 from mmmpq.costs.hardware import Hardware
+from mmmpq.costs.left_float import float_note, float_share
 from mmmpq.costs.profile import LayerProfile, profile
 from mmmpq.policy import FLOAT, Precision
 from mmmpq.units import human
@@ -27,15 +28,18 @@ class Bill:
         total: ``macs, bops, weight_bytes`` of all of them.
         min, max: The same of the cheapest and of the dearest choice of candidates,
             cost by cost.
+        float_share: Shares of ``bops`` and ``weights`` of the float net that are of
+            layers which stay float; empty if all are.
     """
 
     layers: list[Row]
     total: Row
     min: Row
     max: Row
+    float_share: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {k: v for k, v in asdict(self).items() if v or k != 'float_share'}
 
     def table(self, title: str = '') -> Table:
         table = Table(title=title or None)
@@ -48,6 +52,7 @@ class Bill:
         table.add_section()
         for name in ('total', 'min', 'max'):
             table.add_row(name, '', '', '', *_numbers(getattr(self, name)))
+        table.caption = float_note(self.float_share) or None
         return table
 
     def __rich__(self) -> Table:
@@ -162,6 +167,7 @@ def bill_of(
         ),
         min=total(min),
         max=total(max),
+        float_share=float_share(profiles, choices) if choices else {},
     )
 
 

@@ -19,7 +19,13 @@ _ROIS = (101, 102)
 _STRIDE = 32  # of the coarsest feature map that most networks add to a finer one
 
 
-def dry_run(model: nn.Module, input_shape: tuple, proposals: int, tally: Tally) -> None:
+def dry_run(
+    model: nn.Module,
+    input_shape: tuple,
+    proposals: int,
+    tally: Tally,
+    watch: contextlib.AbstractContextManager | None = None,
+) -> None:
     """Run ``model`` once; ``tally`` must already listen to its layers.
 
     Args:
@@ -27,6 +33,7 @@ def dry_run(model: nn.Module, input_shape: tuple, proposals: int, tally: Tally) 
         input_shape: (C, H, W) before padding.
         proposals: Reference number of RoIs per image.
         tally: Its counts of a RoI head are extrapolated to ``proposals`` boxes.
+        watch: A mode that sees the operations.
 
     Raises:
         ValueError: The forward fails.
@@ -40,6 +47,7 @@ def dry_run(model: nn.Module, input_shape: tuple, proposals: int, tally: Tally) 
             _float_mode(model),
             _reference_proposals(model, proposals, tally),
             _NoArithmetic(),
+            watch or contextlib.nullcontext(),
         ):
             stack.enter_context(context)
         _dry_forward(model, input_shape, tally)
@@ -204,15 +212,18 @@ class _NoArithmetic(TorchDispatchMode):
 
 @contextlib.contextmanager
 def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Set flags by hand: a toolbox ``train()`` has side effects (frozen stages)."""
-    flags = {module: module.training for module in model.modules()}
+    """``model.eval()``, and back by hand: a toolbox's ``train()`` freezes stages."""
+    training = {module: module.training for module in model.modules()}
+    trained = {param: param.requires_grad for param in model.parameters()}
     try:
-        for module in flags:
-            module.training = False
+        model.eval()
         yield
     finally:
-        for module, flag in flags.items():
+        model.train(model.training or any(training.values()))
+        for module, flag in training.items():
             module.training = flag
+        for param, flag in trained.items():
+            param.requires_grad = flag
 
 
 def _float_mode(model: nn.Module):

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from mmmpq.costs.copies import copies
 from mmmpq.costs.dry_run import dry_run, is_detector
 from mmmpq.costs.layer_types import layer_shape, layer_type, weights_of
 from mmmpq.costs.tally import Call, Tally
@@ -23,7 +24,8 @@ class LayerProfile:
         name (str): Its name in ``model.named_modules()``.
         type (str): Its family, see :mod:`mmmpq.costs.layer_types`.
         macs (int): Multiply-accumulates, summed over its calls.
-        weights (int): Elements of its weight, counted once however often it is called.
+        weights (int): Elements of its weight, counted once however often it is called,
+            and for the first of layers that share it.
         activations (int): Elements of its inputs, summed over its calls.
         calls (int): How often one forward calls it (0: never).
         shape (dict): ``in_channels``, ``out_channels``, ``kernel_size``, ``stride``,
@@ -91,11 +93,7 @@ def profile(
     input_shape = input_shape or reference_input_shape(model)
     if checked_proposals(proposals, 'cost') is None:
         proposals = _default_proposals(model)
-    names = {
-        module: name
-        for name, module in model.named_modules()
-        if layer_type(module) is not None and not _inside_attention(model, name)
-    }
+    names = counted_layers(model)
     tally = Tally()
     handles = [
         module.register_forward_hook(partial(tally.record, name), with_kwargs=True)
@@ -106,15 +104,34 @@ def profile(
     finally:
         for handle in handles:
             handle.remove()
-    modules = {name: module for module, name in names.items()}
+    modules = {name: module for module, name in reversed(names.items())}
+    modules = dict(reversed(modules.items()))  # of copies the first one
     called = list(tally.calls)
     order = called + [name for name in modules if name not in tally.calls]
-    return [
-        _layer_profile(name, modules[name], tally.calls.get(name)) for name in order
-    ]
+    seen = set()  # weights, of which several layers may have one
+    found = []
+    for name in order:
+        weight = modules[name]._parameters.get('weight', name)
+        call = tally.calls.get(name)
+        found.append(_layer_profile(name, modules[name], call, id(weight) not in seen))
+        seen.add(id(weight))
+    return found
 
 
-def _layer_profile(name: str, module: nn.Module, call: Call | None) -> LayerProfile:
+def counted_layers(model: nn.Module) -> dict[nn.Module, str]:
+    """The layers that are counted, with their names; those of a copy, such as a
+    teacher, have the names of what they copy, and so count once."""
+    original = copies(model)
+    return {
+        module: original.get(name, name)
+        for name, module in model.named_modules()
+        if layer_type(module) is not None and not _inside_attention(model, name)
+    }
+
+
+def _layer_profile(
+    name: str, module: nn.Module, call: Call | None, first: bool
+) -> LayerProfile:
     call = call or Call(0, 0, 0, Counter())
     shape = layer_shape(module)
     shape['input_size'] = next(iter(call.sizes), None)
@@ -123,7 +140,7 @@ def _layer_profile(name: str, module: nn.Module, call: Call | None) -> LayerProf
         name=name,
         type=layer_type(module),
         macs=call.macs,
-        weights=weights_of(module),
+        weights=weights_of(module) if first else 0,
         activations=call.activations,
         calls=call.calls,
         shape=shape,

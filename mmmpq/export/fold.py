@@ -1,5 +1,6 @@
 """BatchNorm folded into the weights, scales and biases of the layers before it."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -161,6 +162,7 @@ def _pairs(
     for name, module in modules.items():
         parent, _, child = name.rpartition('.')
         places.setdefault(module, set()).add((modules[parent], child))
+    weights = Counter(id(m._parameters.get('weight')) for m in names)
     folded, unfolded = {}, {}
     for norm in (m for m in names if isinstance(m, _BatchNorm)):
         makers = flow.makers.get(norm, set())
@@ -173,6 +175,8 @@ def _pairs(
             unfolded[names[norm]] = 'it does not follow one conv or linear layer alone'
         elif len(places[norm]) > 1:
             unfolded[names[norm]] = 'it is in more than one place of the model'
+        elif weights[id(layer.weight)] > 1:
+            unfolded[names[norm]] = f'{names[layer]} shares its weight with another'
         elif getattr(layer, 'precision', None) == SKIP:
             unfolded[names[norm]] = 'its block is skipped'
         elif not getattr(layer, 'affine', True):

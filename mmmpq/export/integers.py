@@ -34,7 +34,7 @@ def weight_integers(layer: QuantLayer) -> tuple[Tensor, Tensor, Tensor | None] |
     bits = layer.precision.w_bits
     if bits == 32 or layer.precision == SKIP:
         return None
-    quantizer, weight = _calibrated(layer.w_quantizer), layer.weight
+    quantizer, weight = _calibrated(layer.w_quantizer), layer._latent_weight()
     wanted = quantizer(weight, bits)
     scales, offsets = quantizer.grids(weight, (bits,))
     scale = scales[0].float()

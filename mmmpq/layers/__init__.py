@@ -19,6 +19,7 @@ from mmmpq.layers.kinds import float_twin, quantizable
 from mmmpq.layers.linear import MixedLinear, QuantLinear
 from mmmpq.layers.mixed import MixedLayer
 from mmmpq.layers.mixing import Mixing
+from mmmpq.layers.parts import quantized_part, quantized_parts
 from mmmpq.layers.probs import Probs, flat, on_host, padded
 from mmmpq.layers.relaxation import Relaxation
 from mmmpq.layers.skip import Skip
@@ -57,5 +58,7 @@ __all__ = [
     'padded',
     'quantizable',
     'quantized_layers',
+    'quantized_part',
+    'quantized_parts',
     'watch_passes',
 ]

@@ -59,6 +59,7 @@ class QuantizedLayer:
     # Whether its output is W x + b, so that export may fold into W and b.
     affine = True
     mode = Mode.QUANTIZED
+    _loading = False
     # (state, weight) if it has been quantized with those of other layers.
     _weight_ahead: tuple[tuple, Tensor] | None = None
 
@@ -117,6 +118,23 @@ class QuantizedLayer:
     def _latent_weight(self) -> Tensor:
         """What is quantized: the weight, or what a subclass makes of it."""
         return self.weight
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        made = name == 'weight' and 'a_quantizer' in self._modules
+        if made and value is not self.weight and not self._loading:
+            raise RuntimeError(
+                f'{type(self).__name__}.weight: found another one, as of a fused '
+                'BatchNorm or of tied layers; its range is that of the first: change '
+                'weights in place, and fuse and tie before the model is quantized'
+            )
+        super().__setattr__(name, value)
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.__dict__['_loading'] = True  # which with ``assign`` takes what it loads
+        try:
+            super()._load_from_state_dict(*args)
+        finally:
+            del self.__dict__['_loading']
 
     def train(self, mode: bool = True) -> nn.Module:
         self.__dict__.pop('_quantized_weights', None)

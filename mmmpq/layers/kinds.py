@@ -8,6 +8,8 @@ from mmmpq.layers.base import QuantLayer
 from mmmpq.layers.conv import MixedConv2d, QuantConv2d
 from mmmpq.layers.linear import MixedLinear, QuantLinear
 from mmmpq.layers.mixed import MixedLayer
+from mmmpq.layers.padded import pads_and_convolves
+from mmmpq.layers.standardised import WEIGHT_STANDARDISED
 from mmmpq.quantizers import recomputing
 
 Kind = TypeVar('Kind', bound=type)
@@ -15,24 +17,33 @@ Kind = TypeVar('Kind', bound=type)
 KINDS: dict[type, tuple[type, type]] = {
     nn.Conv2d: (MixedConv2d, QuantConv2d),
     nn.Linear: (MixedLinear, QuantLinear),
+    **WEIGHT_STANDARDISED,
 }
 
 
 def float_twin(module: nn.Module) -> tuple[type, type] | None:
     """(mixed, fixed) classes that can take the place of ``module``, or None.
 
-    Only registered classes qualify: a subclass with a forward of its own computes
-    something else. The wrappers of mmcv differ for empty inputs of old torch versions
-    alone.
+    Only registered classes qualify, and subclasses of ``nn.Conv2d`` whose own forward
+    is seen to pad and to convolve: any other may compute something else. The wrappers
+    of mmcv differ for empty inputs of old torch versions alone. A weight that is
+    computed (``weight_norm``) is none to be quantized.
     """
     kind = type(module)
+    if module._parameters.get('weight') is None:
+        return None
     if kind.__module__ == 'mmcv.cnn.bricks.wrappers':
         kind = kind.__base__
+    if kind not in KINDS and pads_and_convolves(module):
+        quantizable(kind, affine=True)
     return KINDS.get(kind)
 
 
 def quantizable(
-    kind: Kind, mixed: type | None = None, fixed: type | None = None
+    kind: Kind,
+    mixed: type | None = None,
+    fixed: type | None = None,
+    affine: bool = False,
 ) -> Kind:
     """Has layers of a class of one's own quantized; a decorator as well.
 
@@ -43,6 +54,7 @@ def quantizable(
             ``affine = True`` it says that it gives W x + b for a linear W: BatchNorm is
             then folded into it, and its integers are checked.
         mixed, fixed: Layers of ours in its place; default: made of ``kind``.
+        affine: As ``affine = True`` in the class.
 
     Raises:
         ValueError: ``kind`` is no such subclass.
@@ -61,8 +73,9 @@ def quantizable(
             f'quantizable: found {kind.__name__}; accepted are subclasses of nn.Conv2d '
             'and nn.Linear'
         )
-    fixed = fixed or _made('Quant', QuantLayer, kind)
-    mixed = mixed or _made('Mixed', MixedLayer, kind, fixed_class=fixed)
+    said = dict(affine=affine or getattr(kind, 'affine', False))
+    fixed = fixed or _made('Quant', QuantLayer, kind, **said)
+    mixed = mixed or _made('Mixed', MixedLayer, kind, fixed_class=fixed, **said)
     KINDS[kind] = mixed, fixed
     return kind
 
@@ -71,7 +84,7 @@ def _made(prefix: str, base: type, kind: type, **attributes: Any) -> type:
     # Its direct bases are those of ``kind``, too, for the sake of ``init_cfg``, as in
     # conv.py.
     bases = base, _OwnForward, kind, *kind.__bases__
-    attributes |= dict(float_class=kind, affine=getattr(kind, 'affine', False))
+    attributes |= dict(float_class=kind)
     attributes |= dict(__module__=kind.__module__, __doc__=base.__doc__)
     return type(f'{prefix}{kind.__name__}', bases, attributes)
 

@@ -76,10 +76,14 @@ def warn_of_decay(optimizer: Optimizer, model: nn.Module) -> None:
 
 def _ranges(model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Tensor | None]]:
     """The parameters of quantizers and relaxations, and the weight of their layer."""
+    seen: set[int] = set()  # layers with one weight have one quantizer of it
     for prefix, layer in model.named_modules():
         for child, quantizer in layer.named_children():
             if isinstance(quantizer, (Quantizer, Relaxation)):
                 for name, param in quantizer.named_parameters():
+                    if id(param) in seen:
+                        continue
+                    seen.add(id(param))
                     full = '.'.join(filter(None, (prefix, child, name)))
                     yield full, param, layer._parameters.get('weight')
 

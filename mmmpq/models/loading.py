@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmmpq.layers import quantized_layers
+from mmmpq.layers import quantized_layers, quantized_part
 from mmmpq.policy import Policy, Precision
 
 AS_FLOAT = "model.quant.policy=W32A32 'model.quant.fixed.*=None'"
@@ -102,7 +102,7 @@ def load_whole(
     """
     where = f'{key}: {path}'
     layers = quantized_layers(model)
-    _check_recorded(layers, checkpoint, where)
+    _check_recorded(quantized_layers(quantized_part(model)), checkpoint, where)
     state = _state(checkpoint)
     given = set(state)
     try:
@@ -235,5 +235,9 @@ def watch_loading(model: nn.Module) -> None:
 
 @torch.no_grad()
 def _prepare(model: nn.Module, state: dict, prefix: str, metadata: dict, *_) -> None:
+    # Who takes ``module.`` off the names of tensors leaves it in those of modules.
+    every = getattr(state, '_metadata', None) or {}
+    for name in [n for n in every if n.startswith('module.')]:
+        every.setdefault(name.removeprefix('module.'), every[name])
     if 'packed' in metadata:
         prepare(model, metadata['packed'])

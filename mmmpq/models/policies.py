@@ -14,6 +14,7 @@ from mmmpq.layers import (
     Skip,
     float_twin,
     quantized_layers,
+    quantized_parts,
 )
 from mmmpq.models.skipping import check_skips
 from mmmpq.policy import Policy, Precision
@@ -69,11 +70,18 @@ def recorded(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def apply_policy(model: nn.Module, policy: Policy) -> nn.Module:
-    """Makes a searched model the fixed-precision one of ``policy``, in place.
+    """Makes a searched model the fixed-precision one of ``policy``, in place, or each
+    part of it that was quantized by itself.
 
     Statistics of quantizers that are ``per_subnet`` are kept if ``policy`` is the path
     in use, and forgotten otherwise.
     """
+    for part in quantized_parts(model):
+        _apply(part, policy)
+    return model
+
+
+def _apply(model: nn.Module, policy: Policy) -> None:
     layers = quantized_layers(model)
     policy.check_layers(layers)
     modules = dict(model.named_modules())
@@ -86,7 +94,6 @@ def apply_policy(model: nn.Module, policy: Policy) -> nn.Module:
     for module in modules.values():
         if isinstance(module.__dict__.get('forward'), Skip):
             module.forward.fix()
-    return model
 
 
 def forget_statistics(model: nn.Module) -> None:

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from mmengine.logging import print_log
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from torch import nn
 
@@ -17,7 +16,9 @@ from mmmpq.layers import (
     float_twin,
     watch_passes,
 )
+from mmmpq.models.kept import keep_layers
 from mmmpq.models.loading import watch_loading
+from mmmpq.models.plan import SAFE, Plan, plan
 from mmmpq.models.policies import (
     fix_layers,
     quantizers_of,
@@ -26,23 +27,15 @@ from mmmpq.models.policies import (
     still_there,
 )
 from mmmpq.models.selection import (
-    candidates_of,
-    default_fixed,
-    expand,
+    block_of,
     group_candidates,
     group_layers,
-    parse_fixed,
     stem_of,
 )
 from mmmpq.models.skipping import skippable
 from mmmpq.policy import SKIP, Policy, Precision, near
 from mmmpq.registry import MODELS, RELAXATIONS, build
 
-SAFE = Precision(8, 8)
-# What the ends may take where they are searched: the image has 8 bits, and what follows
-# from a box is not averaged by any layer behind it.
-STEM = tuple(map(Precision.parse, ('W4A8', 'W6A8', 'W8A8')))
-PREDICTION = tuple(map(Precision.parse, ('W4A4', 'W6A6', 'W8A8')))
 ENDS = ('searched', 'fixed')
 
 
@@ -159,7 +152,8 @@ def quantize(
     wanted = None if isinstance(policy, Policy) else candidates
     if ends not in ENDS:
         raise ValueError(f'quant.ends: found {ends!r}; accepted are {", ".join(ENDS)}')
-    layers = _select(model, exclude, fixed or {}, wanted, ends, policy is None)
+    searched = ends if policy is None else None
+    layers = plan(model, exclude, fixed or {}, wanted, searched, look=not carried)
     if policy is not None:
         fix_layers(
             layers.modules,
@@ -170,66 +164,25 @@ def quantize(
     else:
         search = dict(mixing=mixing, own_weights=own_weights, relaxation=relaxation)
         _make_search(model, layers, groups, hardware, search, quantizers)
+    for name, first in layers.tied.items():
+        layers.modules[name].w_quantizer = layers.modules[first].w_quantizer
+    for name in layers.copied:  # what they copy is trained
+        layers.modules[name].w_quantizer.requires_grad_(False)
+        layers.modules[name].a_quantizer.requires_grad_(False)
     _keep_input_range(layers.modules[stem_of(model)])
     model.quantized_with = dict(
         {key: recorded(config) for key, config in quantizers.items()},
         float_layers=layers.excluded,
     )
+    keep_layers(model)
     watch_passes(model)
     watch_loading(model)
     return model
 
 
-class _Layers(NamedTuple):
-    """What of a model is quantized, and how far that is settled."""
-
-    modules: dict[str, nn.Module]
-    names: list[str]  # to be quantized
-    excluded: list[str]
-    pinned: dict[str, Precision]
-    searchable: list[str]
-    ends: list[str]
-    candidates: dict[str, tuple[Precision, ...]]
-
-
-def _select(
-    model: nn.Module,
-    exclude: str | Iterable[str],
-    fixed: dict[str, Any],
-    candidates: Any,
-    ends: str,
-    search: bool,
-) -> _Layers:
-    """Looks through the layers of a float model."""
-    modules = dict(model.named_modules())
-    names = [n for n, m in modules.items() if float_twin(m)]
-    exclude = [exclude] if isinstance(exclude, str) else list(exclude)
-    excluded = expand(exclude, names, 'quant.exclude')
-    _report_float(modules, names)
-    safe = [n for n in default_fixed(model, names) if n not in set(excluded)]
-    names = [n for n in names if n not in set(excluded)]
-    found, named = (
-        ({}, set()) if candidates is None else candidates_of(candidates, names)
-    )
-    pinned: dict[str, Precision | None] = dict.fromkeys(safe, SAFE)
-    settled = parse_fixed(fixed, names)
-    if search:
-        free = set(safe) & named
-        if ends == 'searched':
-            others = [n for n in safe if n not in named and n not in settled]
-            stem = stem_of(model)
-            found.update({n: STEM if n == stem else PREDICTION for n in others})
-            free |= set(others)
-        pinned.update(dict.fromkeys(free))
-    pinned.update(settled)
-    pinned = {n: p for n, p in pinned.items() if p is not None}
-    searchable = [n for n in names if n not in pinned]
-    return _Layers(modules, names, excluded, pinned, searchable, safe, found)
-
-
 def _make_search(
     model: nn.Module,
-    layers: _Layers,
+    layers: Plan,
     groups: Any,
     hardware: str | None,
     search: dict[str, Any],
@@ -237,6 +190,11 @@ def _make_search(
 ) -> None:
     """Gives the searchable layers their candidates, group by group."""
     modules = layers.modules
+    if search['own_weights'] and layers.tied:
+        raise ValueError(
+            'quant.own_weights: accepted is False for layers that have one weight, as '
+            f'{" and ".join(next(iter(layers.tied.items())))} do'
+        )
     every = set(layers.candidates.values())
     if (SKIP,) in every:
         raise ValueError(
@@ -253,17 +211,18 @@ def _make_search(
     for group, members in grouped.items():
         allowed = [c for c in candidates[group] if c != SKIP or group in skips]
         allowed = _allowed(allowed, [modules[n] for n in members], profile, group)
-        shared = build(RELAXATIONS, relaxation, candidates=allowed, group=group)
-        for name in members:
-            float_twin(modules[name])[0].from_float(
-                modules[name],
-                candidates=allowed,
-                **(search | quantizers | dict(relaxation=shared)),
-            )
-            if name in layers.ends:
-                modules[name].in_uniform = SAFE
-        if group in skips:
-            Skip(modules[skips[group]], modules[members[0]])
+        for part in layers.followed_by(members):
+            shared = build(RELAXATIONS, relaxation, candidates=allowed, group=group)
+            for name in part:
+                float_twin(modules[name])[0].from_float(
+                    modules[name],
+                    candidates=allowed,
+                    **(search | quantizers | dict(relaxation=shared)),
+                )
+                if name in layers.ends:
+                    modules[name].in_uniform = SAFE
+            if group in skips:
+                Skip(modules[block_of(part[0], modules)], modules[part[0]])
     if not layers.searchable:
         raise ValueError(
             'quant: no layer is left to search: '
@@ -281,10 +240,17 @@ def _keep_input_range(stem: nn.Module) -> None:
         stem.a_quantizer.requires_grad_(False)
 
 
-def _precisions(policy: Policy | Precision, layers: _Layers) -> dict[str, Precision]:
+def _precisions(policy: Policy | Precision, layers: Plan) -> dict[str, Precision]:
     if isinstance(policy, Precision):
         return {n: layers.pinned.get(n, policy) for n in layers.names}
     policy.check_layers(layers.names)
+    for name, first in layers.tied.items():
+        bits = [policy.layers[n].w_bits for n in (first, name)]
+        if bits[0] != bits[1]:
+            raise ValueError(
+                f'quant.policy: found {bits[0]} and {bits[1]} bits for the weights of '
+                f'{first} and {name}, which are one and the same'
+            )
     return {n: policy.layers[n] for n in layers.names}
 
 
@@ -299,20 +265,6 @@ def _allowed(candidates, members, profile, group):
             f'{", ".join(map(str, candidates))} for {"/".join(sorted(kinds))} ({group})'
         )
     return allowed
-
-
-def _report_float(modules: dict[str, nn.Module], quantizable: list[str]) -> None:
-    """Says once which layers with a weight of their own stay float."""
-    others = [
-        f'{n} ({type(m).__name__})'
-        for n, m in modules.items()
-        if n not in set(quantizable)
-        and getattr(m, 'weight', None) is not None
-        and m.weight.dim() > 1
-        and not isinstance(m, nn.Embedding)
-    ]
-    if others:
-        print_log(f'these layers stay float: {", ".join(others)}', logger='current')
 
 
 def _known_models() -> list[str]:

@@ -5,12 +5,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from mmengine.model import BaseModel
 from torch import nn
 
+from mmmpq.costs.flow import Flow
 from mmmpq.policy import Precision, near, parse_candidates
 
 # Final prediction layers of the toolboxes' heads: they stay at 8/8 unless a config says
-# otherwise, as does the stem. Matched against the last parts of a layer's name.
+# otherwise, as does the stem. Matched against the parts of a layer's name.
 PREDICTION_LAYERS = [
     'retina_cls',
     'retina_reg',
@@ -102,14 +104,29 @@ def expand(patterns: Iterable[str], names: Sequence[str], key: str) -> list[str]
     return [n for n in names if n in found]
 
 
-def default_fixed(model: nn.Module, names: Sequence[str]) -> list[str]:
+def default_fixed(
+    model: nn.Module, names: Sequence[str], flow: Flow | None = None
+) -> list[str]:
     """Stem and final prediction layers: the detector-safe default.
 
-    Where the stem cannot be quantized and stays float, no other takes its place.
+    Where the stem cannot be quantized and stays float, no other takes its place. The
+    last layers of a toolbox's model are those of a forward, and, as a loss reads those
+    of a cascade's inner stages as well, what has a name of a prediction layer and the
+    shape of one of them. Those of any other net are told by names.
+
+    Args:
+        model: The model.
+        names: The layers that are quantized.
+        flow: Of its forward; without one, too, names have to do.
     """
     stem = [] if len(names) == 1 else [stem_of(model)]
     last = [n for n in names if set(n.split('.')) & set(PREDICTION_LAYERS)]
-    if not hasattr(model, 'bbox_head') and not hasattr(model, 'roi_head'):
+    if flow is not None and isinstance(model, BaseModel):
+        shapes = {n: model.get_submodule(n).weight.shape for n in names}
+        ends = flow.last & set(names)
+        alike = {shapes[n] for n in ends}
+        last = [*ends, *(n for n in last if shapes[n] in alike)]
+    elif not hasattr(model, 'bbox_head') and not hasattr(model, 'roi_head'):
         last += [n for n in names if any(fnmatchcase(n, p) for p in CLASSIFIER_LAYERS)]
     return [n for n in names if n in set(stem) | set(last)]
 

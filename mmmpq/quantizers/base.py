@@ -96,6 +96,11 @@ class Quantizer(nn.Module):
         stored = metadata.get('bits')  # none in a checkpoint of before
         if stored is not None and tuple(stored) != self.bits:
             self._choose_widths(state_dict, prefix, stored)
+        elif any(
+            len(state_dict.get(prefix + name, param)) != len(param)
+            for name, param in self._parameters.items()
+        ):
+            self._choose_widths(state_dict, prefix, ())  # of unknown widths
         super()._load_from_state_dict(state_dict, prefix, metadata, *args)
         self.sync_host()
 

@@ -6,7 +6,13 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import nn
 
-from mmmpq.layers import MixedLayer, Mode, computing, quantized_layers
+from mmmpq.layers import (
+    MixedLayer,
+    Mode,
+    computing,
+    quantized_layers,
+    quantized_part,
+)
 from mmmpq.search.space import SearchSpace
 
 
@@ -17,7 +23,7 @@ def at_choice(
     """Within it each group computes at its candidate of ``choice``, or in float if that
     is None, and so do the fixed layers if any group is; the model is in train mode.
     Afterwards modes and buffers (BatchNorm's, slow averages) are as before."""
-    layers = quantized_layers(model)
+    layers = quantized_layers(quantized_part(model))
     mixed = [layer for layer in layers.values() if isinstance(layer, MixedLayer)]
     mixings = [layer.mixing for layer in mixed]
     paths = [g.relaxation.choice for g in space.groups]
@@ -31,7 +37,7 @@ def at_choice(
             layer.mixing = 'sampled'
         for group, j in zip(space.groups, choice, strict=True):
             if j is not None:
-                group.relaxation.choice = j
+                group.take(j)
                 quantized = [layers[name] for name in group.layers]
                 modes.enter_context(computing(quantized, Mode.QUANTIZED))
         try:

@@ -35,6 +35,7 @@ def describe(
             for t in tables
         ],
         costs=_costs(policy, space, tables, counted),
+        float_share=counted.float_share,
     )
 
 

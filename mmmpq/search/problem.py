@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.costs import Budget
-from mmmpq.layers import on_host
+from mmmpq.costs.left_float import float_note
+from mmmpq.layers import on_host, quantized_part
 from mmmpq.policy import Policy
 from mmmpq.randomness import isolated_randomness
 from mmmpq.search.at_choice import at_choice
@@ -59,6 +60,8 @@ class Problem:
         for table in self.tables:
             table.check()
         self.most_probable()  # all of them at once can be met
+        for note in {float_note(table.float_share) for table in self.tables} - {''}:
+            log(note)
         self.counted: list[Table] = [*self.tables]
 
     def most_probable(self, probs: Sequence[Tensor] | None = None) -> list[int]:
@@ -110,7 +113,7 @@ class Problem:
     def described(self, policy: Policy) -> Policy:
         """``policy``, with what it was found for."""
         policy.meta.update(
-            model=type(self.model).__name__,
+            model=type(quantized_part(self.model)).__name__,
             **describe(policy, self.space, self.tables, self.counted[0]),
             seed=self.seed,
             mmmpq=__version__,

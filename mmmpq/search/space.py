@@ -1,12 +1,13 @@
 """What a search chooses from."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from mmmpq.costs import CostAt, LayerProfile, profile
+from mmmpq.costs.copies import copies
 from mmmpq.layers import (
     BatchedRelaxation,
     Handed,
@@ -15,6 +16,7 @@ from mmmpq.layers import (
     Relaxation,
     padded,
     quantized_layers,
+    quantized_part,
 )
 from mmmpq.policy import Policy, Precision
 from mmmpq.transfer import Fetch
@@ -27,17 +29,26 @@ class Group:
     name: str
     layers: list[str]
     relaxation: Relaxation
+    copies: list[Relaxation] = field(default_factory=list)  # of a teacher, say
 
     @property
     def candidates(self) -> tuple[Precision, ...]:
         return self.relaxation.candidates
 
+    def take(self, choice: int | None) -> None:
+        """Sets the path that its layers compute whose mixing samples."""
+        for relaxation in (self.relaxation, *self.copies):
+            relaxation.choice = choice
+
 
 class SearchSpace:
     """The groups of a supernet, in network order, and its fixed layers.
 
+    Layers of a copy, such as a teacher, follow those that they copy.
+
     Args:
-        model: A model with ``Mixed*`` layers, unwrapped.
+        model: A model with ``Mixed*`` layers, unwrapped, or with one in it: names are
+            relative to the part that was quantized.
 
     Attributes:
         fixed: Layers that are not searched.
@@ -55,7 +66,12 @@ class SearchSpace:
         mixings: set[str] = set()
         self._samples = self._prunes = False
         by_relaxation: dict[int, Group] = {}
-        for name, layer in quantized_layers(model).items():
+        model = quantized_part(model)
+        layers = quantized_layers(model)
+        self.copies = {c: n for c, n in copies(model).items() if c in layers}
+        for name, layer in layers.items():
+            if name in self.copies:
+                continue
             if isinstance(layer, QuantLayer):
                 self.fixed[name] = layer.precision
             elif isinstance(layer, MixedLayer):
@@ -70,7 +86,12 @@ class SearchSpace:
                 self._samples |= layer.mixer.samples
                 self._prunes |= layer.mixer.prunes
         self.groups = list(by_relaxation.values())
-        self.order = list(quantized_layers(model))
+        for copy, name in self.copies.items():
+            if isinstance(layers[copy], MixedLayer):
+                group = by_relaxation[id(layers[name].relaxation)]
+                if layers[copy].relaxation not in group.copies:
+                    group.copies.append(layers[copy].relaxation)
+        self.order = list(layers)
         self.quantized_with = getattr(model, 'quantized_with', None)
         self._profiles: dict[tuple, list[LayerProfile]] = {}
         if not self.groups:
@@ -129,7 +150,7 @@ class SearchSpace:
         if self._samples:
             drawn = torch.multinomial(self._host_probs(), 1, generator=generator)
             for group, (j,) in zip(self.groups, drawn.tolist(), strict=True):
-                group.relaxation.choice = j
+                group.take(j)
         if self._prunes:
             for group, row in zip(
                 self.groups, self._host_mixtures(noise).tolist(), strict=True
@@ -139,7 +160,7 @@ class SearchSpace:
     def take(self, choice: Sequence[int]) -> None:
         """Sets the path that layers compute whose mixing samples."""
         for group, j in zip(self.groups, choice, strict=True):
-            group.relaxation.choice = j
+            group.take(j)
 
     def fetch(self) -> None:
         """Has the logits copied to the host, where the next :meth:`draw` needs them:
@@ -172,7 +193,7 @@ class SearchSpace:
         """The layers of ``model`` at a reference input; each one is profiled once."""
         key = (at.input_shape, at.proposals)
         if key not in self._profiles:
-            self._profiles[key] = profile(model, *key)
+            self._profiles[key] = profile(quantized_part(model), *key)
         return self._profiles[key]
 
     @property
@@ -199,5 +220,6 @@ class SearchSpace:
         return self._policy(layers if ends else layers | self.ends)
 
     def _policy(self, layers: dict[str, Precision]) -> Policy:
+        layers.update({copy: layers[name] for copy, name in self.copies.items()})
         meta = {} if self.quantized_with is None else dict(quant=self.quantized_with)
         return Policy({name: layers[name] for name in self.order}, meta)

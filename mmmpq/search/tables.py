@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.costs import Budget, CostAt, LayerProfile, total_cost
+from mmmpq.costs.left_float import float_share
 from mmmpq.layers import flat
 from mmmpq.policy import FLOAT, Policy, Precision
 from mmmpq.search.space import SearchSpace
@@ -24,6 +25,8 @@ class Table:
         values: For each group, the cost of every candidate (m,), float64.
         constant: Cost of fixed and float layers.
         searched: Profiles of the others.
+        floats: Of the constant, that of layers which are not quantized at all.
+        float_share: Their shares of the float net's ``bops`` and ``weights``.
         min, max: Cost of the cheapest and of the dearest choice.
         limit: Upper bound B_max in the cost's unit, of a budget.
     """
@@ -52,6 +55,9 @@ class Table:
             for p in self.profiles
             if p.name not in searched
         )
+        floats = [p for p in self.profiles if p.name not in {*searched, *space.fixed}]
+        self.floats = sum(self.cost(p, FLOAT) for p in floats)
+        self.float_share = float_share(self.profiles, {*searched, *space.fixed})
         self._flat: dict[torch.device, Tensor] = {}
         self.min = self.constant + sum(float(v.min()) for v in self.values)
         self.max = self.constant + sum(float(v.max()) for v in self.values)
@@ -59,7 +65,15 @@ class Table:
             self.limit = at.resolve(self.uniform)
 
     def check(self) -> None:
-        """Raises ValueError if no choice of candidates can meet the budget."""
+        """Raises ValueError if no choice of candidates can meet the budget, or for
+        searched layers that are never called."""
+        idle = [p.name for p in self.searched if not p.calls]
+        if idle:
+            raise ValueError(
+                f'quant: no forward at the reference input of {self.name} calls '
+                f'{", ".join(idle)}, so that nothing can be chosen for them; '
+                f'quant.exclude={idle} leaves them float'
+            )
         self.at.check(self.limit, self.min, self.max, 'candidates')
 
     def uniform(self, precision: Precision) -> float:

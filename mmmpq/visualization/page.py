@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from mmmpq.costs.left_float import float_note
 from mmmpq.policy import Policy
 from mmmpq.units import fits, human, statement
 from mmmpq.visualization.history import SearchHistory
@@ -125,6 +126,8 @@ def _facts(policy: Policy, history: SearchHistory) -> str:
         facts.append(f'last record at iteration {last["iter"]}{epoch}')
     else:
         facts.append('the search has only begun: no record yet')
+    if note := float_note(meta.get('float_share')):
+        facts.append(note)
     facts += [f'{k} {meta[k]}' for k in ('seed', 'mmmpq') if meta.get(k) is not None]
     return ' · '.join(escape(fact) for fact in facts)
 

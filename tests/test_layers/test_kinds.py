@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from mmcv.cnn.bricks.conv2d_adaptive_padding import Conv2dAdaptivePadding
+from mmcv.cnn.bricks.conv_ws import ConvAWS2d, ConvWS2d
 from mmengine.model import initialize
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
@@ -11,6 +13,7 @@ from torch.nn import functional as F
 
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.integer_check import checking
+from mmmpq.export.integers import weight_integers, weight_levels
 from mmmpq.export.onnx.graph import export_onnx
 from mmmpq.layers import (
     MixedLayer,
@@ -22,6 +25,7 @@ from mmmpq.layers import (
 )
 from mmmpq.models import apply_policy, quantize
 from mmmpq.policy import Policy, Precision
+from mmmpq.quantizers import StoredQuantizer
 from mmmpq.search import SearchSpace
 
 CANDIDATES = ['W2A2', 'W4A4', 'W8A8']
@@ -191,3 +195,77 @@ def test_classes_that_are_not_registered_stay_float():
     ]
     with pytest.raises(ValueError, match=r'found Conv1d; accepted are subclasses'):
         quantizable(nn.Conv1d)
+
+
+# --- classes of the toolboxes ---------------------------------------------------------
+
+
+class Cropped(nn.Conv2d):
+    """Pads, and is no class that anybody registered."""
+
+    def forward(self, x):
+        return self._conv_forward(
+            F.pad(x, (1, 1, 1, 1), 'reflect'), self.weight, self.bias
+        )
+
+
+class Gated(nn.Conv2d):
+    def forward(self, x):
+        return self._conv_forward(x, self.weight.tanh(), self.bias)
+
+
+class Halved(nn.Conv2d):
+    def forward(self, x):
+        return 0.5 * self._conv_forward(x, self.weight, self.bias)
+
+
+class Masked(nn.Conv2d):
+    def forward(self, x, mask=None):
+        return super().forward(x)
+
+
+@pytest.mark.parametrize('kind', [Conv2dAdaptivePadding, Cropped])
+def test_what_pads_and_convolves_is_quantized(kind):
+    layer = kind(3, 4, 3, stride=2)
+    assert all(twin.affine for twin in float_twin(layer))
+    model = quantize(nn.Sequential(copy.deepcopy(layer)), policy='W32A32')
+    x = torch.randn(2, 3, 9, 8)
+    assert torch.equal(model(x), layer(x))
+
+
+@pytest.mark.parametrize('kind', [Halved, Gated, Masked])
+def test_what_computes_more_stays_float(kind):
+    assert float_twin(kind(3, 4, 3)) is None
+
+
+@pytest.mark.parametrize('kind', [ConvWS2d, ConvAWS2d])
+@pytest.mark.parametrize('bits', [4, 32])
+def test_standardised_weights_are_quantized(kind, bits):
+    """conv(x, Q(Ŵ)), in training, as integers and in a packed file."""
+    torch.manual_seed(0)
+    layer = kind(3, 4, 3)
+    if kind is ConvAWS2d:
+        layer.weight_gamma.uniform_(0.5, 2)
+        layer.weight_beta.normal_()
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), copy.deepcopy(layer), nn.Conv2d(4, 2, 1))
+    model = quantize(net, policy=f'W{bits}A32')
+    x = torch.randn(2, 3, 6, 6)
+    # what the float layer convolves with: its output for a 1 at each place
+    eye = torch.eye(27).reshape(27, 3, 3, 3)
+    standardised = (layer(eye) - layer.bias[:, None, None]).squeeze().T
+    standardised = standardised.reshape(4, 3, 3, 3)
+    quantized = model[1].w_quantizer(standardised, bits)
+    wanted = F.conv2d(x, quantized, layer.bias)
+    torch.testing.assert_close(model[1](x), wanted)
+    model[1](x).sum().backward()
+    assert model[1].weight.grad.abs().sum() > 0
+    model.eval()
+    if bits == 4:
+        q, scale, _ = weight_integers(model[1])
+        torch.testing.assert_close(q * scale, quantized)
+        other = quantize(copy.deepcopy(nn.Sequential(layer)), policy='W4A32')
+        stored = StoredQuantizer((4,))
+        stored.set_grid(scale, None, weight_levels(model[1]))
+        other[0].store(stored)
+        other[0].weight.data = q * scale
+        assert torch.equal(other[0](x), model[1](x))

@@ -8,7 +8,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmmpq.arguments import check_least
 from mmmpq.engine.batches import train_batches, unwrapped, warn_of_decay
 from mmmpq.engine.launch import embed_policy
-from mmmpq.layers import QuantLayer, quantized_layers
+from mmmpq.layers import QuantLayer, quantized_layers, quantized_part
 from mmmpq.models import calibrate, calibrate_subnet
 from mmmpq.quantizers import per_subnet
 from mmmpq.randomness import isolated_randomness
@@ -86,9 +86,10 @@ class CalibrationHook(Hook):
         self._complete(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        part = quantized_part(unwrapped(runner))
         checkpoint['meta']['policy'] = {
             name: list(layer.precision)
-            for name, layer in quantized_layers(unwrapped(runner)).items()
+            for name, layer in quantized_layers(part).items()
             if isinstance(layer, QuantLayer)  # a supernet has no policy yet
         }
 

@@ -26,7 +26,7 @@ from mmmpq.export.packed.index import DTYPES, check_index, stored_elements
 from mmmpq.export.packed.safetensors import check_tensors, parse
 from mmmpq.export.packed.untrusted import check_texts, check_types, fewer_parameters
 from mmmpq.models.loading import prepare
-from mmmpq.policy import Policy, Precision
+from mmmpq.policy import QUANT, Policy, Precision
 from mmmpq.version import __version__
 
 FORMAT = 'mmmpq-packed'
@@ -74,6 +74,8 @@ class Packed:
         for key in state:
             modules.setdefault(key.rpartition('.')[0], []).append(key)
         for alias, name in self.index['aliases'].items():
+            if name in state:  # a weight of two layers
+                state[alias] = state[name]
             for key in modules.get(name, ()):
                 state[alias + key[len(name) :]] = state[key]
         result = OrderedDict(state)
@@ -99,6 +101,13 @@ class Packed:
         state[f'{grid}.bounds'] = torch.tensor(entry['levels'], dtype=torch.int32)
         state[f'{grid}.signed'] = torch.tensor(1, dtype=torch.int8)
 
+    def _policy(self) -> Policy:
+        """With how its net is quantized: nobody has to run a stranger's forward."""
+        quant = dict(self.config['model']['quant'])
+        quant['float_layers'] = quant.pop('exclude', [])
+        meta = dict(self.policy.meta, quant=quant) if {*quant} == QUANT else {}
+        return Policy(self.policy.layers, meta)
+
     def build(self) -> nn.Module:
         """The net itself, see :func:`mmmpq.load_packed`."""
         config = dict(self.config['model'])
@@ -109,7 +118,7 @@ class Packed:
             check_types(config, scope, self.path)
             check_texts(config, self.path)
             if 'quant' in config:
-                config['quant'] = dict(config['quant'], policy=self.policy)
+                config['quant'] = dict(config['quant'], policy=self._policy())
             with DefaultScope.overwrite_default_scope(scope), fewer_parameters(most):
                 model = MODELS.build(ConfigDict(config))
         with _explained(

@@ -59,7 +59,10 @@ def check_index(index: Any, tensors: Mapping[str, Tensor], policy: Policy) -> No
         _check_weight(name, entry, tensors, shapes, policy)
         if entry['bits']:
             used.add(f'{name}.weight')
-    narrow = {n for n, p in policy.layers.items() if p.w_bits < 32}
+    narrow = {
+        n for n, p in policy.layers.items()
+        if p.w_bits < 32 and f'{n}.weight' not in index['aliases']
+    }  # fmt: skip
     for name in narrow ^ set(index['weights']):
         raise ValueError(f'weights: {name} is in one of index and policy alone')
     for name in set(tensors) ^ used:

@@ -129,9 +129,15 @@ def _tensors(
     aliases = {n: names[m] for n, m in every if n in holders and n != names[m]}
     state = {k: v for k, v in state.items() if k.rpartition('.')[0] not in aliases}
     tensors, weights = {}, {}
+    first: dict[int, str] = {}
     for name, layer in layers.items():
         bits = layer.precision.w_bits
         if bits == 32:
+            continue
+        owner = first.setdefault(id(layer.weight), name)
+        if owner != name:
+            aliases[f'{name}.weight'] = f'{owner}.weight'
+            del state[f'{name}.weight']
             continue
         weight = state.pop(f'{name}.weight')
         entry = weights[name] = dict(

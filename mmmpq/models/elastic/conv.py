@@ -106,7 +106,8 @@ class _Elastic:
         """Becomes the plain layer of the channels and the kernel in use, in place."""
         weight = self._latent_weight()
         weight = weight[: self.out_channels, : self.in_channels // self.groups]
-        self.weight = nn.Parameter(weight.clone(), self.weight.requires_grad)
+        kept = nn.Parameter(weight.clone(), self.weight.requires_grad)
+        self._parameters['weight'] = kept
         if self.bias is not None:
             bias = self.bias[: self.out_channels].clone()
             self.bias = nn.Parameter(bias, self.bias.requires_grad)

@@ -1,0 +1,121 @@
+"""What of a model is to be quantized, and how far its precisions are settled."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from mmmpq.costs.copies import copies
+from mmmpq.layers import float_twin
+from mmmpq.models.reached import look_through, passed_by, report_float, shared_weights
+from mmmpq.models.selection import (
+    candidates_of,
+    default_fixed,
+    expand,
+    parse_fixed,
+    stem_of,
+)
+from mmmpq.policy import Precision
+
+SAFE = Precision(8, 8)
+# What the ends may take where they are searched: the image has 8 bits, and what follows
+# from a box is not averaged by any layer behind it.
+STEM = tuple(map(Precision.parse, ('W4A8', 'W6A8', 'W8A8')))
+PREDICTION = tuple(map(Precision.parse, ('W4A4', 'W6A6', 'W8A8')))
+
+
+class Plan(NamedTuple):
+    """What of a model is quantized, and how far that is settled.
+
+    Attributes:
+        modules: The model's modules by name.
+        names: The layers to be quantized.
+        excluded: Those that stay float although they could be.
+        pinned: Those of a fixed precision.
+        searchable: The others, but for layers that follow one of them.
+        ends: The stem and the final prediction layers.
+        candidates: Of every layer.
+        tied: Layers and the first one that has the same weight.
+        copied: Layers of a part that copies another one (a teacher), and theirs.
+    """
+
+    modules: dict[str, nn.Module]
+    names: list[str]
+    excluded: list[str]
+    pinned: dict[str, Precision]
+    searchable: list[str]
+    ends: list[str]
+    candidates: dict[str, tuple[Precision, ...]]
+    tied: dict[str, str]
+    copied: dict[str, str]
+
+    def followed_by(self, members: Sequence[str]) -> Iterator[list[str]]:
+        """Layers of a group with those of their weights; and their copies, if any."""
+        own = [
+            n for n in self.names
+            if n not in self.copied and self.tied.get(n, n) in members
+        ]  # fmt: skip
+        yield own
+        if mirrored := [c for c, n in self.copied.items() if n in own]:
+            yield mirrored
+
+
+def plan(
+    model: nn.Module,
+    exclude: str | Iterable[str],
+    fixed: dict[str, Any],
+    candidates: Any,
+    ends: str | None,
+    look: bool,
+) -> Plan:
+    """Looks through the layers of a float model, and at a forward of it.
+
+    Args:
+        model: As of :func:`mmmpq.models.quantize`, as for the next three.
+        ends: As there; None: there is no search, and they have 8/8.
+        look: Whether a forward tells which layers it calls and which are the last.
+    """
+    modules = dict(model.named_modules())
+    names = [n for n, m in modules.items() if float_twin(m)]
+    exclude = [exclude] if isinstance(exclude, str) else list(exclude)
+    out = set(expand(exclude, names, 'quant.exclude'))
+    report_float(modules, names)
+    copied = {c: n for c, n in copies(model).items() if {c, n} <= set(names)}
+    flow = look_through(model) if look else None
+    out.update([] if flow is None else passed_by(names, flow, copied))
+    out.update(c for c, n in copied.items() if n in out)
+    tied, shared = shared_weights(model, [n for n in names if n not in out])
+    out.update(shared)
+    excluded = [n for n in names if n in out]
+    names = [n for n in names if n not in out]
+    copied = {c: n for c, n in copied.items() if c not in out}
+    together = _together(names, {**copied, **tied})
+    safe = default_fixed(model, names, flow)
+    found, named = (
+        ({}, set()) if candidates is None else candidates_of(candidates, names)
+    )
+    pinned: dict[str, Precision | None] = {n: SAFE for s in safe for n in together[s]}
+    settled = parse_fixed(fixed, names)
+    free = set() if ends is None else named & set(pinned)
+    if ends == 'searched':
+        stem = stem_of(model)
+        others = {n for n in pinned if n not in named and n not in settled}
+        found.update({n: STEM if n == stem else PREDICTION for n in others})
+        free |= others
+    pinned.update(dict.fromkeys(free))
+    for name, precision in settled.items():
+        pinned.update(dict.fromkeys(together[name], precision))
+    pinned = {n: p for n, p in pinned.items() if p is not None}
+    searchable = [n for n in names if not {n} & {*pinned, *copied, *tied}]
+    last = [n for s in safe for n in together[s]]
+    return Plan(modules, names, excluded, pinned, searchable, last, found, tied, copied)
+
+
+def _together(names: Sequence[str], follows: dict[str, str]) -> dict[str, list[str]]:
+    """The layers that have the precision of each layer, itself included."""
+    found = {n: [n] for n in names}
+    for one, other in follows.items():
+        if found[one] is not found[other]:
+            both = found[other] + found[one]
+            found.update(dict.fromkeys(both, both))
+    return found
