@@ -75,7 +75,7 @@ def test_tied_layers(tmp_path):
     with torch.no_grad():
         assert torch.equal(again.eval()(x), model.eval()(x))
         fold = fold_batchnorm(model, (3, 8, 8))
-        assert fold.kept == {'norm': 'one shares its weight with another layer'}
+        assert fold.unfolded == {'norm': 'one shares its weight with another layer'}
         config = dict(model=dict(
             type='mmmpq.QuantModel', base_type='Tied', quant=dict(policy=policy)
         ), default_scope='mmengine')  # fmt: skip
