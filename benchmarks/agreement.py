@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from mmmpq.engine.launch import add_cfg_options, run
 from mmmpq.fileio import atomic_write, check_file
-from mmmpq.models import build_model, calibrate
+from mmmpq.models import build_model, calibrate, calibrate_subnet
 from mmmpq.models.loading import load_whole
 
 LOGITS = 'test_logits.npy'
@@ -51,8 +51,8 @@ def parse_args(argv=None) -> argparse.Namespace:
     parser.add_argument('folder', type=Path, help='of the images')
     parser.add_argument(
         '--policy',
-        help='measure: policy.json, or W4A4 and the like; ranges are calibrated on '
-        'training images, nothing is trained',
+        help='measure: policy.json, or W4A4 and the like; ranges and BatchNorm are '
+        'calibrated on training images, nothing is trained',
     )
     parser.add_argument(
         '--calibration', type=int, default=8, help='batches (default: %(default)s)'
@@ -129,8 +129,10 @@ def measure(args: argparse.Namespace) -> dict:
     if args.policy:
         model.load_state_dict(checkpoint['state_dict'], strict=False)
         torch.manual_seed(0)
-        batches = Runner.build_dataloader(cfg.train_dataloader, seed=0)
-        calibrate(model, islice(batches, args.calibration))
+        loader = Runner.build_dataloader(cfg.train_dataloader, seed=0)
+        batches = list(islice(loader, args.calibration))
+        calibrate(model, batches)
+        calibrate_subnet(model, batches)
     else:
         load_whole(model, checkpoint, args.checkpoint)
     if args.images:

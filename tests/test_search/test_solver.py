@@ -1,13 +1,18 @@
 """The knapsack solver against brute force, and budgets that bind exactly."""
 
+import random
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from mmmpq.search import solve
+from mmmpq.models import quantize
+from mmmpq.search import Problem, SearchSpace, solve
 
 
 def totals(values):
@@ -153,3 +158,50 @@ def test_a_thousand_groups(count):
         )
         found = sum(s[j] for s, j in zip(scores, choice, strict=True))
         assert bound - 0.04 < found <= bound
+
+
+def test_no_budget_is_broken_in_random_nets_with_candidates_by_pattern():
+    """1,000 random supernets, candidates of their layers, logits and budgets."""
+    rng = random.Random(0)
+    widths = [(w, a) for w in (2, 3, 4, 6, 8) for a in (2, 3, 4, 6, 8)]
+    broken = refused = 0
+    for seed in range(10):
+        torch.manual_seed(seed)
+        sizes = [3, *(rng.choice([4, 8, 12]) for _ in range(5))]
+        net = nn.Sequential(
+            *(
+                nn.Conv2d(i, o, rng.choice([1, 3]), padding=1)
+                for i, o in pairwise(sizes)
+            )
+        )
+        patterns = {'*': rng.sample(widths, 6)}
+        patterns |= {str(k): rng.sample(widths, rng.randint(1, 4)) for k in (0, 2, 4)}
+        model = quantize(net, candidates=patterns, groups='layer')
+        space = SearchSpace(model)
+        for _ in range(100):
+            for group in space.groups:
+                group.relaxation.logits.data.normal_(0, 3)
+            budgets = [
+                dict(type=kind, limit=dict(of=f'W{w}A{a}', ratio=rng.uniform(0.7, 1.3)))
+                for kind in rng.sample(['BOPs', 'WeightBytes'], rng.randint(1, 2))
+                for w, a in [rng.choice(widths)]
+            ]
+            try:
+                problem = Problem(
+                    model, [dict(b, input_shape=(3, 8, 8)) for b in budgets],
+                    space=space, log=lambda _: None,
+                )  # fmt: skip
+            except ValueError as error:
+                assert 'cannot be met' in str(error) or 'no choice' in str(error)
+                refused += 1
+                continue
+            policy = problem.policy()
+            for spent, table in zip(
+                policy.meta['budgets'], problem.tables, strict=True
+            ):
+                broken += spent['cost'] > spent['limit']
+                broken += table.of(policy) > table.limit
+            for group in space.groups:
+                assert policy.layers[group.layers[0]] in group.candidates
+    assert broken == 0
+    assert refused < 500
