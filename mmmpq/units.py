@@ -2,16 +2,22 @@
 
 import math
 
-# unit -> ((factor, name), ...), ascending
 _SMALL = ('p', 'n', 'µ', 'm')
 _DECIMAL = ('', 'K', 'M', 'G', 'T', 'P')
-_BYTES = tuple((1000.0**i, f'{prefix}B') for i, prefix in enumerate(_DECIMAL))
-_TIME = ((1.0, 'µs'), (1e3, 'ms'), (1e6, 's'))
-_LADDERS = {
-    'BOPs': tuple((1000.0**i, f'{p}BOPs') for i, p in enumerate(_DECIMAL)),
-    'MACs': tuple((1000.0**i, f'{p}MACs') for i, p in enumerate(_DECIMAL)),
-    'bytes': _BYTES,
-    'B': _BYTES,
+
+
+def _prefixed(unit, prefixes=_DECIMAL):
+    first = prefixes.index('')
+    return {f'{p}{unit}': 1000.0 ** (i - first) for i, p in enumerate(prefixes)}
+
+
+_TIME = {'µs': 1.0, 'ms': 1e3, 's': 1e6}
+# Of a unit, what it is written in: names and how much of it they are, ascending.
+LADDERS = {
+    'BOPs': _prefixed('BOPs'),
+    'MACs': _prefixed('MACs'),
+    'bytes': _prefixed('B'),
+    'B': _prefixed('B'),
     'us': _TIME,
     'µs': _TIME,
 }
@@ -29,11 +35,10 @@ def scale(value, unit):
         >>> scale(0.003, 'J')
         (0.001, 'mJ')
     """
-    prefixes = _SMALL + _DECIMAL
-    others = [(1000.0 ** (i - 4), f'{p}{unit}') for i, p in enumerate(prefixes)]
-    ladder = _LADDERS.get(unit, others)
-    fitting = [step for step in ladder if abs(value) >= step[0]]
-    return fitting[-1] if fitting else ladder[0]
+    ladder = LADDERS.get(unit) or _prefixed(unit, _SMALL + _DECIMAL)
+    steps = [(factor, name) for name, factor in ladder.items()]
+    fitting = [step for step in steps if abs(value) >= step[0]]
+    return fitting[-1] if fitting else steps[0]
 
 
 def digits(value, significant=3):

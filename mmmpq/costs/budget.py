@@ -76,10 +76,11 @@ class Budget(CostAt):
         return f'Budget({self.name}, {self.limit!r})'
 
     def _parse(self, limit: Any) -> tuple[float | None, Precision | None, float]:
+        units = list(self.cost.units)
         accepted = (
-            f'accepted are a number with one of the units {", ".join(self.cost.units)}'
-            f" ('30 {list(self.cost.units)[-1]}'), a uniform precision ('W4A4') or a "
-            "share of it (dict(of='W4A4', ratio=0.9))"
+            f'accepted are a number with one of the units {", ".join(units)} '
+            f"('30 {units[:4][-1]}'), a uniform precision ('W4A4') or a share of it "
+            "(dict(of='W4A4', ratio=0.9))"
         )
         where = f'{self.where}.limit'
         if limit is None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from mmmpq.costs.profile import LayerProfile
 from mmmpq.policy import FLOAT, Precision
 from mmmpq.registry import COSTS
+from mmmpq.units import LADDERS
 
 
 class Cost:
@@ -34,7 +35,7 @@ class BOPs(Cost):
 
     unit = 'BOPs'
     needs = ('macs',)
-    units = {f'{prefix}BOPs': 1e3**i for i, prefix in enumerate(['', *'KMGT'])}
+    units = LADDERS['BOPs']
 
     def __call__(self, layer: LayerProfile, precision: Precision) -> float:
         return precision.w_bits * precision.a_bits * layer.macs
@@ -43,10 +44,7 @@ class BOPs(Cost):
 class _Bytes(Cost):
     unit = 'B'
     bits_per_unit = 8.0
-    units = {
-        **{f'{prefix}B': 1e3**i for i, prefix in enumerate(['', *'KMG'])},
-        **{f'{prefix}iB': 1024.0**i for i, prefix in enumerate('KMG', 1)},
-    }
+    units = LADDERS['B'] | {f'{p}iB': 1024.0**i for i, p in enumerate('KMG', 1)}
 
 
 @COSTS.register_module()

@@ -8,6 +8,7 @@ from mmmpq.costs.profile import LayerProfile
 from mmmpq.fileio import strict_json
 from mmmpq.policy import SKIP, Precision, near
 from mmmpq.registry import COSTS
+from mmmpq.units import LADDERS
 
 _SHAPE = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'groups')
 _FIELDS = ('type', *_SHAPE, 'input_size', 'w_bits', 'a_bits', 'us')
@@ -39,7 +40,7 @@ class Latency(Cost):
 
     unit = 'us'
     needs = ('shape',)
-    units = {'us': 1.0, 'ms': 1e3, 's': 1e6}
+    units = {'us': 1.0, **LADDERS['us']}
 
     def __init__(self, table: str | Path) -> None:
         self.path = str(table)

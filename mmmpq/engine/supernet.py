@@ -31,7 +31,7 @@ def supernet_runner(
     runner = build_runner(cfg)
     if checkpoint is not None:
         loaded = CheckpointLoader.load_checkpoint(checkpoint, 'cpu')
-        load_whole(unwrapped(runner), loaded, checkpoint, key)
+        load_whole(unwrapped(runner), loaded, checkpoint, key, calibrated=False)
     return runner
 
 

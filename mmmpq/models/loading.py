@@ -83,7 +83,11 @@ def check_policy(model: nn.Module, policy: Policy) -> None:
 
 
 def load_whole(
-    model: nn.Module, checkpoint: Mapping[str, Any], path: str, key: str = 'checkpoint'
+    model: nn.Module,
+    checkpoint: Mapping[str, Any],
+    path: str,
+    key: str = 'checkpoint',
+    calibrated: bool = True,
 ) -> None:
     """Loads all of a model's state: of its very policy, with a range for every input.
 
@@ -95,6 +99,7 @@ def load_whole(
         checkpoint: As MMEngine gives it.
         path: Where it was read.
         key: What named it, for the messages of errors.
+        calibrated: False: ranges may be fitted later, as those of a supernet are.
 
     Raises:
         ValueError: It is of another model or policy, or a float one, or of a quantized
@@ -137,7 +142,7 @@ def load_whole(
         for quantizer in [getattr(layer, f'{kind}_quantizer')]
         if not quantizer.calibrated and not quantizer.per_subnet
     ]
-    if unfit:
+    if unfit and calibrated:
         raise ValueError(
             f'{where} is not calibrated: {", ".join(unfit[:3])}; load a fine-tuned '
             'checkpoint'
