@@ -8,6 +8,7 @@ import copy
 
 import numpy as np
 from mmengine.dataset import BaseDataset, ConcatDataset
+from torch.utils import data
 
 WRAPPERS = ('RepeatDataset', 'ClassBalancedDataset', 'MultiImageMixDataset')
 
@@ -51,11 +52,13 @@ def split_dataset(dataset, fraction: float, seed: int = 0) -> tuple:
     pipeline), so samplers, batch samplers and hooks work on them as on the original,
     which stays as it was. Wrappers are split inside: each part wraps its own share
     of the images, and no image is in both. A ``ConcatDataset`` is split dataset by
-    dataset.
+    dataset, a ``Subset`` by its indices. Of another map-style dataset of torch the
+    parts are a ``Subset``.
 
     Args:
         dataset (BaseDataset | ConcatDataset | RepeatDataset | ClassBalancedDataset |
-            MultiImageMixDataset): The training set, possibly nested wrappers.
+            MultiImageMixDataset | KFoldDataset | torch.utils.data.Dataset): The
+            training set, possibly nested wrappers.
         fraction (float): Share of the samples to hold out, in (0, 1).
         seed (int): Seed of the split.
 
@@ -76,10 +79,31 @@ def split_dataset(dataset, fraction: float, seed: int = 0) -> tuple:
     if any(cls.__name__ in WRAPPERS for cls in type(dataset).__mro__):
         parts = split_dataset(dataset.dataset, fraction, seed)
         return tuple(_rewrap(dataset, dataset=part) for part in parts)
+    if any(cls.__name__ == 'KFoldDataset' for cls in type(dataset).__mro__):
+        dataset.full_init()  # then its fold is a dataset of its own
+        parts = split_dataset(dataset.dataset, fraction, seed)
+        return tuple(_with(dataset, dataset=part) for part in parts)
+    if isinstance(dataset, data.ConcatDataset):
+        pairs = [split_dataset(part, fraction, seed) for part in dataset.datasets]
+        return tuple(type(dataset)(part) for part in zip(*pairs, strict=True))
+    if hasattr(dataset, 'dataset') and hasattr(dataset, 'indices'):
+        known = list(dict.fromkeys(dataset.indices))  # an image may be there twice
+        parts = split_indices(len(known), fraction, seed)
+        kept = [{known[i] for i in part} for part in parts]
+        return tuple(
+            _with(dataset, indices=[i for i in dataset.indices if i in part])
+            for part in kept
+        )
+    if _is_plain(dataset):
+        return tuple(
+            _with(data.Subset(dataset, part), metainfo=getattr(dataset, 'metainfo', {}))
+            for part in split_indices(len(dataset), fraction, seed)
+        )
     raise TypeError(
         f'held_out={fraction}: cannot split a {type(dataset).__name__}; accepted are '
-        f'mmengine BaseDatasets, ConcatDataset, {", ".join(WRAPPERS)}. Give held_out '
-        'a dataset of its own instead'
+        f'mmengine BaseDatasets, ConcatDataset, KFoldDataset, {", ".join(WRAPPERS)} '
+        'and map-style datasets of torch that wrap no other. Give held_out a dataset '
+        'of its own instead'
     )
 
 
@@ -92,6 +116,19 @@ def _subset(dataset, indices: list[int]):
     part = copy.copy(dataset)
     part.pipeline = copy.deepcopy(dataset.pipeline)
     part.get_subset_(indices)
+    return part
+
+
+def _is_plain(dataset) -> bool:
+    """Whether it has images of its own: a wrapper may have each of them twice."""
+    wraps = hasattr(dataset, 'dataset') or hasattr(dataset, 'datasets')
+    plain = isinstance(dataset, data.Dataset) and hasattr(dataset, '__len__')
+    return plain and not wraps
+
+
+def _with(dataset, **attributes):
+    part = copy.copy(dataset)
+    vars(part).update(attributes)
     return part
 
 

@@ -12,6 +12,8 @@ from mmengine.dataset import (
     ConcatDataset,
     RepeatDataset,
 )
+from mmpretrain.datasets import KFoldDataset
+from torch.utils import data
 
 from mmmpq.datasets import split_dataset, split_indices
 
@@ -118,6 +120,54 @@ def test_objects_of_earlier_splits_are_not_taken_for_new_ones():
     finally:
         memo.clear()
     assert len(dataset) == 10
+
+
+class Plain(data.Dataset):
+    """Any dataset of torch."""
+
+    metainfo = dict(classes=('a', 'b'))
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, i):
+        return dict(number=i)
+
+
+class Twice(data.Dataset):
+    def __init__(self):
+        self.dataset = Plain()
+
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, i):
+        return self.dataset[i % 10]
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'numbers'),
+    [
+        (Plain(), range(10)),
+        (data.ConcatDataset([Plain(), Plain()]), [*range(10)] * 2),
+        (data.Subset(Plain(), [1, 2, 3, 5, 8, 8, 1]), [1, 1, 2, 3, 5, 8, 8]),
+        (KFoldDataset(Numbers(range(10)), 0, 5), range(2, 10)),
+    ],
+)
+def test_datasets_of_torch_and_folds(dataset, numbers):
+    one, other = split_dataset(dataset, 0.4, seed=1)
+    found = [[part[i]['number'] for i in range(len(part))] for part in (one, other)]
+    assert sorted([*found[0], *found[1]]) == sorted(numbers)
+    assert not set(found[0]) & set(found[1])
+    assert len(dataset) == len(numbers)
+    if isinstance(dataset, Plain):
+        assert one.metainfo == Plain.metainfo
+
+
+@pytest.mark.parametrize('dataset', [Twice(), data.IterableDataset()])
+def test_datasets_that_cannot_be_split(dataset):
+    with pytest.raises(TypeError, match='cannot split a'):
+        split_dataset(dataset, 0.2)
 
 
 def test_unknown_dataset():
