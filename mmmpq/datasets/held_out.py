@@ -126,8 +126,8 @@ def _is_plain(dataset) -> bool:
     return plain and not wraps
 
 
-def _with(dataset, **attributes):
-    part = copy.copy(dataset)
+def _with(original, **attributes):
+    part = copy.copy(original)
     vars(part).update(attributes)
     return part
 
