@@ -10,6 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.onnx.graph import export_onnx
+from mmmpq.export.onnx.model import OnnxNetwork
 from mmmpq.export.packed import load_packed, save_packed
 from mmmpq.models.loading import load_whole
 
@@ -55,3 +56,6 @@ def test_swin_v2(swin, tmp_path):
     assert session.get_inputs()[0].shape[0] == 1
     (out,) = session.run(None, dict(images=x.numpy()))
     torch.testing.assert_close(torch.from_numpy(out), wanted, atol=0.02, rtol=0.02)
+    many = torch.randn(3, 3, 32, 32)
+    (found,) = OnnxNetwork(tmp_path / 'x.onnx')(many).values()  # one by one
+    torch.testing.assert_close(found, net(many), atol=0.02, rtol=0.02)
