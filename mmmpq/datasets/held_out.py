@@ -52,8 +52,8 @@ def split_dataset(dataset, fraction: float, seed: int = 0) -> tuple:
     pipeline), so samplers, batch samplers and hooks work on them as on the original,
     which stays as it was. Wrappers are split inside: each part wraps its own share
     of the images, and no image is in both. A ``ConcatDataset`` is split dataset by
-    dataset, a subset by its indices (``KFoldDataset``, torch's ``Subset``). Of another
-    map-style dataset of torch the parts are a ``Subset``.
+    dataset, a ``Subset`` by its indices. Of another map-style dataset of torch the
+    parts are a ``Subset``.
 
     Args:
         dataset (BaseDataset | ConcatDataset | RepeatDataset | ClassBalancedDataset |
@@ -79,6 +79,10 @@ def split_dataset(dataset, fraction: float, seed: int = 0) -> tuple:
     if any(cls.__name__ in WRAPPERS for cls in type(dataset).__mro__):
         parts = split_dataset(dataset.dataset, fraction, seed)
         return tuple(_rewrap(dataset, dataset=part) for part in parts)
+    if any(cls.__name__ == 'KFoldDataset' for cls in type(dataset).__mro__):
+        dataset.full_init()  # then its fold is a dataset of its own
+        parts = split_dataset(dataset.dataset, fraction, seed)
+        return tuple(_with(dataset, dataset=part) for part in parts)
     if isinstance(dataset, data.ConcatDataset):
         pairs = [split_dataset(part, fraction, seed) for part in dataset.datasets]
         return tuple(type(dataset)(part) for part in zip(*pairs, strict=True))
@@ -118,13 +122,12 @@ def _subset(dataset, indices: list[int]):
 def _is_plain(dataset) -> bool:
     """Whether it has images of its own: a wrapper may have each of them twice."""
     wraps = hasattr(dataset, 'dataset') or hasattr(dataset, 'datasets')
-    return (
-        isinstance(dataset, data.Dataset) and not wraps and hasattr(dataset, '__len__')
-    )
+    plain = isinstance(dataset, data.Dataset) and hasattr(dataset, '__len__')
+    return plain and not wraps
 
 
-def _with(dataset, **attributes):
-    part = copy.copy(dataset)
+def _with(original, **attributes):
+    part = copy.copy(original)
     vars(part).update(attributes)
     return part
 

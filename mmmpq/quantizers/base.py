@@ -183,7 +183,7 @@ class Quantizer(nn.Module):
 
     def forward(self, x: Tensor, bits: int) -> Tensor:
         """``x`` at ``bits`` bits, in its own shape and dtype."""
-        if bits == 32:
+        if bits == 32 or self._is_traced_bare():
             return x
         if not self.calibrated:
             self.calibrate(x)
@@ -191,9 +191,17 @@ class Quantizer(nn.Module):
 
     def mix(self, x: Tensor, bits: Sequence[int], probs: Tensor) -> Tensor:
         """Σ_j p_j Q_j(x) over the widths ``bits`` with coefficients ``probs`` (m,)."""
+        if self._is_traced_bare():
+            return x
         if not self.calibrated:
             self.calibrate(x)
         return self._fake_quantize(x, bits, probs)
+
+    def _is_traced_bare(self) -> bool:
+        """Whether a net without ranges is traced by ``torch.jit``, as to count FLOPs:
+        it stays without, and what a calibration computes does not get into the graph.
+        """
+        return not self.calibrated and torch.jit.is_tracing()
 
     def _fake_quantize(
         self, x: Tensor, bits: Sequence[int], probs: Tensor | None

@@ -151,20 +151,25 @@ class Twice(data.Dataset):
         (Plain(), range(10)),
         (data.ConcatDataset([Plain(), Plain()]), [*range(10)] * 2),
         (data.Subset(Plain(), [1, 2, 3, 5, 8, 8, 1]), [1, 1, 2, 3, 5, 8, 8]),
-        (KFoldDataset(Plain(), 0, 5), range(2, 10)),
+        (KFoldDataset(dict(type=Numbers, numbers=range(10)), 0, 5), range(2, 10)),
     ],
 )
 def test_datasets_of_torch_and_folds(dataset, numbers):
     one, other = split_dataset(dataset, 0.4, seed=1)
     found = [[part[i]['number'] for i in range(len(part))] for part in (one, other)]
-    assert sorted(found[0] + found[1]) == sorted(numbers)
+    assert sorted([*found[0], *found[1]]) == sorted(numbers)
     assert not set(found[0]) & set(found[1])
     assert len(dataset) == len(numbers)
     if isinstance(dataset, Plain):
         assert one.metainfo == Plain.metainfo
 
 
-@pytest.mark.parametrize('dataset', [Twice(), data.IterableDataset()])
+class Endless(data.IterableDataset):
+    def __iter__(self):
+        return iter(int, 1)
+
+
+@pytest.mark.parametrize('dataset', [Twice(), Endless()])
 def test_datasets_that_cannot_be_split(dataset):
     with pytest.raises(TypeError, match='cannot split a'):
         split_dataset(dataset, 0.2)

@@ -57,7 +57,7 @@ class OnnxNetwork:
         """
         channels, height, width = self.about['input_shape']
         axes = self.session.get_inputs()[0].shape
-        for found, axis in zip(images.shape, axes, strict=True):
+        for found, axis in zip(images.shape[1:], axes[1:], strict=True):
             if isinstance(axis, int) and axis != found:
                 raise ValueError(
                     f'ONNX model: found images of {tuple(images.shape[1:])}; it was '
@@ -65,7 +65,14 @@ class OnnxNetwork:
                     'tools/export.py sets'
                 )
         data = images.detach().cpu().float().contiguous().numpy()
-        arrays = self.session.run(self.names, {'images': data})
+        at_once = axes[0] if isinstance(axes[0], int) else len(data)
+        runs = [
+            self.session.run(self.names, {'images': data[i : i + at_once]})
+            for i in range(0, len(data), at_once)
+        ]
+        arrays = (
+            runs[0] if len(runs) == 1 else map(np.concatenate, zip(*runs, strict=True))
+        )
         tensors = {
             name: torch.from_numpy(array).to(images.device)
             for name, array in zip(self.names, arrays, strict=True)

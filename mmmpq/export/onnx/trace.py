@@ -3,12 +3,14 @@
 import contextlib
 import inspect
 import io
+import logging
 import re
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor, nn
 from torch.autograd import Function
 
@@ -73,6 +75,28 @@ def trace(
     axes = {0: 'batch'}
     if onnx_cut.is_detector(model):
         axes |= {2: 'height', 3: 'width'}
+    written = _written(model, images, opset, containers, axes)
+    more = torch.cat([images, images[:1]])
+    if _written(model, more, opset, containers, axes)[0] == written[0]:
+        return written
+    # Swin and others compute with the number of images as Python ints.
+    print_log(
+        'ONNX: the network counts its images with numbers of Python, which a graph '
+        'keeps; the file takes one image at a time',
+        logger='current',
+        level=logging.WARNING,
+    )
+    del axes[0]
+    return _written(model, images[:1], opset, containers, axes)
+
+
+def _written(
+    model: nn.Module,
+    images: Tensor,
+    opset: int,
+    containers: str,
+    axes: dict[int, str],
+) -> tuple[bytes, dict[str, Any]]:
     with torch.no_grad(), _marked(model, containers), warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try:
@@ -117,7 +141,8 @@ _TORCHSCRIPT = (
 def _axes(name: str, tensor: Tensor, images: dict[int, str]) -> dict[int, str]:
     """An output's: the batch, and of maps of images of any size their own size."""
     spatial = {d: f'{name}_{a}' for d, a in images.items() if 0 < d < tensor.dim()}
-    return {0: 'batch', **(spatial if tensor.dim() == 4 else {})}
+    batch = {d: a for d, a in images.items() if d == 0}
+    return {**batch, **(spatial if tensor.dim() == 4 else {})}
 
 
 @contextlib.contextmanager

@@ -130,7 +130,11 @@ class Packed:
                 for name, tensor in model.state_dict(keep_vars=True).items():
                     if name in state:
                         tensor.data = tensor.data.to(state[name].dtype)
-            model.load_state_dict(state)
+            found = model.load_state_dict(state, strict=False)
+            # What a model drops from a state, it computes anew (Swin V2).
+            missing = [n for n in found.missing_keys if n not in state]
+            if names := missing + found.unexpected_keys:
+                raise ValueError(f'{len(names)} are amiss, such as {names[0]}')
         return model.eval()
 
 
