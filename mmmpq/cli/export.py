@@ -17,6 +17,7 @@ from mmmpq.costs import BOPs, WeightBytes, profile, total_cost
 from mmmpq.costs.profile import reference_input_shape
 from mmmpq.engine.launch import add_cfg_options, load_config, positive
 from mmmpq.export.fold import fold_batchnorm
+from mmmpq.export.onnx import cut
 from mmmpq.export.packed import load_packed, save_packed
 from mmmpq.export.sizes import rest_bytes, sizes
 from mmmpq.fileio import atomic_write, check_file, check_place
@@ -28,6 +29,7 @@ from mmmpq.units import human
 from mmmpq.visualization.progress import terminal
 from mmmpq.visualization.sizes import size_table
 
+SIDE = 256  # of the images for detectors whose outputs are compared, at most
 SUFFIX = dict(packed='.safetensors', onnx='.onnx')
 ENDINGS = (*SUFFIX.values(), '.pth', '.pt', '.ckpt', '.bin')
 EXAMPLE = f"""formats:
@@ -196,6 +198,28 @@ def check_packed(model: nn.Module, path: Path) -> None:
 
 
 @torch.no_grad()
+def check_outputs(model: nn.Module, path: Path, shape: Sequence[int]) -> None:
+    """Reads a packed checkpoint back and compares what classifiers and detectors give
+    for two random images."""
+    try:
+        cut.head_of(model)
+    except ValueError:
+        return
+    sides = [min(s, SIDE) for s in shape[1:]] if cut.is_detector(model) else shape[1:]
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, shape[0], *sides, generator=generator)
+    wanted, found = (
+        cut.leaves(cut.network(net, images)) for net in (model, load_packed(path))
+    )
+    for one, other in zip(wanted, found, strict=True):
+        if (one - other).abs().max() > 1e-3 * one.abs().max():
+            raise RuntimeError(
+                'the packed net gives other outputs than the one that was packed: '
+                'please report this'
+            )
+
+
+@torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     console = terminal(120)
@@ -234,6 +258,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 known = (checkpoint.get('meta') or {}).get('dataset_meta')
                 save_packed(model, new['packed'], cfg, meta, known)
                 check_packed(model, new['packed'])
+                check_outputs(model, new['packed'], shape)
     found = sizes(model, paths.get('packed'), onnx, rest)
     console.print(size_table(found))
     atomic_write(file, json.dumps(found, indent=2) + '\n')

@@ -1,0 +1,28 @@
+"""An export compares what the packed net gives, not its weights alone."""
+
+import copy
+
+import pytest
+import torch
+from mmengine.registry import MODELS, init_default_scope
+
+from mmmpq.cli import export
+from mmmpq.models import quantize
+
+
+def test_outputs_are_compared(monkeypatch, tmp_path):
+    init_default_scope('mmpretrain')
+    head = dict(type='LinearClsHead', in_channels=32, num_classes=4)
+    backbone = dict(type='ResNet', depth=18, base_channels=4, stem_channels=4)
+    neck = dict(type='GlobalAveragePooling')
+    model = MODELS.build(
+        dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head)
+    )
+    quantize(model, policy='W4A4')(torch.randn(2, 3, 32, 32))
+    other = copy.deepcopy(model.eval())
+    monkeypatch.setattr(export, 'load_packed', lambda path: other)
+    export.check_outputs(model, tmp_path, (3, 32, 32))
+    with torch.no_grad():
+        other.head.fc.bias += 0.1
+    with pytest.raises(RuntimeError, match='gives other outputs'):
+        export.check_outputs(model, tmp_path, (3, 32, 32))
