@@ -8,6 +8,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from mmmpq.arguments import check_least
 from mmmpq.engine.batches import train_batches, unwrapped, warn_of_decay
 from mmmpq.engine.launch import embed_policy
+from mmmpq.engine.lr_schedule import warn_of_schedules
 from mmmpq.layers import QuantLayer, quantized_layers, quantized_part
 from mmmpq.models import calibrate, calibrate_subnet
 from mmmpq.quantizers import per_subnet
@@ -52,6 +53,7 @@ class CalibrationHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         warn_of_decay(runner)
+        warn_of_schedules(runner)
         if runner._resume:
             return
         model = unwrapped(runner)

@@ -13,6 +13,7 @@ from mmmpq.engine.batches import (
     warn_of_decay,
 )
 from mmmpq.engine.hooks.finite import FiniteLossHook
+from mmmpq.engine.lr_schedule import warn_of_schedules
 from mmmpq.models.task_loss import task_loss
 
 
@@ -35,6 +36,7 @@ class TrainingHook(Hook):
             loop.dataloader_iterator = Reseeding(loop.dataloader_iterator, runner)
         self.finite.before_train(runner)
         warn_of_decay(runner)
+        warn_of_schedules(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
         if not isinstance(runner.train_loop, IterBasedTrainLoop):
