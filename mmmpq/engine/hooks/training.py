@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmmpq.engine.batches import (
     Reseeding,
+    complete_float,
     reseed,
     unwrapped,
     warn_of_decay,
@@ -28,6 +29,9 @@ class TrainingHook(Hook):
 
     def __init__(self) -> None:
         self.finite = FiniteLossHook()
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        complete_float(runner, checkpoint)
 
     def before_train(self, runner: Runner) -> None:
         """A subclass calls it once it has taken what batches it needs itself."""
