@@ -9,14 +9,39 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
+from mmmpq.fileio import check_file
+
+
+def config_file(name: str, key: str = 'config') -> str:
+    """The file of a config: its path, or a toolbox's name of it, ``mmdet::fcos/x.py``.
+
+    Raises:
+        FileNotFoundError: There is none; lists near names.
+    """
+    if '::' in name:
+        try:
+            return Config._get_cfg_path(name, '')[0]
+        except Exception as error:
+            raise FileNotFoundError(
+                f'{key}: found {name!r}: {" ".join(str(error).split())}; accepted is '
+                'a name such as mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'
+            ) from error
+    check_file(name, key)
+    return name
+
 
 def read_config(path: str | Path, options: Mapping[str, Any] | None = None) -> Config:
     """A config with the settings of ``--cfg-options`` in it.
 
+    Args:
+        path: As of :func:`config_file`.
+
     Raises:
+        FileNotFoundError: There is no such config; lists near names.
         ValueError: It cannot be run or merged, whatever the reason; or ``model``, or
             ``model.quant``, is no dict.
     """
+    path = config_file(str(path))
     try:
         config = Config.fromfile(path)
         config.merge_from_dict(options or {})

@@ -17,7 +17,7 @@ from mmmpq.engine.search_config import search_budgets, search_reference
 from mmmpq.models import QuantModel, build_model
 from mmmpq.policy import Policy, Precision
 from mmmpq.search.logits import build_optimizer, build_scheduler
-from mmmpq.user_config import scope_of
+from mmmpq.user_config import read_config, scope_of
 
 
 @MODELS.register_module(name='NetOfConfigs', force=True)
@@ -148,3 +148,22 @@ class TestConfigsOfClasses:
         logits = [nn.Parameter(torch.zeros(3))]
         optimizer = build_optimizer(dict(type='Adam', lr=0.1), logits, None)
         assert build_scheduler(dict(type=kind), optimizer, 12, 4).T_max == 12
+
+
+@pytest.mark.parametrize(
+    ('name', 'model'),
+    [
+        ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', 'RetinaNet'),
+        ('mmpretrain::resnet/resnet18_8xb32_in1k.py', 'ImageClassifier'),
+    ],
+)
+def test_a_config_may_be_one_of_a_toolbox_by_its_name(name, model):
+    cfg = read_config(name, {'train_cfg.max_epochs': 3})
+    assert (cfg.model.type, cfg.train_cfg.max_epochs) == (model, 3)
+
+
+@pytest.mark.parametrize('name', ['mmdet::no/such.py', 'mmdett::a.py', 'no_such.py'])
+def test_a_name_of_no_config_is_one_line(name):
+    with pytest.raises(FileNotFoundError, match=f'config: found .*{name}') as error:
+        read_config(name)
+    assert '\n' not in str(error.value)

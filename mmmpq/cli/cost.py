@@ -88,7 +88,7 @@ def main(argv=None):
     cfg = load_config(args)
     if args.policy and not Path(args.policy).suffix:
         Precision.parse(args.policy, '--policy')
-    elif hardware and 'candidates' in (cfg.model.get('quant') or {}):
+    elif hardware and 'quant' in cfg.model:
         cfg.model.quant.hardware = args.hardware
     hooks = [HOOKS.build(dict(hook)) for hook in search_hooks(cfg)]
     model = build_model(cfg, args.policy)

@@ -20,6 +20,7 @@ from mmmpq.engine.launch import (
     positive,
     search_hooks,
 )
+from mmmpq.engine.lr_schedule import fit_schedule
 from mmmpq.engine.search_config import search_budgets
 from mmmpq.fileio import atomic_write, check_file
 from mmmpq.policy import Policy
@@ -87,6 +88,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     search = load_config(args)
     finetune = finetune_config(args)
     search_budgets(search, args.budget)
+    for name, cfg in (('search', search), ('fine-tuning', finetune)):
+        for note in fit_schedule(cfg):
+            console.print(f'{name}: {note}', soft_wrap=True)
     stages = Stages(work_dir, console, args.jobs)
     results = run(stages, search, finetune, args.compare, args.seed)
     show(results, console)

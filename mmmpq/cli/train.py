@@ -5,6 +5,7 @@ from pathlib import Path
 
 from mmmpq.engine.hooks.checkpoint import WholeCheckpointHook
 from mmmpq.engine.launch import add_common_arguments, build_runner, load_config
+from mmmpq.engine.lr_schedule import fit_schedule
 from mmmpq.fileio import check_file
 
 
@@ -61,6 +62,9 @@ def main() -> None:
     elif args.resume is not None:
         check_file(args.resume, '--resume')
         cfg.resume, cfg.load_from = True, args.resume
+    notes = fit_schedule(cfg)
     runner = build_runner(cfg)
+    for note in notes:
+        runner.logger.info(note)
     runner.register_hook(WholeCheckpointHook('resume'))
     runner.train()

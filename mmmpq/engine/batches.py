@@ -1,18 +1,20 @@
 """The held-out split inside a Runner, and randomness that survives a resume."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
-from mmengine.runner import IterBasedTrainLoop, Runner, set_random_seed
+from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner, set_random_seed
 from torch import nn
 from torch.utils.data import DataLoader
 
 from mmmpq.datasets import split_dataset
 from mmmpq.models import decay
+from mmmpq.models.loading import is_of_quantizing
 from mmmpq.randomness import isolated_randomness
 
 OTHER_ORDER = 15_485_863  # added to the seed of a sampler: epoch e has that of seed + e
@@ -30,6 +32,30 @@ def warn_of_decay(runner: Runner) -> None:
     several = isinstance(wrapper, OptimWrapperDict)
     for each in wrapper.values() if several else [wrapper]:
         decay.warn_of_decay(each.optimizer, unwrapped(runner))
+
+
+def complete_float(runner: Runner, checkpoint: dict) -> None:
+    """Gives the checkpoint of a float net, before a training, the model's own ranges
+    and logits.
+
+    They are begun anew next; MMEngine would list each of them as missing, in a line of
+    thousands of characters.
+    """
+    state = checkpoint.get('state_dict', checkpoint)
+    training = isinstance(runner._train_loop, BaseLoop) and not runner._resume
+    if not training or any(map(is_of_quantizing, state)):
+        return
+    own = unwrapped(runner).state_dict()
+    ranges = {name: own[name] for name in own if is_of_quantizing(name)}
+    if not ranges:
+        return
+    completed = OrderedDict(state, **ranges)
+    completed._metadata = getattr(state, '_metadata', OrderedDict())
+    checkpoint['state_dict'] = completed
+    runner.logger.info(
+        f'{runner._load_from} is of a float net: {len(ranges)} tensors of ranges and '
+        'logits are begun anew'
+    )
 
 
 def one_optimizer(runner: Runner, hook: str) -> None:

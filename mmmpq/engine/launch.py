@@ -145,7 +145,6 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         FileNotFoundError: If there is no such config; lists near names.
     """
-    check_file(args.config, 'config')
     cfg = read_config(args.config, args.cfg_options)
     embed_policy(cfg)
     cfg.launcher = getattr(args, 'launcher', 'none')

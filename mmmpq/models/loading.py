@@ -169,9 +169,15 @@ def load_float(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> No
         )
 
 
+def is_of_quantizing(name: str) -> bool:
+    """Whether a tensor of this name is one that no float net has."""
+    return '_quantizer.' in name or '.relaxation.' in name
+
+
 def check_some(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
     """Raises ValueError if nothing of a checkpoint to start from is the model's."""
     given, wanted = set(_state(checkpoint)), model.state_dict()
+    given = {n for n in given if not is_of_quantizing(n)}  # some are put in
     if not given & set(wanted):
         raise ValueError(
             f'load_from: {path} has nothing of this model: found '

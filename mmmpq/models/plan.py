@@ -18,6 +18,14 @@ from mmmpq.models.selection import (
 from mmmpq.policy import Precision
 
 SAFE = Precision(8, 8)
+# Of a search that names none: more of them where few bits are, as there they differ.
+CANDIDATES = tuple(
+    Precision(*bits)
+    for bits in (
+        *((2, 2), (2, 3), (3, 2), (3, 3), (3, 4), (4, 3), (4, 4), (4, 6), (6, 4)),
+        *((6, 6), (8, 8)),
+    )
+)
 # What the ends may take where they are searched: the image has 8 bits, and what follows
 # from a box is not averaged by any layer behind it.
 STEM = tuple(map(Precision.parse, ('W4A8', 'W6A8', 'W8A8')))

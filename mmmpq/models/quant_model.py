@@ -18,7 +18,7 @@ from mmmpq.layers import (
 )
 from mmmpq.models.kept import keep_layers
 from mmmpq.models.loading import watch_loading
-from mmmpq.models.plan import SAFE, Plan, plan
+from mmmpq.models.plan import CANDIDATES, SAFE, Plan, plan
 from mmmpq.models.policies import (
     fix_layers,
     quantizers_of,
@@ -51,7 +51,7 @@ def QuantModel(
 
     Args:
         base_type: ``type`` of the toolbox's model, such as 'RetinaNet'.
-        quant: See :func:`quantize`.
+        quant: See :func:`quantize`; ``{}`` for a search with its defaults.
         **base: The toolbox model's own config.
 
     Examples:
@@ -102,7 +102,8 @@ def quantize(
 
     Args:
         model: Any model of ``nn.Conv2d`` and ``nn.Linear``.
-        candidates: Precisions that every searchable layer may take, or
+        candidates: Precisions that every searchable layer may take (default: eleven,
+            :data:`mmmpq.models.plan.CANDIDATES`), or
             ``{pattern: precisions}``: later patterns win, and a layer that one names
             (other than '*') is searched, if it is stem or prediction layer as well.
             (0, 0) skips a residual block: it is left out, and this is said once, where
@@ -137,10 +138,7 @@ def quantize(
         FileNotFoundError: The policy or hardware file is missing.
     """
     if candidates is None and policy is None:
-        raise ValueError(
-            'quant: found neither `candidates` nor `policy`; accepted are candidates, '
-            'to search, or a policy of fixed precisions'
-        )
+        candidates = CANDIDATES
     given = w_quantizer or quantizer, a_quantizer or quantizer
     policy = None if policy is None else read_policy(policy)
     carried = policy.meta.get('quant') if isinstance(policy, Policy) else None

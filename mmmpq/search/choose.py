@@ -3,11 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 
-from mmmpq.search.discretise import measure_gains, spend
+from mmmpq.pace import paced
+from mmmpq.search.discretise import measure_gains, spend, upgrades
 from mmmpq.search.space import SearchSpace
 from mmmpq.search.tables import Table
 
 ROUNDS = 3  # each measures every upgrade that fits on its own
+MEASURED = 400  # upgrades in each of them, at most: a count, as clocks differ
 ENOUGH = 0.99  # share of a budget from which upgrades are not worth measuring
 
 Loss = Callable[[Sequence[int]], float]
@@ -48,13 +50,16 @@ def spend_rest(
     for _ in range(ROUNDS):
         policy = space.policy(choice)
         spent = max(t.of(policy) / t.limit for t in tables)
+        moves = upgrades(space, choice, tables, MEASURED) if spent <= ENOUGH else []
         log(
             f'{spent:.1%} of the budget is spent'
-            + ('' if spent > ENOUGH else '; measuring where the rest helps most')
+            + (f'; measuring {len(moves)} ways to spend the rest' if moves else '')
         )
-        if spent > ENOUGH:
+        if not moves:
             break
-        better = spend(choice, measure_gains(space, choice, tables, loss_of), tables)
+        told = paced(moves, log, 'spending the rest')
+        gains = measure_gains(space, choice, tables, loss_of, told)
+        better = spend(choice, gains, tables)
         if better == choice:
             break
         choice = better

@@ -1,6 +1,6 @@
 """From probabilities to the policy that fits, and what is left of the budgets spent."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -69,38 +69,56 @@ def spend(
     return solve(gains, costs, limits, allowed)
 
 
+def upgrades(
+    space: SearchSpace,
+    choice: Sequence[int],
+    tables: Sequence[Table],
+    most: int | None = None,
+) -> list[tuple[int, int]]:
+    """Moves (group, candidate) away from ``choice`` that cost more under some budget
+    and fit on their own.
+
+    Args:
+        most: How many, if not all: then each group has as many, from its dearest one
+            down in even steps, and one at least.
+    """
+    costs, limits = problem(tables)
+    spent = [sum(float(c[g][j]) for g, j in enumerate(choice)) for c in costs]
+    found = []
+    for g, group in enumerate(space.groups):
+        priced = []
+        for j in range(len(group.candidates)):
+            more = [float(c[g][j] - c[g][choice[g]]) for c in costs]
+            fits = all(s + m <= n for s, m, n in zip(spent, more, limits, strict=True))
+            if j != choice[g] and fits and max(more) > 0:
+                shares = [m / max(n, 1e-12) for m, n in zip(more, limits, strict=True)]
+                priced.append((max(shares), j))
+        found.append([j for _, j in sorted(priced, reverse=True)])
+    if most is not None and sum(map(len, found)) > most:
+        each = max(most // len(found), 1)
+        found = [js[:: -(-len(js) // each)] if js else js for js in found]
+    return [(g, j) for g, js in enumerate(found) for j in sorted(js)]
+
+
 def measure_gains(
     space: SearchSpace,
     choice: Sequence[int],
     tables: Sequence[Table],
     loss_of: Callable[[Sequence[int]], float],
-    step: Callable[[], None] | None = None,
+    moves: Iterable[tuple[int, int]] | None = None,
 ) -> list[np.ndarray]:
     """How much the loss falls when one group alone leaves ``choice``.
 
-    Only moves that cost more under some budget and fit on their own are measured.
-
     Args:
         loss_of: Loss of the discrete net of a choice.
-        step: Called after each measurement, to show progress.
+        moves: Those to measure; default: all :func:`upgrades`.
     """
-    costs, limits = problem(tables)
-    spent = [sum(float(c[g][j]) for g, j in enumerate(choice)) for c in costs]
+    gains = [np.zeros(len(group.candidates)) for group in space.groups]
     base = loss_of(choice)
-    gains = []
-    for g, group in enumerate(space.groups):
-        gain = np.zeros(len(group.candidates))
-        for j in range(len(group.candidates)):
-            more = [float(c[g][j] - c[g][choice[g]]) for c in costs]
-            fits = all(s + m <= n for s, m, n in zip(spent, more, limits, strict=True))
-            if j == choice[g] or not fits or max(more) <= 0:
-                continue
-            moved = list(choice)
-            moved[g] = j
-            gain[j] = base - loss_of(moved)
-            if step is not None:
-                step()
-        gains.append(gain)
+    for g, j in upgrades(space, choice, tables) if moves is None else moves:
+        moved = list(choice)
+        moved[g] = j
+        gains[g][j] = base - loss_of(moved)
     return gains
 
 

@@ -8,6 +8,7 @@ import textwrap
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, DefaultScope
 from torch import nn
@@ -16,6 +17,7 @@ from mmmpq.layers import MixedLayer, QuantLayer, quantized_layers
 from mmmpq.models import apply_policy, quantize
 from mmmpq.policy import Policy, Precision
 from mmmpq.search import SearchSpace
+from mmmpq.search.settings import ADAM
 
 CANDIDATES = [(2, 2), (4, 4), (8, 8)]
 
@@ -332,6 +334,15 @@ def test_unknown_base_type(small):
         MODELS.build(cfg)
 
 
+def test_a_search_needs_no_key_at_all(small, build):
+    cfg = small('resnet')
+    cfg.update(base_type=cfg.type, type='mmmpq.QuantModel', quant=dict())
+    layer = quantized_layers(build(cfg))['backbone.layer1.0.conv1']
+    base = Config.fromfile('configs/_base_/bpnas.py')
+    assert list(layer.candidates) == [Precision(*c) for c in base.candidates]
+    assert base.search.optimizer == ADAM
+
+
 def test_unknown_part_of_the_base_is_reported_as_such(small, build):
     cfg = small('retinanet')
     cfg.backbone.type = 'ResNett'
@@ -348,7 +359,6 @@ def test_unknown_part_of_the_base_is_reported_as_such(small, build):
             KeyError,
             "unknown key 'candidate'; near.*candidates",
         ),
-        (dict(exclude=['backbone.conv1']), ValueError, 'found neither'),
         (dict(candidates=[]), ValueError, r'quant\.candidates: found an empty list'),
         (dict(candidates=CANDIDATES, ends='8'), ValueError, r"quant\.ends: found '8'"),
         (dict(candidates=['W4A4', (4, 4)]), ValueError, 'W4A4 is given more than once'),

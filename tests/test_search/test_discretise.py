@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from mmmpq.search import measure_gains, most_probable, spend
+from mmmpq.search.discretise import upgrades
 
 BUDGETS = {
     'tight': [('BOPs', dict(of='W2A2', ratio=1.02))],
@@ -95,9 +96,10 @@ def test_gains_are_measured_one_group_at_a_time(problem):
         tried.append(list(choice))
         return 10.0 - sum(choice)
 
-    start, shown = [0, 0, 0, 0], []
-    gains = measure_gains(space, start, [table], loss_of, lambda: shown.append(1))
-    assert tried[0] == start and len(shown) == len(tried) - 1
+    start = [0, 0, 0, 0]
+    gains = measure_gains(space, start, [table], loss_of)
+    moves = upgrades(space, start, [table])
+    assert tried[0] == start and len(moves) == len(tried) - 1
     for g, gain in enumerate(gains):
         for j, value in enumerate(gain):
             moved = [0] * 4
@@ -106,3 +108,17 @@ def test_gains_are_measured_one_group_at_a_time(problem):
             dearer = table.values[g][j] > table.values[g][0]
             assert value == (j if fits and dearer else 0)
             assert (moved in tried[1:]) == bool(fits and dearer)
+
+
+def test_of_many_upgrades_each_group_has_its_dearest(problem):
+    _, space, tables = problem(('BOPs', 'W8A8'))
+    start = [0] * 4
+    every = upgrades(space, start, tables)
+    assert len(every) > 8
+    few = upgrades(space, start, tables, 8)
+    assert len(few) <= 8 and set(few) < set(every)
+    for g in range(4):
+        costs = tables[0].values[g]
+        dearest = max(costs[j] for h, j in every if h == g)
+        assert max(costs[j] for h, j in few if h == g) == dearest
+    assert upgrades(space, start, tables, len(every)) == every

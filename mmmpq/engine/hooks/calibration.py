@@ -6,10 +6,17 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from mmmpq.arguments import check_least
-from mmmpq.engine.batches import train_batches, unwrapped, warn_of_decay
+from mmmpq.engine.batches import (
+    complete_float,
+    train_batches,
+    unwrapped,
+    warn_of_decay,
+)
 from mmmpq.engine.launch import embed_policy
+from mmmpq.engine.lr_schedule import warn_of_schedules
 from mmmpq.layers import QuantLayer, quantized_layers, quantized_part
 from mmmpq.models import calibrate, calibrate_subnet
+from mmmpq.pace import paced
 from mmmpq.quantizers import per_subnet
 from mmmpq.randomness import isolated_randomness
 from mmmpq.registry import HOOKS
@@ -50,8 +57,12 @@ class CalibrationHook(Hook):
     def before_run(self, runner: Runner) -> None:
         embed_policy(runner.cfg)  # whoever trains: checkpoints hold this config
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        complete_float(runner, checkpoint)
+
     def before_train(self, runner: Runner) -> None:
         warn_of_decay(runner)
+        warn_of_schedules(runner)
         if runner._resume:
             return
         model = unwrapped(runner)
@@ -62,9 +73,11 @@ class CalibrationHook(Hook):
         batches = train_batches(runner, self.batches)
         with isolated_randomness():
             if not ready:
-                calibrate(model, batches)
+                told = paced(batches, runner.logger.info, 'calibration')
+                calibrate(model, told)
             if self.batchnorm or _lacks_statistics(runner):
-                calibrate_subnet(model, batches, self.batchnorm)
+                told = paced(batches, runner.logger.info, 'BatchNorm')
+                calibrate_subnet(model, told, self.batchnorm)
         runner.logger.info(
             f'Calibrated {len(layers)} quantized layers on {len(batches)} batches'
             + (' (ranges were there already)' if ready else '')

@@ -24,6 +24,7 @@ from mmmpq.engine.results import finish, keep, loss_on, preview
 from mmmpq.engine.resumed import resumed_state
 from mmmpq.losses import Objective
 from mmmpq.models import calibrate
+from mmmpq.pace import paced
 from mmmpq.registry import HOOKS
 from mmmpq.search import History, Search, Settings
 from mmmpq.search.logits import loss_scale
@@ -146,6 +147,7 @@ class SearchHook(TrainingHook):
             self.batches = endless(runner, hold_out(runner, self.held_out))
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        super().after_load_checkpoint(runner, checkpoint)
         wanted = ['steps', 'started_at', 'last', 'optimizer']
         wanted += ['scheduler'] * bool(self.settings.scheduler)
         wanted += ['position'] * (not self.joint)
@@ -159,7 +161,8 @@ class SearchHook(TrainingHook):
                 f'{self.calibration} batches'
             )
             batches = train_batches(runner, max(self.calibration, self.fisher))
-            calibrate(search.model, batches[: self.calibration])
+            first = batches[: self.calibration]
+            calibrate(search.model, paced(first, runner.logger.info, 'calibration'))
             if self.fisher:
                 seen = batches[: self.fisher]
                 harms = fisher_scores.measure(search.model, search.space, seen)

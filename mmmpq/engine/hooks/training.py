@@ -8,11 +8,13 @@ from torch import Tensor
 
 from mmmpq.engine.batches import (
     Reseeding,
+    complete_float,
     reseed,
     unwrapped,
     warn_of_decay,
 )
 from mmmpq.engine.hooks.finite import FiniteLossHook
+from mmmpq.engine.lr_schedule import warn_of_schedules
 from mmmpq.models.task_loss import task_loss
 
 
@@ -28,6 +30,9 @@ class TrainingHook(Hook):
     def __init__(self) -> None:
         self.finite = FiniteLossHook()
 
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        complete_float(runner, checkpoint)
+
     def before_train(self, runner: Runner) -> None:
         """A subclass calls it once it has taken what batches it needs itself."""
         loop = runner.train_loop
@@ -35,6 +40,7 @@ class TrainingHook(Hook):
             loop.dataloader_iterator = Reseeding(loop.dataloader_iterator, runner)
         self.finite.before_train(runner)
         warn_of_decay(runner)
+        warn_of_schedules(runner)
 
     def before_train_epoch(self, runner: Runner) -> None:
         if not isinstance(runner.train_loop, IterBasedTrainLoop):

@@ -14,7 +14,8 @@ TUPLE = '()'
 def rebuildable(
     config: Mapping[str, Any], quantized_with: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """What of a config is needed to build its model: default scope and ``model``.
+    """What of a config is needed to build its model, and to feed it: default scope,
+    ``model`` and ``test_pipeline``, where it has one.
 
     ``data_preprocessor`` goes into the model, as the Runner puts it there, and the
     architecture of a subnet in the place of its file. Pretrained weights are left out,
@@ -36,7 +37,17 @@ def rebuildable(
     if scope is None:  # of a config that names classes: where its model is from
         kind = model.get('base_type', model.get('type', ''))
         scope = kind.rpartition('.')[0] or 'mmengine'
-    return dict(default_scope=scope, model=model)
+    kept = dict(default_scope=scope, model=model)
+    pipeline = pipeline_of(config)
+    return kept if pipeline is None else dict(kept, test_pipeline=_plain(pipeline))
+
+
+def pipeline_of(config: Mapping[str, Any]) -> Any:
+    """Of the dataset of a whole config, inside wrappers too; None: it has none."""
+    found = (config.get('test_dataloader') or {}).get('dataset')
+    while isinstance(found, Mapping) and 'pipeline' not in found:
+        found = found.get('dataset') or next(iter(found.get('datasets') or ()), None)
+    return found['pipeline'] if isinstance(found, Mapping) else None
 
 
 def to_json(value: Any, key: str = 'model') -> str:

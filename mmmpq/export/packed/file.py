@@ -14,7 +14,7 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from mmengine.config import ConfigDict
+from mmengine.config import Config, ConfigDict
 from mmengine.fileio import get
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
@@ -42,7 +42,7 @@ class Packed:
 
     Attributes:
         path (str): Where it was read.
-        config (dict): ``default_scope`` and ``model``.
+        config (dict): ``default_scope``, ``model`` and maybe ``test_pipeline``.
         policy (Policy): With its costs in ``meta``.
         dataset_meta (dict): Names of classes and the like.
         index (dict): See docs/export.md.
@@ -108,6 +108,16 @@ class Packed:
         meta = dict(self.policy.meta, quant=quant) if {*quant} == QUANT else {}
         return Policy(self.policy.layers, meta)
 
+    def whole_config(self) -> Config:
+        """As far as the toolboxes want it to feed the net, or to build it anew."""
+        model, pipeline = dict(self.config['model']), self.config.get('test_pipeline')
+        if 'quant' in model:
+            model['quant'] = dict(model['quant'], policy=self._policy().to_dict())
+        found = dict(default_scope=self.config['default_scope'], model=model)
+        if pipeline is not None:
+            found['test_dataloader'] = dict(dataset=dict(pipeline=pipeline))
+        return Config(found)
+
     def build(self) -> nn.Module:
         """The net itself, see :func:`mmmpq.load_packed`."""
         config = dict(self.config['model'])
@@ -115,8 +125,10 @@ class Packed:
         share, least = PARAMETERS
         most = share * stored_elements(self.index, self.tensors) + least
         with _explained(self.path, 'its config builds no model of the file here'):
-            check_types(config, scope, self.path)
-            check_texts(config, self.path)
+            pipeline = self.config.get('test_pipeline') or []
+            for part, key in ((config, 'model'), (pipeline, 'test_pipeline')):
+                check_types(part, scope, self.path)
+                check_texts(part, self.path, key)
             if 'quant' in config:
                 config['quant'] = dict(config['quant'], policy=self._policy())
             with DefaultScope.overwrite_default_scope(scope), fewer_parameters(most):
@@ -135,6 +147,9 @@ class Packed:
             missing = [n for n in found.missing_keys if n not in state]
             if names := missing + found.unexpected_keys:
                 raise ValueError(f'{len(names)} are amiss, such as {names[0]}')
+            # Where the inferencers of the toolboxes look for them.
+            model.cfg = model._config = self.whole_config()
+            model.dataset_meta = model._dataset_meta = self.dataset_meta
         return model.eval()
 
 

@@ -46,8 +46,9 @@ def save_packed(
     Args:
         model: Fine-tuned; its BatchNorms may have been folded.
         path: Of the file, whose name should end in ``.safetensors``.
-        config: The config that ``model`` was built from: ``model``, ``default_scope``
-            and, where it is not a part of ``model``, ``data_preprocessor``.
+        config: The config that ``model`` was built from: ``model``, ``default_scope``,
+            where it is not a part of ``model`` ``data_preprocessor``, and
+            ``test_dataloader``, whose pipeline feeds the net.
         meta: Of the policy: what it was found for, and its costs.
         dataset_meta: Names of classes and the like, for the toolbox's inferencers.
 
@@ -94,7 +95,8 @@ def load_packed(path: str | Path) -> nn.Module:
     """Rebuilds the net of a packed checkpoint, in evaluation mode, on the CPU.
 
     Its outputs equal those of the net that was saved, bit for bit where the same
-    kernels compute them. No other file is read, and no pickle.
+    kernels compute them. No other file is read, and no pickle. It has ``cfg`` and
+    ``dataset_meta``: the toolboxes' inferencers take it.
 
     Args:
         path: File or URL.
