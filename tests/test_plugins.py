@@ -28,7 +28,8 @@ default_scope = 'mmpretrain'
 custom_imports = dict(imports=['mmmpq', {plugin!r}], allow_failed_imports=False)
 data_preprocessor = dict(mean=[127] * 3, std=[64] * 3, num_classes=2)
 model = dict(
-    type='mmmpq.QuantModel', base_type='ImageClassifier', quant={quant!r},
+    type='mmmpq.QuantModel', base_type='ImageClassifier',
+    quant=dict({quant!r}, ends='fixed'),
     backbone=dict(type='ResNet', depth=18, base_channels=4, stem_channels=4,
                   num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,)),
     neck=dict(type='GlobalAveragePooling'),

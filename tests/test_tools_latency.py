@@ -243,8 +243,9 @@ def test_layers_of_a_config(tool, config, tmp_path, capsys):
     assert 'sum over the layers: float' in printed
     assert json.loads(out.read_text())['input_shape'] == [3, 32, 32]
     cfg = Config.fromfile(config)
+    candidates = ['W2A2', 'W8A8', 'W32A32']
     model = quantize(
-        tool.build_model(cfg), candidates=['W2A2', 'W8A8', 'W32A32'], groups='layer'
+        tool.build_model(cfg), candidates=candidates, groups='layer', ends='fixed'
     )
     budget = dict(type='Latency', table=str(out), input_shape=(3, 32, 32))
     layers = profile(model, (3, 32, 32))

@@ -22,7 +22,9 @@ custom_imports = dict(imports=['mmmpq'], allow_failed_imports=False)
 model = dict(
     type='mmmpq.QuantModel',
     base_type='ImageClassifier',
-    quant=dict(candidates=[(2, 2), (3, 3), (4, 4), (8, 8)], groups='layer'),
+    quant=dict(
+        candidates=[(2, 2), (3, 3), (4, 4), (8, 8)], groups='layer', ends='fixed'
+    ),
     data_preprocessor=dict(mean=[127] * 3, std=[64] * 3, num_classes=2),
     backbone=dict(type='ResNet', depth=18, base_channels=4, stem_channels=4,
                   num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,)),

@@ -26,10 +26,10 @@ CANDIDATES = tuple(
         *((6, 6), (8, 8)),
     )
 )
-# What the ends may take where they are searched: the image has 8 bits, and what follows
-# from a box is not averaged by any layer behind it.
-STEM = tuple(map(Precision.parse, ('W4A8', 'W6A8', 'W8A8')))
-PREDICTION = tuple(map(Precision.parse, ('W4A4', 'W6A6', 'W8A8')))
+# What the ends may take where they are searched: the image has 8 bits, and no layer
+# averages what is wrong with a box. All pairs, as factorised relaxations want.
+STEM = tuple(Precision(w, 8) for w in (4, 6, 8))
+PREDICTION = tuple(Precision(w, a) for w in (4, 6, 8) for a in (4, 6, 8))
 
 
 class Plan(NamedTuple):

@@ -35,6 +35,7 @@ from mmmpq.models.selection import (
 from mmmpq.models.skipping import skippable
 from mmmpq.policy import SKIP, Policy, Precision, near
 from mmmpq.registry import MODELS, RELAXATIONS, build
+from mmmpq.user_config import type_name
 
 ENDS = ('searched', 'fixed')
 
@@ -92,7 +93,7 @@ def quantize(
     own_weights: bool = False,
     relaxation: dict | None = None,
     hardware: str | Path | None = None,
-    ends: str = 'searched',
+    ends: str | None = None,
 ) -> nn.Module:
     """Quantizes the layers of ``model`` in place and returns it.
 
@@ -126,9 +127,10 @@ def quantize(
         relaxation: Config; default ``dict(type='Softmax')``.
         hardware: File of a hardware profile; candidates it lacks are left out.
         ends: The stem and the final prediction layers, which few bits harm most and
-            which cost most: 'searched' among W4A8, W6A8, W8A8 (the stem) and W4A4,
-            W6A6, W8A8, or 'fixed' at 8/8. In a uniform net, and so in a relative budget
-            such as 'W4A4', they have 8/8.
+            which cost most: 'searched' among 4, 6 and 8 bits (the stem's input: 8), or
+            'fixed' at 8/8. Default: searched, but with UniformSampling, whose subnets
+            have one precision everywhere. In a uniform net, and so in a relative
+            budget such as 'W4A4', they have 8/8.
 
     Raises:
         KeyError: A key of ``quant`` that does not exist.
@@ -148,6 +150,9 @@ def quantize(
     quantizers = dict(w_quantizer=given[0] or LINEAR, a_quantizer=given[1] or LINEAR)
     # A policy of layers says itself which are searched.
     wanted = None if isinstance(policy, Policy) else candidates
+    if ends is None:
+        sampled = type_name(relaxation or {}) == 'UniformSampling'
+        ends = 'fixed' if sampled else 'searched'
     if ends not in ENDS:
         raise ValueError(f'quant.ends: found {ends!r}; accepted are {", ".join(ENDS)}')
     searched = ends if policy is None else None

@@ -112,7 +112,7 @@ def test_ends_are_searched_among_a_few_widths(small):
     last = [f'{n}_{k}' for n in ('fc', 'rpn') for k in ('cls', 'reg')]
     last = [f'{"roi_head.bbox_head" if n[0] == "f" else "rpn_head"}.{n}' for n in last]
     for name in set(last) - {'rpn_head.rpn_cls'}:
-        assert found[name] == ['W4A4', 'W6A6', 'W8A8']
+        assert found[name] == [f'W{w}A{a}' for w in (4, 6, 8) for a in (4, 6, 8)]
     assert space.fixed == {'rpn_head.rpn_cls': (6, 6)}
     ends = ['backbone.conv1', *(n for n in last if n != 'rpn_head.rpn_cls')]
     assert space.ends == dict.fromkeys(ends, Precision(8, 8))
