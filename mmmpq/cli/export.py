@@ -17,6 +17,7 @@ from mmmpq.costs import BOPs, WeightBytes, profile, total_cost
 from mmmpq.costs.profile import reference_input_shape
 from mmmpq.engine.launch import add_cfg_options, load_config, positive
 from mmmpq.export.fold import fold_batchnorm
+from mmmpq.export.onnx.levels import needs_vnni
 from mmmpq.export.packed import load_packed, save_packed
 from mmmpq.export.sizes import rest_bytes, sizes
 from mmmpq.fileio import atomic_write, check_file, check_place
@@ -85,12 +86,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'bits everywhere, which ONNX Runtime computes in integers (default: auto)',
     )
     parser.add_argument(
-        '--no-vnni',
-        dest='vnni',
-        action='store_false',
-        help='onnx for x86 processors without VNNI, which cut the integer sums of '
-        'layers at W8A8: their weights become unsigned, which is exact everywhere, but '
-        'makes no use of VNNI',
+        '--vnni',
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help='onnx for processors with VNNI, or no x86: faster at W8A8. Others would '
+        'cut the integer sums there. By default the weights of such layers are '
+        'unsigned, which is exact on every processor',
     )
     parser.add_argument(
         '--input-shape',
@@ -195,6 +196,23 @@ def check_packed(model: nn.Module, path: Path) -> None:
             raise RuntimeError(f'{name} comes back changed: please report this')
 
 
+def vnni_note(model: nn.Module, vnni: bool) -> str:
+    """Where an ONNX file of a net at W8A8 is exact, and where fast."""
+    layers = quantized_layers(model).values()
+    count = sum(needs_vnni(layer.precision) for layer in layers)
+    if not count:
+        return ''
+    if vnni:
+        return (
+            f'onnx: {count} layers at W8A8 are exact on processors with VNNI, and on '
+            'those that are no x86; without --vnni they are so everywhere'
+        )
+    return (
+        f'onnx: {count} layers at W8A8 have unsigned weights, exact on every '
+        'processor; --vnni is faster on those that have it'
+    )
+
+
 @torch.no_grad()
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
@@ -234,6 +252,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 known = (checkpoint.get('meta') or {}).get('dataset_meta')
                 save_packed(model, new['packed'], cfg, meta, known)
                 check_packed(model, new['packed'])
+        if 'onnx' in new and (note := vnni_note(model, args.vnni)):
+            console.print(note, soft_wrap=True)
     found = sizes(model, paths.get('packed'), onnx, rest)
     console.print(size_table(found))
     atomic_write(file, json.dumps(found, indent=2) + '\n')

@@ -173,7 +173,7 @@ def main() -> None:
         console.print(
             f'this processor has no VNNI: ONNX Runtime may cut the integer sums of '
             f'{len(cut)} layers at W8A8, such as {cut[0]}; a file of mmmpq export '
-            '--no-vnni is exact here',
+            'without --vnni is exact here',
             style='yellow',
             soft_wrap=True,
         )
