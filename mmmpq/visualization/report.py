@@ -7,7 +7,7 @@ from typing import Any
 
 from mmmpq.fileio import atomic_write
 from mmmpq.policy import Policy, near
-from mmmpq.visualization import curves, page, plots
+from mmmpq.visualization import curves, heat_map, page, plots
 from mmmpq.visualization.history import SearchHistory
 from mmmpq.visualization.page import Row
 from mmmpq.visualization.sizes import Sizes, check_sizes
@@ -73,6 +73,8 @@ def write_report(
         del figures['cost']
     if not history.groups:
         del figures['probabilities']
+    elif len(history.groups) > heat_map.GROUPS:
+        figures['probabilities'] = (heat_map.expected_bits, policy.layers, history)
     images = {}
     for name, (figure, *args) in figures.items():
         images[name] = {
