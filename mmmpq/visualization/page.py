@@ -241,16 +241,19 @@ def _figure(name: str, themes: Mapping[str, bytes], many: SearchHistory | None) 
     over = f'<div class="tips">{heat_map.tips(many)}</div>' if rows else ''
     # a PNG's width in pixels is the big-endian number in its bytes 16 to 19
     width = round(int.from_bytes(themes['light'][16:20], 'big') / DPI * 100)
-    light, dark = (
-        'data:image/png;base64,' + base64.b64encode(themes[theme]).decode()
-        for theme in ('light', 'dark')
-    )
+    data = {
+        theme: 'data:image/png;base64,' + base64.b64encode(png).decode()
+        for theme, png in themes.items()
+    }
+    dark = ''
+    if 'dark' in data:
+        query = 'media="(prefers-color-scheme: dark)"'
+        dark = f'<source srcset="{data["dark"]}" {query}>'
     return (
         f'<section id="{name}"><h2>{title}</h2><p class="soft">{caption}</p>'
         '<div class="figure"><picture>'
-        f'<source srcset="{dark}" media="(prefers-color-scheme: dark)">'
-        f'<img src="{light}" width="{width}" alt="{title}"></picture>{over}'
-        '</div></section>'
+        f'{dark}<img src="{data["light"]}" width="{width}" alt="{title}"></picture>'
+        f'{over}</div></section>'
     )
 
 

@@ -14,6 +14,7 @@ from mmmpq.visualization.sizes import Sizes, check_sizes
 from mmmpq.visualization.theme import DARK, LIGHT, draw
 
 _ROW_KEYS = ('name', 'metric', 'bops', 'weight_bytes', 'expected_bops')
+LARGE = 2_200_000  # bytes of pictures, a third more as text: then one theme is enough
 _COST_KEYS = {'BOPs': 'bops', 'WeightBytes': 'weight_bytes'}
 
 
@@ -81,6 +82,8 @@ def write_report(
             theme.name: draw(figure, theme, *args) for theme in (LIGHT, DARK)
         }
         atomic_write(out_dir / f'{name}.png', images[name]['light'])
+    if sum(len(png) for themes in images.values() for png in themes.values()) > LARGE:
+        images = {name: dict(light=themes['light']) for name, themes in images.items()}
     html = page.render(work_dir, policy, history, rows, images, sizes)
     atomic_write(out_dir / 'index.html', html)
     return out_dir / 'index.html'
