@@ -23,7 +23,8 @@ from mmengine.runner import CheckpointLoader, Runner
 from rich.progress import track
 from torch.nn import functional as F
 
-from mmmpq.engine.launch import add_cfg_options, run
+from mmmpq.cli.flags.common import add_cfg_options
+from mmmpq.engine.launch import run
 from mmmpq.fileio import atomic_write, check_file
 from mmmpq.models import build_model, calibrate, calibrate_subnet
 from mmmpq.models.loading import load_whole

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmmpq.fileio import atomic_write, strict_json
+from mmmpq.units import statement
 
 BITS = (1, 2, 3, 4, 5, 6, 7, 8, 32)
 QUANT = {'w_quantizer', 'a_quantizer', 'float_layers'}  # keys of a policy's meta.quant
@@ -104,6 +105,20 @@ class Policy:
 
     FORMAT = 'mmmpq-policy'
     VERSION = 1
+
+    def __str__(self) -> str:
+        """A table, a layer a line, and what the net costs of each budget."""
+        words = {0: 'skip', 32: 'float'}
+        width = max(map(len, ('layer', *self.layers)))
+        lines = [f'{"layer":<{width}}  weights  inputs']
+        for name, precision in self.layers.items():
+            w_bits, a_bits = (words.get(bits, bits) for bits in precision)
+            lines.append(f'{name:<{width}}  {w_bits:>7}  {a_bits:>6}')
+        for budget in self.meta.get('budgets') or ():
+            if isinstance(budget, Mapping) and {'cost', 'limit', 'unit'} <= {*budget}:
+                numbers = (budget[key] for key in ('cost', 'limit', 'unit'))
+                lines.append(f'{budget.get("type", "cost")}: {statement(*numbers)}')
+        return '\n'.join(lines)
 
     def save(self, path: str | Path) -> Path:
         """Writes the policy as JSON, a layer a line."""

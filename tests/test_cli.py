@@ -3,6 +3,8 @@
 import argparse
 import importlib
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from threading import Event
@@ -11,8 +13,13 @@ import pytest
 from rich.console import Console
 
 from mmmpq import cli
+from mmmpq.baselines.sensitivity import METRICS
+from mmmpq.cli import flags
 from mmmpq.cli.run import finetune_config, main
 from mmmpq.cli.stages import Stages, identity
+from mmmpq.engine.subnet_evaluation import LOSS
+from mmmpq.models.loading import AS_FLOAT
+from mmmpq.subnets.predictor import PREDICTORS
 
 ROOT = Path(__file__).parents[1]
 
@@ -159,3 +166,42 @@ def test_the_fine_tuning_of_a_config_without_a_twin(tmp_path):
     )
     cfg = finetune_config(args)
     assert cfg.train_cfg.max_epochs == 3 and cfg.custom_hooks == []
+
+
+HEAVY = 'torch', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'numpy', 'sklearn', 'rich'
+LOOK = """
+import sys
+from mmmpq.cli import COMMANDS, command
+for verb in COMMANDS:
+    try:
+        command(verb, ['--help'])
+    except SystemExit as end:
+        assert end.code == 0, verb
+    print(f'{verb}:', *[name for name in HEAVY if name in sys.modules], file=sys.stderr)
+"""
+
+
+def test_help_imports_nothing_that_takes_long():
+    code = LOOK.replace('HEAVY', repr(HEAVY))
+    found = subprocess.run(
+        [sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert found.stderr.splitlines() == [f'{verb}:' for verb in cli.COMMANDS]
+    assert '--no-vnni' in found.stdout
+
+
+def test_what_flags_repeat_is_what_is_meant():
+    """They import nothing heavy, so they say some names anew."""
+    assert flags.export.AS_FLOAT == AS_FLOAT
+    assert ('best', *PREDICTORS) == flags.qfa_search.PREDICTORS
+    assert flags.qfa_search.LOSS == LOSS
+    args = flags.baseline.parse_args(['c.py', '--method', 'sensitivity'])
+    assert args.metric in METRICS
+    for metric in METRICS:
+        flags.baseline.parse_args(['c', '--method', 'random', '--metric', metric])
+
+
+def test_options_of_the_config_are_parsed_as_mmengine_does():
+    words = ['--cfg-options', 'a.b=[1,2]', 'c=x', 'd=(3,4.5)']
+    found = flags.cost.parse_args(['c.py', *words]).cfg_options
+    assert found == {'a.b': [1, 2], 'c': 'x', 'd': (3, 4.5)}

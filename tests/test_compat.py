@@ -375,3 +375,33 @@ def test_mmengine_is_asked_the_right_function():
     """The installed one needs it if it is OpenMMLab's."""
     needed = 'pkg_resources' in get_installed_path.__code__.co_names
     assert needed == ('mmengine' in compat._installed('mmengine'))
+
+
+ALONE = """
+import sys
+sys.modules['{absent}'] = None
+import mmmpq
+from mmmpq.models import build_model
+from mmmpq.search import SearchSpace
+from mmmpq.user_config import read_config
+import mmmpq.engine.hooks
+cfg = read_config('{config}')
+cfg.model.update(type='mmmpq.QuantModel', base_type=cfg.model.type, quant=dict())
+print(len(SearchSpace(build_model(cfg)).groups))
+"""
+
+
+@pytest.mark.parametrize(
+    ('absent', 'config'),
+    [
+        ('mmdet', 'mmpretrain::resnet/resnet18_8xb32_in1k.py'),
+        ('mmpretrain', 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'),
+    ],
+)
+def test_one_toolbox_is_enough(absent, config):
+    code = ALONE.format(absent=absent, config=config)
+    found = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr[-2000:]
+    assert int(found.stdout.split()[-1]) >= 10

@@ -10,6 +10,7 @@ from mmengine.config import Config
 
 from mmmpq.engine.launch import embed_policy
 from mmmpq.policy import BITS, FLOAT, SKIP, Policy, Precision, near, parse_candidates
+from mmmpq.units import statement
 
 
 @pytest.mark.parametrize(
@@ -181,3 +182,20 @@ def test_a_saved_config_has_the_policy_in_it(tmp_path):
         data = dict(policy.to_dict(), meta=dict(quant=damaged))
         with pytest.raises(ValueError, match=r'meta\.quant: found .* accepted is'):
             Policy.from_dict(data)
+
+
+def test_it_prints_as_a_table():
+    budget = dict(type='BOPs', cost=1.19e9, limit=1.2e9, unit='BOPs')
+    layers = dict(stem=(8, 8), **{'layer1.conv': (2, 4)}, block=(0, 0), head=(32, 32))
+    policy = Policy(
+        {n: Precision(*p) for n, p in layers.items()}, dict(budgets=[budget])
+    )
+    assert str(policy).splitlines() == [
+        'layer        weights  inputs',
+        'stem               8       8',
+        'layer1.conv        2       4',
+        'block           skip    skip',
+        'head           float   float',
+        f'BOPs: {statement(1.19e9, 1.2e9, "BOPs")}',
+    ]
+    assert 'Policy(layers=' in repr(policy)

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from mmengine.config import Config
 from mmengine.optim import AmpOptimWrapper
 
 from mmmpq.engine import launch
+from mmmpq.policy import Policy
 
 ROOT = Path(__file__).resolve().parents[1]
 on_cpu = pytest.mark.skipif(launch.get_device() != 'cpu', reason='about a CPU')
@@ -358,3 +360,41 @@ def test_a_config_with_amp_is_built_for_a_cpu(folder):
     wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
     assert isinstance(wrapper, launch.CPUAmpOptimWrapper)
     assert not isinstance(wrapper, AmpOptimWrapper)
+
+
+OWN = 'train_cfg', 'optim_wrapper', 'auto_scale_lr', 'test_'  # keys of the base
+SHORTEST = """
+_base_ = ['tiny.py', 'mmpretrain::_base_/schedules/imagenet_bs1024_adamw_swin.py']
+custom_imports = dict(imports=['mmmpq'], allow_failed_imports=False)
+model = dict(type='mmmpq.QuantModel', base_type='ImageClassifier', quant=dict())
+load_from = {start!r}
+train_cfg = dict(max_epochs=2, val_interval=3)
+val_cfg = None
+test_cfg = None
+sgd = dict(_delete_=True, type='SGD', lr=0.01, weight_decay=1e-4)
+optim_wrapper = dict(optimizer=sgd)
+custom_hooks = [dict(type='mmmpq.SearchHook', budgets=['W4A4'])]
+"""
+
+
+def test_the_shortest_recipe_under_a_schedule_of_300_epochs(
+    folder, trained, monkeypatch
+):
+    tiny = (folder / 'tiny.py').read_text()
+    tmp = folder / 'shortest'
+    tmp.mkdir()
+    kept = [line for line in tiny.splitlines() if not line.startswith(OWN)]
+    (tmp / 'tiny.py').write_text('\n'.join(kept))
+    start = str(trained / 'epoch_1.pth')
+    (tmp / 'search.py').write_text(SHORTEST.format(start=start))
+    flags = [str(tmp / 'search.py'), '--work-dir', str(tmp / 'out'), '--seed', '0']
+    monkeypatch.setattr(sys, 'argv', ['train.py', *flags])
+    tool('train').main()
+    log = next((tmp / 'out').glob('*/*.log')).read_text()
+    assert 'made for 300 epochs, the training has 2' in log
+    assert 'missing keys' not in log
+    rates = [float(text) for text in re.findall(r' lr: (\S+)', log)]
+    assert rates[0] < 1e-3 and rates[-1] == 0.01  # it has left the warm-up
+    (budget,) = Policy.load(tmp / 'out' / 'policy.json').meta['budgets']
+    assert budget['cost'] <= budget['limit']
+    assert (tmp / 'out' / 'searched.pth').is_file()

@@ -190,15 +190,15 @@ def test_onnx_is_called_with_its_flags(tool, folder, tmp_path, monkeypatch):
     export(
         tool, folder, '--format', 'onnx', 'packed', '--opset', '22', '--out', str(out)
     )
-    assert called == [('ImageClassifier', (3, 16, 16), 22, 'auto', True)]
+    assert called == [('ImageClassifier', (3, 16, 16), 22, 'auto', False)]
     assert out.stat().st_size == 77 and out.with_suffix('.safetensors').is_file()
     sizes = json.loads((tmp_path / 'sizes.json').read_text())
     assert set(sizes['total']) == {'float', 'theory', 'packed', 'onnx'}
     export(
         tool, folder, '--format', 'onnx', '--out', str(out),
-        *('--input-shape', '3', '8', '8', '--containers', '8bit', '--no-vnni'),
+        *('--input-shape', '3', '8', '8', '--containers', '8bit', '--vnni'),
     )  # fmt: skip
-    assert called[1] == ('ImageClassifier', (3, 8, 8), 21, '8bit', False)
+    assert called[1] == ('ImageClassifier', (3, 8, 8), 21, '8bit', True)
 
 
 @pytest.mark.parametrize(

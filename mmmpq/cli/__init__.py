@@ -60,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 def command(verb: str, argv: Sequence[str] | None = None) -> None:
     """Run one verb; what the user did wrong ends as one line and status 2."""
     sys.argv = [f'mmmpq {verb}', *(sys.argv[1:] if argv is None else argv)]
+    module = verb.replace('-', '_').replace(' ', '.')
+    # Wrong flags, and --help, end here, before what takes seconds to import.
+    import_module(f'mmmpq.cli.flags.{module}').parse_args()
     from mmmpq import compat
 
     # MMEngine's, and nothing that a user of ours can mend.
@@ -67,7 +70,6 @@ def command(verb: str, argv: Sequence[str] | None = None) -> None:
     compat.prepare()
     from mmmpq.engine.launch import run
 
-    module = verb.replace('-', '_').replace(' ', '.')
     run(import_module(f'mmmpq.cli.{module}').main)
 
 

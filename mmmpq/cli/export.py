@@ -13,101 +13,26 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from mmmpq.cli.flags.export import SUFFIX, parse_args
 from mmmpq.costs import BOPs, WeightBytes, profile, total_cost
 from mmmpq.costs.profile import reference_input_shape
-from mmmpq.engine.launch import add_cfg_options, load_config, positive
+from mmmpq.engine.launch import load_config
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.onnx import cut
+from mmmpq.export.onnx.levels import needs_vnni
 from mmmpq.export.packed import load_packed, save_packed
 from mmmpq.export.sizes import rest_bytes, sizes
 from mmmpq.fileio import atomic_write, check_file, check_place
 from mmmpq.layers import quantized_layers
 from mmmpq.models import build_model
-from mmmpq.models.loading import AS_FLOAT, load_whole
+from mmmpq.models.loading import load_whole
 from mmmpq.policy import Policy
 from mmmpq.units import human
 from mmmpq.visualization.progress import terminal
 from mmmpq.visualization.sizes import size_table
 
 SIDE = 256  # of the images for detectors whose outputs are compared, at most
-SUFFIX = dict(packed='.safetensors', onnx='.onnx')
 ENDINGS = (*SUFFIX.values(), '.pth', '.pt', '.ckpt', '.bin')
-EXAMPLE = f"""formats:
-  packed   safetensors with every weight at its own width; `mmmpq.load_packed(FILE)`
-           and `load_from='FILE'` restore the very same net
-  onnx     QuantizeLinear and DequantizeLinear with int4 and int8 weights, for ONNX
-           Runtime; needs pip install mmmpq[deploy]
-
-examples:
-  mmmpq export configs/bpnas/resnet_digits_finetune.py \\
-      work_dirs/resnet_digits_finetune/epoch_20.pth --format packed
-  mmmpq export configs/bpnas/retinanet_shapes_finetune.py CHECKPOINT \\
-      --format packed onnx --fold --out work_dirs/shapes/shapes.safetensors
-  mmmpq export configs/bpnas/retinanet_shapes_finetune.py \\
-      work_dirs/retinanet_shapes_float/epoch_12.pth --format onnx --fold \\
-      --cfg-options {AS_FLOAT}
-
-CONFIG is the one of the fine-tuning, whose quant.policy names the policy. The last
-example writes a float net to compare with. Beside FILE goes sizes.json, with the bytes
-of every layer."""
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('config', metavar='CONFIG', help='config of a fixed net')
-    parser.add_argument(
-        'checkpoint', metavar='CHECKPOINT', help='its .pth, or a packed .safetensors'
-    )
-    parser.add_argument(
-        '--format', nargs='+', choices=SUFFIX, required=True, help='see below'
-    )
-    parser.add_argument(
-        '--out',
-        metavar='FILE',
-        help='(default: CHECKPOINT with another ending; with two formats, each has its '
-        'own)',
-    )
-    parser.add_argument(
-        '--fold',
-        action='store_true',
-        help='fold every BatchNorm that can be into weights, scales and biases',
-    )
-    parser.add_argument(
-        '--opset', type=int, default=21, metavar='N', help='of onnx (default: 21)'
-    )
-    parser.add_argument(
-        '--containers',
-        choices=['auto', '8bit'],
-        default='auto',
-        help='types of onnx: of 4 bits where they suffice, for a small file, or of 8 '
-        'bits everywhere, which ONNX Runtime computes in integers (default: auto)',
-    )
-    parser.add_argument(
-        '--no-vnni',
-        dest='vnni',
-        action='store_false',
-        help='onnx for x86 processors without VNNI, which cut the integer sums of '
-        'layers at W8A8: their weights become unsigned, which is exact everywhere, but '
-        'makes no use of VNNI',
-    )
-    parser.add_argument(
-        '--input-shape',
-        type=positive,
-        nargs=3,
-        metavar=('C', 'H', 'W'),
-        help="of an image, to trace with (default: the policy's reference input, else "
-        '3 224 224 for classifiers and 3 800 1333 for detectors)',
-    )
-    add_cfg_options(parser)
-    args = parser.parse_args(argv)
-    ending = SUFFIX[args.format[0]]
-    if args.out and len(args.format) == 1 and not args.out.endswith(ending):
-        parser.error(f'--out {args.out}: {args.format[0]} files end in {ending}')
-    return args
 
 
 def outputs(args: argparse.Namespace) -> dict[str, Path]:
@@ -197,6 +122,23 @@ def check_packed(model: nn.Module, path: Path) -> None:
             raise RuntimeError(f'{name} comes back changed: please report this')
 
 
+def vnni_note(model: nn.Module, vnni: bool) -> str:
+    """Where an ONNX file of a net at W8A8 is exact, and where fast."""
+    layers = quantized_layers(model).values()
+    count = sum(needs_vnni(layer.precision) for layer in layers)
+    if not count:
+        return ''
+    if vnni:
+        return (
+            f'onnx: {count} layers at W8A8 are exact on processors with VNNI, and on '
+            'those that are no x86; without --vnni they are so everywhere'
+        )
+    return (
+        f'onnx: {count} layers at W8A8 have unsigned weights, exact on every '
+        'processor; --vnni is faster on those that have it'
+    )
+
+
 @torch.no_grad()
 def check_outputs(model: nn.Module, path: Path, shape: Sequence[int]) -> None:
     """Reads a packed checkpoint back and compares what classifiers and detectors give
@@ -259,6 +201,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 save_packed(model, new['packed'], cfg, meta, known)
                 check_packed(model, new['packed'])
                 check_outputs(model, new['packed'], shape)
+        if 'onnx' in new and (note := vnni_note(model, args.vnni)):
+            console.print(note, soft_wrap=True)
     found = sizes(model, paths.get('packed'), onnx, rest)
     console.print(size_table(found))
     atomic_write(file, json.dumps(found, indent=2) + '\n')

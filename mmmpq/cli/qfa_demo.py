@@ -7,7 +7,8 @@ import sys
 import time
 from pathlib import Path
 
-from mmmpq.cli.demo import ROOT, add_arguments
+from mmmpq.cli.demo import ROOT
+from mmmpq.cli.flags.qfa_demo import BUDGETS, parse_args
 from mmmpq.cli.stages import Stages, environment, last_checkpoint
 from mmmpq.fileio import atomic_write
 from mmmpq.subnets.evolution import import_pymoo
@@ -15,33 +16,6 @@ from mmmpq.visualization.progress import terminal
 
 FLOAT = ROOT / 'configs/float/mobilenetv3_digits_float.py'
 SUPERNET = ROOT / 'configs/qfa/mobilenetv3_digits.py'
-BUDGETS = ('36 MBOPs', '42 MBOPs', '55 MBOPs')
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description='Trains a small supernet, elastic in architecture, resolution and '
-        f'bits, on digits and searches it for the best nets of {", ".join(BUDGETS)}. '
-        'Minutes on two cores.',
-        epilog='example: mmmpq qfa-demo --work-dir work_dirs/qfa_demo',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_arguments(parser, 'qfa_demo', 'digits')
-    parser.add_argument(
-        '--samples',
-        default='400',
-        metavar='N',
-        help='subnets to measure (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--search-options',
-        nargs='+',
-        default=[],
-        metavar='ARG',
-        help='more arguments of mmmpq qfa-search, without their leading dashes: '
-        'generations=5',
-    )
-    return parser.parse_args()
 
 
 def search(

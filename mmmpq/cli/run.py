@@ -12,12 +12,10 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
-from mmmpq.cli.baseline import METHODS
+from mmmpq.cli.flags.run import parse_args
 from mmmpq.cli.stages import Stages, identity, last_checkpoint
 from mmmpq.engine.launch import (
-    add_cfg_options,
     load_config,
-    positive,
     search_hooks,
 )
 from mmmpq.engine.lr_schedule import fit_schedule
@@ -26,59 +24,6 @@ from mmmpq.fileio import atomic_write, check_file
 from mmmpq.policy import Policy
 from mmmpq.visualization import write_report
 from mmmpq.visualization.progress import terminal
-
-EXAMPLE = """example:
-  mmmpq run configs/bpnas/resnet_digits.py --budget W4A4 --compare uniform sensitivity
-
-CONFIG is one of a search; its load_from names the float checkpoint. The schedule of the
-fine-tuning is that of CONFIG_finetune.py, where such a file lies beside it, else
-CONFIG's own. Everything goes to DIR, each stage once: the same command goes on where it
-was killed, and one more --compare adds what it needs."""
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('config', metavar='CONFIG', help='config of a search')
-    parser.add_argument(
-        '--budget',
-        nargs='+',
-        metavar='LIMIT',
-        help="W3A3, 0.9*W4A4, '30 GBOPs', '12 MB'; several hold at once (default: "
-        "those of the config's SearchHook)",
-    )
-    parser.add_argument(
-        '--compare',
-        nargs='+',
-        default=[],
-        choices=METHODS,
-        metavar='METHOD',
-        help=f'fine-tune these policies as well: {", ".join(METHODS)}',
-    )
-    parser.add_argument(
-        '--finetune', metavar='CONFIG', help='config of the fine-tuning (see below)'
-    )
-    parser.add_argument(
-        '--work-dir',
-        metavar='DIR',
-        help='where everything goes (default: work_dirs/<name of the config>_run)',
-    )
-    parser.add_argument('--seed', type=int, help='of search and fine-tuning')
-    parser.add_argument(
-        '--jobs',
-        type=positive,
-        default=1,
-        metavar='N',
-        help='2: the nets to compare with are trained beside the search (default: 1)',
-    )
-    add_cfg_options(parser)
-    args = parser.parse_args(argv)
-    if args.work_dir is None:
-        args.work_dir = f'work_dirs/{Path(args.config).stem}_run'
-    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,14 +1,12 @@
 """Test an exported ONNX file with ONNX Runtime and the evaluator of a config."""
 
-import argparse
 import contextlib
 import io
 import json
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -17,9 +15,10 @@ from rich.table import Table
 from torch import nn
 from torch.backends import cudnn, mkldnn
 
+from mmmpq.cli.flags.test_onnx import parse_args
 from mmmpq.engine.batches import unwrapped
 from mmmpq.engine.hooks.checkpoint import WholeCheckpointHook
-from mmmpq.engine.launch import add_cfg_options, build_runner, load_config
+from mmmpq.engine.launch import build_runner, load_config
 from mmmpq.export.onnx.agreement import Predictions, agreement, recording
 from mmmpq.export.onnx.levels import needs_vnni
 from mmmpq.export.onnx.model import OnnxNetwork, sums_are_cut, use_onnx
@@ -27,58 +26,6 @@ from mmmpq.fileio import atomic_write, check_file, check_place
 from mmmpq.layers import quantized_layers
 from mmmpq.policy import Precision
 from mmmpq.visualization.progress import progress_bar, terminal
-
-EXAMPLE = """Features and heads are computed by ONNX Runtime on the CPU; loading,
-preprocessing, decoding, NMS and metrics are those of the config. A two-stage detector
-takes its RoI head from FILE.
-
-examples:
-  mmmpq test-onnx configs/bpnas/resnet_digits_finetune.py digits.onnx
-  mmmpq test-onnx configs/bpnas/retinanet_shapes_finetune.py shapes.onnx \\
-      --checkpoint work_dirs/retinanet_shapes_finetune/epoch_5.pth
-
-ms per image are those of network, decoding and NMS, without loading."""
-
-
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument('config', metavar='CONFIG', help='config of the fixed net')
-    parser.add_argument('model', metavar='MODEL.onnx', help='of mmmpq export')
-    parser.add_argument(
-        '--checkpoint',
-        metavar='FILE',
-        help='what was exported, .pth or packed .safetensors: test it with PyTorch '
-        'too, and compare',
-    )
-    parser.add_argument(
-        '--yardstick',
-        action='store_true',
-        help='with --checkpoint: test PyTorch once more, its sums taken in another '
-        'order (without oneDNN and cuDNN), to see how far rounding alone moves the net',
-    )
-    parser.add_argument(
-        '--threads',
-        type=int,
-        metavar='N',
-        help='of ONNX Runtime (default: as many as PyTorch takes)',
-    )
-    parser.add_argument('--out', metavar='FILE.json', help='write the figures here')
-    parser.add_argument(
-        '--work-dir',
-        metavar='DIR',
-        help='where logs go (default: work_dirs/<name of the config>_onnx)',
-    )
-    add_cfg_options(parser)
-    args = parser.parse_args(argv)
-    if args.yardstick and not args.checkpoint:
-        parser.error('--yardstick needs --checkpoint')
-    if args.work_dir is None:
-        args.work_dir = f'work_dirs/{Path(args.config).stem}_onnx'
-    return args
 
 
 def run_test(runner: Runner, title: str) -> tuple[dict[str, float], Predictions]:
@@ -173,7 +120,7 @@ def main() -> None:
         console.print(
             f'this processor has no VNNI: ONNX Runtime may cut the integer sums of '
             f'{len(cut)} layers at W8A8, such as {cut[0]}; a file of mmmpq export '
-            '--no-vnni is exact here',
+            'without --vnni is exact here',
             style='yellow',
             soft_wrap=True,
         )

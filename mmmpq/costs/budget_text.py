@@ -6,14 +6,6 @@ from typing import Any
 
 from mmmpq.registry import COSTS
 
-HELP = """\
-a budget is
-  W3A3            the cost of a uniform precision, under the cost of --type
-  0.9*W4A4        a share of it
-  '1.2 GBOPs'     absolute; the unit says which cost is meant
-  WeightBytes:W4A4     with its cost spelled out
-  'W3A3, 20 KB'   several that are to hold at once
-"""
 _FILE_NAME = str.maketrans(',*', '+x')
 
 
@@ -23,7 +15,7 @@ def budget_cfgs(
     """The configs of the budgets that one argument names; they hold at once.
 
     Args:
-        text: Such as ``'W3A3'``, ``'1.2 GBOPs'``, ``'W3A3, 20 KB'``, see :data:`HELP`.
+        text: Such as ``'W3A3'``, ``'1.2 GBOPs'``, ``'W3A3, 20 KB'``.
         default: Type of the cost of budgets whose unit tells none.
         common: Keys of every config: input_shape and proposals.
         table: Latency table.

@@ -17,7 +17,7 @@ from pickle import UnpicklingError
 
 import torch
 import torch.distributed as dist
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
@@ -49,62 +49,6 @@ class CPUAmpOptimWrapper(OptimWrapper):
             yield
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that the train.py and test.py of both toolboxes share."""
-    parser.add_argument(
-        '--work-dir',
-        metavar='DIR',
-        help='where logs and results go (default: the work_dir of the config, '
-        'else work_dirs/<name of the config>)',
-    )
-    parser.add_argument(
-        '--amp',
-        action='store_true',
-        help='automatic mixed precision (on a CPU: bfloat16)',
-    )
-    add_cfg_options(parser)
-    parser.add_argument(
-        '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
-        default='none',
-        help='how the processes were started (default: none, one process; '
-        'pytorch works without a GPU too)',
-    )
-    parser.add_argument(
-        '--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS
-    )
-
-
-def add_cfg_options(parser: argparse.ArgumentParser) -> None:
-    """Add the flag that overrides settings of the config."""
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        metavar='KEY=VALUE',
-        help='override settings of the config: train_cfg.max_epochs=3 '
-        'key="[a,b]" key="[(a,b),(c,d)]"',
-    )
-
-
-def add_reference_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for the input that a cost is counted at."""
-    parser.add_argument(
-        '--input-shape',
-        type=int,
-        nargs=3,
-        metavar=('C', 'H', 'W'),
-        help="reference input; default: the search budget's, else 3 224 224 for "
-        'classifiers and 3 800 1333 for detectors',
-    )
-    parser.add_argument(
-        '--proposals',
-        type=int,
-        metavar='N',
-        help="RoIs per image; default: the search budget's, else the model's test_cfg",
-    )
-
-
 def embed_policy(cfg: Config) -> None:
     """Puts the content of its policy file into a config, in place.
 
@@ -128,13 +72,6 @@ def search_hooks(cfg: Config) -> list[dict]:
         if any(isinstance(b, str) for b in hook.get('budgets') or ()):
             hook['budgets'] = with_texts(hook['budgets'])
     return hooks
-
-
-def positive(text: str) -> int:
-    """An int of at least 1, as the type of a flag."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f'found {text!r}; accepted are ints from 1')
-    return int(text)
 
 
 def load_config(args: argparse.Namespace) -> Config:

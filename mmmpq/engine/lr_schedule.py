@@ -81,16 +81,20 @@ def _is_in(scheduler: dict, unit: str) -> bool:
 
 
 def _last(scheduler: dict) -> int:
-    """The length of the shortest training in which all of a scheduler acts."""
-    begin = scheduler.get('begin', 0)
-    end = scheduler.get('end', INF)
-    return max(
-        end if end < INF else begin + 1,
-        begin + (scheduler.get('T_max') or 1),
-        begin + sum(scheduler.get('periods', ())),
-        max(scheduler.get('milestones', ()), default=0) + 1,
-        scheduler.get('total_steps', 0),
-    )
+    """The length of the shortest training in which all of a scheduler acts; 0 of what
+    is none: MMEngine says what is wrong."""
+    try:
+        begin = scheduler.get('begin', 0)
+        end = scheduler.get('end', INF)
+        return max(
+            end if end < INF else begin + 1,
+            begin + (scheduler.get('T_max') or 1),
+            begin + sum(scheduler.get('periods', ())),
+            max(scheduler.get('milestones', ()), default=0) + 1,
+            scheduler.get('total_steps', 0),
+        )
+    except TypeError:
+        return 0
 
 
 def _written_for(cfg: Config, key: str, schedulers: list[dict]) -> int:

@@ -1,5 +1,6 @@
 """What a search leaves behind: policy, weights, report."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,18 +22,28 @@ from mmmpq.units import fits
 from mmmpq.version import __version__
 from mmmpq.visualization import write_report
 
-PREVIEW_SECONDS = 300  # drawing takes seconds, an epoch on a small set hardly more
+PAUSE = 300, 20  # from one drawing to the next: seconds, and times what it took
 
 
-def preview(runner: Runner, search: Problem) -> None:
-    """Writes the policy that the search would end with now, and, where the last one is
-    some minutes old, its report."""
-    if not dist.is_main_process():
-        return
-    search.policy().save(Path(runner.work_dir) / 'policy.json')
-    page = Path(runner.work_dir) / 'report' / 'index.html'
-    if not page.exists() or time.time() - page.stat().st_mtime > PREVIEW_SECONDS:
-        draw(runner)
+class Preview:
+    """Writes the policy that a search would end with now, and now and then its report.
+
+    Other processes wait for the drawing, and it takes longer the larger a net is: at
+    most a twentieth of the time is spent on it.
+    """
+
+    def __init__(self) -> None:
+        self._due = -math.inf
+
+    def __call__(self, runner: Runner, search: Problem) -> None:
+        if not dist.is_main_process():
+            return
+        search.policy().save(Path(runner.work_dir) / 'policy.json')
+        began = time.monotonic()
+        if began >= self._due:
+            draw(runner)
+            now = time.monotonic()
+            self._due = now + max(PAUSE[0], PAUSE[1] * (now - began))
 
 
 def draw(runner: Runner) -> None:

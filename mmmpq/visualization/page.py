@@ -9,6 +9,7 @@ from typing import Any
 from mmmpq.costs.left_float import float_note
 from mmmpq.policy import Policy
 from mmmpq.units import fits, human, statement
+from mmmpq.visualization import heat_map
 from mmmpq.visualization.history import SearchHistory
 from mmmpq.visualization.html import html_table
 from mmmpq.visualization.sizes import Sizes, size_section
@@ -38,6 +39,14 @@ FIGURES = {
         'candidate, from few bits (dark) to many (bright). A panel that ends in one '
         'colour is decided; one that ends in several was undecided, and the solver '
         'chose (→) what fits the budget.',
+    ),
+    'expected': (
+        'Expected bits over training',
+        'One row per group, from the left to the right of the search: the mean of its '
+        'candidates’ bits, weighed by their probabilities (dark: few; bright: many). A '
+        'row that stops changing is decided; on the right is what was chosen (→). The '
+        'pointer on a row shows its full name and layers, and a search in the page '
+        'finds them.',
     ),
     'penalties': (
         'Task loss and penalties',
@@ -75,7 +84,12 @@ th:first-child, td:first-child { text-align: left; padding-left: 0; }
 thead th { color: var(--soft); font-weight: 600; font-size: .9rem; }
 tr.searched td { font-weight: 650; }
 td small { color: var(--soft); font-weight: 400; display: block; }
-img { display: block; max-width: 100%; height: auto; margin: .8rem auto 0; }
+img { display: block; max-width: 100%; height: auto; }
+.figure { position: relative; width: fit-content; max-width: 100%;
+  margin: .8rem auto 0; }
+.tips span { position: absolute; left: 0; width: 100%; overflow: hidden;
+  font-size: 8px; line-height: 1; color: transparent; }
+.tips span:hover { outline: 1px solid var(--soft); }
 summary { cursor: pointer; font-weight: 600; }
 """
 
@@ -97,7 +111,12 @@ def render(
     """
     meta = policy.meta
     model = escape(str(meta.get('model', work_dir.resolve().name)))
-    figures = ''.join(_figure(name, images[name]) for name in FIGURES if name in images)
+    many = len(history.groups) > heat_map.GROUPS
+    figures = ''.join(
+        _figure(name, images[name], history if many else None)
+        for name in FIGURES
+        if name in images
+    )
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -211,18 +230,30 @@ def _compression(row: Row, base: Row, key: str) -> str:
     return f'{base[key] / row[key]:.1f}×'
 
 
-def _figure(name: str, themes: Mapping[str, bytes]) -> str:
-    title, caption = FIGURES[name]
+def _figure(name: str, themes: Mapping[str, bytes], many: SearchHistory | None) -> str:
+    """A figure with its caption.
+
+    Args:
+        many: The history of so many groups that their probabilities are a heat map.
+    """
+    rows = many is not None and name == 'probabilities'
+    title, caption = FIGURES['expected' if rows else name]
+    over = f'<div class="tips">{heat_map.tips(many)}</div>' if rows else ''
     # a PNG's width in pixels is the big-endian number in its bytes 16 to 19
     width = round(int.from_bytes(themes['light'][16:20], 'big') / DPI * 100)
-    light, dark = (
-        'data:image/png;base64,' + base64.b64encode(themes[theme]).decode()
-        for theme in ('light', 'dark')
-    )
+    data = {
+        theme: 'data:image/png;base64,' + base64.b64encode(png).decode()
+        for theme, png in themes.items()
+    }
+    dark = ''
+    if 'dark' in data:
+        query = 'media="(prefers-color-scheme: dark)"'
+        dark = f'<source srcset="{data["dark"]}" {query}>'
     return (
-        f'<section id="{name}"><h2>{title}</h2><p class="soft">{caption}</p><picture>'
-        f'<source srcset="{dark}" media="(prefers-color-scheme: dark)">'
-        f'<img src="{light}" width="{width}" alt="{title}"></picture></section>'
+        f'<section id="{name}"><h2>{title}</h2><p class="soft">{caption}</p>'
+        '<div class="figure"><picture>'
+        f'{dark}<img src="{data["light"]}" width="{width}" alt="{title}"></picture>'
+        f'{over}</div></section>'
     )
 
 

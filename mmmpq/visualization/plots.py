@@ -17,19 +17,11 @@ from matplotlib.ticker import MaxNLocator
 
 from mmmpq.policy import Precision
 from mmmpq.visualization.history import SearchHistory
+from mmmpq.visualization.names import common_prefix, short_names
 from mmmpq.visualization.theme import WIDTH, Theme
 
 Layers = Mapping[str, Precision]  # in network order
 Pair = tuple[int, int]  # bits of weights and of activations
-
-
-def shorten(name: str, length: int) -> str:
-    """``name`` in at most so many characters: its end, which tells most."""
-    if len(name) <= length:
-        return name
-    end = name[1 - length :].lstrip('.')
-    whole = end.partition('.')[2]  # from the next dot on, if that leaves enough
-    return '…' + (whole if 2 * len(whole) > length else end)
 
 
 def bits(
@@ -123,7 +115,7 @@ def _tick_names(ax: Axes, chunk: Sequence[str], slot: float, theme: Theme) -> li
             place = ax.get_xaxis_transform()
             ax.text(start - 0.4, 1.01, title, transform=place, **style)
         cut = len(title) + 1 if roomy else 0
-        labels += [shorten(name[cut:], 34) for name in chunk[start:end]]
+        labels += short_names([name[cut:] for name in chunk[start:end]], 34).values()
         start = end
     return labels
 
@@ -153,6 +145,10 @@ def probabilities(layers: Layers, history: SearchHistory, theme: Theme) -> Figur
     gaps = dict(wspace=0.12, hspace=gap / tall)
     fig.subplots_adjust(top=1 - (top + gap) / height, **sides, **gaps)
     axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+    chosen = {name: tuple(layers[g['layers'][0]]) for name, g in groups.items()}
+    longest = max((len(_label(bits)) for bits in chosen.values()), default=0)
+    cut = len(common_prefix(groups))
+    short = short_names([n[cut:] for n in groups], int(panel * 14.7) - longest - 2)
     iters = history.iters
     if len(iters) == 1:  # a single record has no width
         iters = [iters[0] - 0.5, iters[0] + 0.5]
@@ -161,8 +157,8 @@ def probabilities(layers: Layers, history: SearchHistory, theme: Theme) -> Figur
             ax.set_axis_off()
             continue
         name = list(groups)[index]
-        choice = tuple(layers[groups[name]['layers'][0]])
-        _share_panel(ax, name, choice, history, iters, colors, panel, theme.page)
+        titles = short[name[cut:]], _label(chosen[name])
+        _share_panel(ax, name, titles, history, iters, colors, theme.page)
         ax.tick_params(labelbottom=index + columns >= len(groups), labelsize=7)
     fig.supxlabel('iteration', fontsize=8, y=0.08 / height, va='bottom')
     fig.supylabel('probability', fontsize=8, x=0.1 / width)
@@ -184,20 +180,17 @@ def _label(candidate: Pair) -> str:
 def _share_panel(
     ax: Axes,
     name: str,
-    choice: Pair,
+    titles: tuple[str, str],
     history: SearchHistory,
     iters: Sequence[float],
     colors: Mapping[Pair, str],
-    panel: float,
     page: str,
 ) -> None:
     candidates = [tuple(c) for c in history.groups[name]['candidates']]
     rank = list(colors).index
     order = sorted(range(len(candidates)), key=lambda j: rank(candidates[j]))
-    chosen = _label(choice)
-    room = int(panel * 14.7) - len(chosen) - 2
-    ax.set_title(shorten(name, room), loc='left', fontsize=7, pad=3)
-    ax.set_title(f'→ {chosen}', loc='right', fontsize=7, pad=3, fontweight='bold')
+    ax.set_title(titles[0], loc='left', fontsize=7, pad=3)
+    ax.set_title(f'→ {titles[1]}', loc='right', fontsize=7, pad=3, fontweight='bold')
     ax.set_ylim(0, 1)
     ax.set_yticks([0, 0.5, 1], ['0', '½', '1'])
     ax.xaxis.set_major_locator(MaxNLocator(4, integer=True))

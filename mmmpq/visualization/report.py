@@ -7,13 +7,14 @@ from typing import Any
 
 from mmmpq.fileio import atomic_write
 from mmmpq.policy import Policy, near
-from mmmpq.visualization import curves, page, plots
+from mmmpq.visualization import curves, heat_map, page, plots
 from mmmpq.visualization.history import SearchHistory
 from mmmpq.visualization.page import Row
 from mmmpq.visualization.sizes import Sizes, check_sizes
 from mmmpq.visualization.theme import DARK, LIGHT, draw
 
 _ROW_KEYS = ('name', 'metric', 'bops', 'weight_bytes', 'expected_bops')
+LARGE = 2_200_000  # bytes of pictures, a third more as text: then one theme is enough
 _COST_KEYS = {'BOPs': 'bops', 'WeightBytes': 'weight_bytes'}
 
 
@@ -73,12 +74,16 @@ def write_report(
         del figures['cost']
     if not history.groups:
         del figures['probabilities']
+    elif len(history.groups) > heat_map.GROUPS:
+        figures['probabilities'] = (heat_map.expected_bits, policy.layers, history)
     images = {}
     for name, (figure, *args) in figures.items():
         images[name] = {
             theme.name: draw(figure, theme, *args) for theme in (LIGHT, DARK)
         }
         atomic_write(out_dir / f'{name}.png', images[name]['light'])
+    if sum(len(png) for themes in images.values() for png in themes.values()) > LARGE:
+        images = {name: dict(light=themes['light']) for name, themes in images.items()}
     html = page.render(work_dir, policy, history, rows, images, sizes)
     atomic_write(out_dir / 'index.html', html)
     return out_dir / 'index.html'

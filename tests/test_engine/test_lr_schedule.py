@@ -120,3 +120,13 @@ def test_other_tools_are_told_of_a_warm_up_longer_than_the_training(caplog):
     )
     warn_of_schedules(runner)
     assert 'param_scheduler.0.end=9' in caplog.text
+
+
+@pytest.mark.parametrize(
+    'wrong', [dict(end='x'), dict(milestones=5), dict(begin=None), dict(T_max=[1])]
+)
+def test_what_is_no_schedule_is_left_to_mmengine(wrong):
+    scheduler = dict(type='MultiStepLR', **wrong)
+    model, train = dict(type='mmmpq.QuantModel'), dict(max_epochs=4)
+    cfg = Config(dict(model=model, param_scheduler=scheduler, train_cfg=train))
+    assert fit_schedule(cfg) == []

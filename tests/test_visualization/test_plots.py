@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from mmmpq.visualization import curves, plots
+from mmmpq.visualization import curves, heat_map, names, plots
 from mmmpq.visualization.history import SearchHistory
 from mmmpq.visualization.theme import LIGHT, draw
 
@@ -46,8 +46,8 @@ def test_bits_of_every_layer_are_drawn():
         False
     ] * 12 + [True] * 2
     assert [t.get_text() for t in ax.get_yticklabels()][-2:] == ['8', 'float']
-    names = [t.get_text() for t in ax.get_xticklabels()]
-    assert names[:2] == ['stem', 'layer0.conv0']  # 'backbone' stands above, once
+    labels = [t.get_text() for t in ax.get_xticklabels()]
+    assert labels[:2] == ['stem', 'layer0.conv0']  # 'backbone' stands above, once
 
 
 @pytest.mark.parametrize(('groups', 'rows'), [(5, 1), (24, 1), (75, 4)])
@@ -134,9 +134,9 @@ def test_moving_mean_leaves_out_nan():
 
 
 def test_long_names_keep_their_end():
-    assert plots.shorten('backbone.layer1.0.conv1', 18) == '…layer1.0.conv1'
-    assert plots.shorten('neck.conv', 18) == 'neck.conv'
-    assert len(plots.shorten('a' * 50, 10)) == 10
+    assert names.shorten('backbone.layer1.0.conv1', 18) == '…layer1.0.conv1'
+    assert names.shorten('neck.conv', 18) == 'neck.conv'
+    assert len(names.shorten('a' * 50, 10)) == 10
 
 
 def test_names_are_no_formulas():
@@ -158,3 +158,35 @@ def test_names_are_no_formulas():
         (curves.penalties, history),
     ):
         assert draw(figure, LIGHT, *args).startswith(b'\x89PNG')
+
+
+LONG = [
+    f'backbone.stages.{i}.blocks.{j}.attn.w_msa.relative.qkv'
+    for i in (0, 1, 10)
+    for j in range(9)
+]
+
+
+@pytest.mark.parametrize('length', [12, 16, 34])
+def test_short_names_are_told_apart(length):
+    short = names.short_names(LONG, length)
+    assert list(short) == LONG
+    assert len(set(short.values())) == len(LONG)
+    assert max(map(len, short.values())) <= length
+
+
+def test_what_is_common_is_cut_at_a_dot():
+    assert names.common_prefix(LONG) == 'backbone.stages.'
+    assert names.common_prefix(['a.conv1', 'a.conv2']) == 'a.'
+    assert names.common_prefix(['a.b', 'a']) == ''
+    assert names.common_prefix(['a.b.c']) == ''
+
+
+def test_expected_bits_are_means_over_the_candidates():
+    bits, history = search(groups=30)
+    fig = heat_map.expected_bits(bits, history, LIGHT)
+    weights, activations = (ax.images[0].get_array() for ax in fig.axes[:2])
+    assert weights.shape == activations.shape == (30, 4)
+    assert np.allclose(weights, 3) and np.allclose(activations, 3)
+    labels = [t.get_text() for t in fig.axes[0].get_yticklabels()]
+    assert len(set(labels)) == 30 and 'layer29' in labels  # without 'backbone.'

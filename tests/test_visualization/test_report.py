@@ -6,10 +6,14 @@ import os
 import re
 import runpy
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from mmmpq.engine import results
 from mmmpq.policy import Policy, Precision
 from mmmpq.visualization import write_report
 
@@ -221,3 +225,43 @@ def test_tool(tmp_path, monkeypatch, capsys, fast):
     rows.write_text('[{')
     assert 'rows.json is not JSON' in refused(tmp_path, '--rows', rows)
     assert 'policy.json does not exist' in refused(tmp_path / 'nowhere')
+
+
+def test_many_groups_are_a_heat_map_of_searchable_rows_in_a_small_file(tmp_path):
+    count = 100
+    names = [f'backbone.stages.{i // 9}.blocks.{i % 9}.attn.qkv' for i in range(count)]
+    Policy(dict.fromkeys(names, Precision(4, 4)), {}).save(tmp_path / 'policy.json')
+    candidates = [[2, 2], [3, 3], [4, 4], [8, 8]]
+    groups = {name: dict(layers=[name], candidates=candidates) for name in names}
+    random = np.random.default_rng(0)
+    lines = [dict(groups=groups, budgets=[])]
+    for i in range(200):
+        probs = random.dirichlet(np.ones(4), count).tolist()
+        row = dict(iter=i, loss=1.0, penalties={}, expected=[], realised=[])
+        lines.append(dict(row, probs=dict(zip(names, probs, strict=True))))
+    text = ''.join(json.dumps(line) + '\n' for line in lines)
+    (tmp_path / 'search_history.jsonl').write_text(text)
+    began = time.process_time()
+    page = write_report(tmp_path)
+    assert time.process_time() - began < 30  # 7 s; panels took 53
+    assert page.stat().st_size < 3e6
+    html = page.read_text()
+    assert 'Expected bits over training' in html
+    assert f'title="{names[42]}: {names[42]}">{names[42]}</span>' in html
+
+
+def test_drawing_takes_a_twentieth_of_the_time_at_most(tmp_path, monkeypatch):
+    drawn, clock = [], [0.0]
+
+    def draw(runner):
+        drawn.append(clock[0])
+        clock[0] += 50  # seconds
+
+    monkeypatch.setattr(results, 'draw', draw)
+    monkeypatch.setattr(results.time, 'monotonic', lambda: clock[0])
+    saved = SimpleNamespace(policy=lambda: Policy({'a': Precision(4, 4)}))
+    preview, runner = results.Preview(), SimpleNamespace(work_dir=tmp_path)
+    for now in (0, 400, 1049, 1050, 2000, 2101):
+        clock[0] = now
+        preview(runner, saved)
+    assert drawn == [0, 1050, 2101]

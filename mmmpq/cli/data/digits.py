@@ -12,36 +12,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from mmmpq.cli.flags.data.digits import SCANS, parse_args
 from mmmpq.cli.data.new_folder import make_folder
 from rich.progress import track
 from sklearn.datasets import load_digits
 
-SCANS = 1797
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split('\n\n')[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument('--out', type=Path, default=Path('data/digits'), help='folder')
-    parser.add_argument('--train', type=int, default=1000, help='scans to train on')
-    parser.add_argument('--size', type=int, default=16, help='height and width, px')
-    parser.add_argument(
-        '--noise',
-        type=float,
-        default=56.0,
-        help='standard deviation of the noise in grey levels of 255; 0: clean scans',
-    )
-    parser.add_argument('--seed', type=int, default=0, help='seed of the noise')
-    args = parser.parse_args(argv)
-    if not 0 < args.train < SCANS:
-        parser.error(f'--train {args.train}: must be from 1 to {SCANS - 1}')
-    if args.size < 8:
-        parser.error(f'--size {args.size}: must be at least 8')
-    if args.noise < 0:
-        parser.error(f'--noise {args.noise}: must not be negative')
-    return args
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,36 +9,17 @@ import gzip
 import tempfile
 from pathlib import Path
 
+from mmmpq.cli.flags.data.fashion import PACKAGES, parse_args
 from mmmpq.cli.data.debian import add_source, unpack
 from mmmpq.cli.data.new_folder import make_folder
 
-PACKAGES = ('dataset-fashion-mnist',)
 FILES = tuple(
     f'{split}-{kind}-ubyte'
     for split in ('train', 't10k')
     for kind in ('images-idx3', 'labels-idx1')
 )
-EPILOG = """examples
-  mmmpq data fashion                                (fetches 31 MB)
-  mmmpq data fashion --source dataset-fashion-mnist_0.0_all.deb
-  mmmpq data fashion --source FOLDER                (with the four .gz files)
-"""
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        default=Path('data/fashion'),
-        help='folder (default: %(default)s)',
-    )
-    add_source(parser, PACKAGES)
-    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:

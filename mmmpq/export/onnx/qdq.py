@@ -21,7 +21,7 @@ def to_qdq(
     model: ModelProto,
     layers: dict[str, QuantLayer],
     containers: str = 'auto',
-    vnni: bool = True,
+    vnni: bool = False,
 ) -> dict[str, dict]:
     """Turns the markers of ``model`` into Q/DQ pairs, in place.
 

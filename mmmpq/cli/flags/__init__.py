@@ -1,0 +1,1 @@
+"""The flags of each verb, without what takes long to import."""

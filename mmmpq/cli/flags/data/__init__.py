@@ -1,0 +1,1 @@
+"""The flags of the verbs that make or fetch data."""
