@@ -107,18 +107,22 @@ class Policy:
     VERSION = 1
 
     def __str__(self) -> str:
-        """A table, a layer a line, and what the net costs of each budget."""
-        words = {0: 'skip', 32: 'float'}
-        width = max(map(len, ('layer', *self.layers)))
-        lines = [f'{"layer":<{width}}  weights  inputs']
-        for name, precision in self.layers.items():
-            w_bits, a_bits = (words.get(bits, bits) for bits in precision)
-            lines.append(f'{name:<{width}}  {w_bits:>7}  {a_bits:>6}')
+        """A table, a layer a line, and what the net costs of each budget.
+
+        It is an expression as well: MMEngine writes configs by ``str``.
+        """
+        names = [f'{name!r}:' for name in self.layers]
+        width = max(map(len, names), default=0)
+        lines = [
+            f'    {name:<{width}} {str(precision)!r},'
+            for name, precision in zip(names, self.layers.values(), strict=True)
+        ]
         for budget in self.meta.get('budgets') or ():
             if isinstance(budget, Mapping) and {'cost', 'limit', 'unit'} <= {*budget}:
                 numbers = (budget[key] for key in ('cost', 'limit', 'unit'))
-                lines.append(f'{budget.get("type", "cost")}: {statement(*numbers)}')
-        return '\n'.join(lines)
+                kind = budget.get('type', 'cost')
+                lines.append(f'    # {kind}: {statement(*numbers)}')
+        return '\n'.join(['{', *lines, '}'])
 
     def save(self, path: str | Path) -> Path:
         """Writes the policy as JSON, a layer a line."""

@@ -93,7 +93,7 @@ BUNDLED = [
 CIFAR = [*DATA, 'train_cfg.max_epochs=1', 'train_dataloader.batch_size=8']
 OURS = ROOT / 'tools'
 # The keys of `quant` that a search alone has.
-SEARCHED = {'candidates', 'groups', 'relaxation', 'mixing', 'own_weights'}
+SEARCHED = {'candidates', 'groups', 'relaxation', 'mixing', 'own_weights', 'ends'}
 SEARCH = ['load_from=None', 'custom_hooks.0.calibration=1', 'custom_hooks.0.measure=0']
 
 

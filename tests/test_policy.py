@@ -1,5 +1,6 @@
 """Precision and Policy: reading, writing, refusing."""
 
+import ast
 import json
 import time
 
@@ -191,11 +192,13 @@ def test_it_prints_as_a_table():
         {n: Precision(*p) for n, p in layers.items()}, dict(budgets=[budget])
     )
     assert str(policy).splitlines() == [
-        'layer        weights  inputs',
-        'stem               8       8',
-        'layer1.conv        2       4',
-        'block           skip    skip',
-        'head           float   float',
-        f'BOPs: {statement(1.19e9, 1.2e9, "BOPs")}',
+        '{',
+        "    'stem':        'W8A8',",
+        "    'layer1.conv': 'W2A4',",
+        "    'block':       'W0A0',",
+        "    'head':        'W32A32',",
+        f'    # BOPs: {statement(1.19e9, 1.2e9, "BOPs")}',
+        '}',
     ]
+    assert list(ast.literal_eval(str(policy))) == list(layers)
     assert 'Policy(layers=' in repr(policy)

@@ -176,7 +176,8 @@ def _pairs(
         elif len(places[norm]) > 1:
             unfolded[names[norm]] = 'it is in more than one place of the model'
         elif weights[id(layer.weight)] > 1:
-            unfolded[names[norm]] = f'{names[layer]} shares its weight with another'
+            reason = f'{names[layer]} shares its weight with another layer'
+            unfolded[names[norm]] = reason
         elif getattr(layer, 'precision', None) == SKIP:
             unfolded[names[norm]] = 'its block is skipped'
         elif not getattr(layer, 'affine', True):

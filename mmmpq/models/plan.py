@@ -12,6 +12,7 @@ from mmmpq.models.selection import (
     candidates_of,
     default_fixed,
     expand,
+    group_layers,
     parse_fixed,
     stem_of,
 )
@@ -42,6 +43,7 @@ class Plan(NamedTuple):
         pinned: Those of a fixed precision.
         searchable: The others, but for layers that follow one of them.
         ends: The stem and the final prediction layers.
+        alone: Those with candidates of their own; each chooses for itself.
         candidates: Of every layer.
         tied: Layers and the first one that has the same weight.
         copied: Layers of a part that copies another one (a teacher), and theirs.
@@ -53,9 +55,18 @@ class Plan(NamedTuple):
     pinned: dict[str, Precision]
     searchable: list[str]
     ends: list[str]
+    alone: set[str]
     candidates: dict[str, tuple[Precision, ...]]
     tied: dict[str, str]
     copied: dict[str, str]
+
+    def grouped(self, model: nn.Module, groups: Any) -> dict[str, list[str]]:
+        """The searchable layers that choose together, in network order."""
+        others = [n for n in self.searchable if n not in self.alone]
+        found = group_layers(model, others, groups)
+        found |= {n: [n] for n in self.searchable if n in self.alone}
+        place = {n: i for i, n in enumerate(self.searchable)}
+        return dict(sorted(found.items(), key=lambda group: place[group[1][0]]))
 
     def followed_by(self, members: Sequence[str]) -> Iterator[list[str]]:
         """Layers of a group with those of their weights; and their copies, if any."""
@@ -105,18 +116,21 @@ def plan(
     pinned: dict[str, Precision | None] = {n: SAFE for s in safe for n in together[s]}
     settled = parse_fixed(fixed, names)
     free = set() if ends is None else named & set(pinned)
+    alone: set[str] = set()
     if ends == 'searched':
         stem = stem_of(model)
-        others = {n for n in pinned if n not in named and n not in settled}
-        found.update({n: STEM if n == stem else PREDICTION for n in others})
-        free |= others
-    pinned.update(dict.fromkeys(free))
+        alone = {n for n in pinned if n not in named and n not in settled}
+        found.update({n: STEM if n == stem else PREDICTION for n in alone})
+    pinned.update(dict.fromkeys(free | alone))
     for name, precision in settled.items():
         pinned.update(dict.fromkeys(together[name], precision))
     pinned = {n: p for n, p in pinned.items() if p is not None}
     searchable = [n for n in names if not {n} & {*pinned, *copied, *tied}]
     last = [n for s in safe for n in together[s]]
-    return Plan(modules, names, excluded, pinned, searchable, last, found, tied, copied)
+    return Plan(
+        *(modules, names, excluded, pinned, searchable, last, alone),
+        *(found, tied, copied),
+    )
 
 
 def _together(names: Sequence[str], follows: dict[str, str]) -> dict[str, list[str]]:

@@ -29,7 +29,6 @@ from mmmpq.models.policies import (
 from mmmpq.models.selection import (
     block_of,
     group_candidates,
-    group_layers,
     stem_of,
 )
 from mmmpq.models.skipping import skippable
@@ -205,7 +204,7 @@ def _make_search(
             'other precision is needed'
         )
     profile = Hardware.load(hardware) if hardware else None
-    grouped = group_layers(model, layers.searchable, groups)
+    grouped = layers.grouped(model, groups)
     candidates = group_candidates(layers.candidates, grouped)
     can_skip = [g for g, precisions in candidates.items() if SKIP in precisions]
     skips = skippable(modules, {g: grouped[g] for g in can_skip}) if can_skip else {}

@@ -60,7 +60,8 @@ def least_squares_range(x: Tensor, levels: Levels, offset: float = 0.0) -> Tenso
     def error(a: Tensor) -> Tensor:
         return _squared_error(x, a / (levels[1] - offset), zero, levels)
 
-    return _best(error, _best(error, top, COARSE), FINE)
+    coarse = _best(error, top, COARSE)
+    return _best(lambda a: error(a.minimum(top)), coarse, FINE).minimum(top)
 
 
 def least_squares_span(x: Tensor, levels: tuple[int, int]) -> tuple[Tensor, Tensor]:

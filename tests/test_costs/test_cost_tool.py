@@ -85,7 +85,7 @@ def test_uniform_policy_on_a_plain_config(run, config):
 
 
 def test_search_config_spans_its_candidates(run, config):
-    path = config(dict(candidates=[(2, 4), (4, 2), (3, 3), (8, 8)]))
+    path = config(dict(candidates=[(2, 4), (4, 2), (3, 3), (8, 8)], ends='fixed'))
     result = run(path)
     low, high = run(path, '--policy', 'W4A2'), run(path, '--policy', 'W8A8')
     assert result['max'] == high['total'] == result['total']
@@ -117,7 +117,9 @@ def search(*budgets, **options):
     """Options of a config that searches at (3, 16, 16)."""
     budgets = [dict(type='BOPs', input_shape=(3, 16, 16)) | b for b in budgets]
     hook = dict(type='mmmpq.SearchHook', budgets=budgets) | options
-    return dict(quant=dict(candidates=[(2, 2), (4, 4)]), custom_hooks=[hook])
+    return dict(
+        quant=dict(candidates=[(2, 2), (4, 4)], ends='fixed'), custom_hooks=[hook]
+    )
 
 
 def test_budgets_are_those_of_the_search(tool, config, capsys):

@@ -93,7 +93,9 @@ class KillHook(mmmpq.engine.hooks.finite.Hook):
 
 BASE = dict(
     model=dict(
-        type='mmmpq.QuantModel', base_type='TinyNet', quant=dict(candidates=CANDIDATES)
+        type='mmmpq.QuantModel',
+        base_type='TinyNet',
+        quant=dict(candidates=CANDIDATES, ends='fixed'),
     ),
     train_dataloader=dict(
         batch_size=4,

@@ -17,7 +17,9 @@ from mmmpq.subnets.space import SubnetSpace
 
 def test_nothing_inside_the_target_is_an_error_after_the_rest(tmp_path):
     net = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(4)))
-    quant = dict(candidates=[(2, 2), (4, 4)], mixing='sampled', groups='layer')
+    quant = dict(
+        candidates=[(2, 2), (4, 4)], mixing='sampled', groups='layer', ends='fixed'
+    )
     model = quantize(net, **quant)
     space = SubnetSpace(model)
     limits = {

@@ -84,7 +84,7 @@ class Net(nn.Module):
 
 
 def searched(**quant):
-    net = quantize(Net(), candidates=CANDIDATES, groups='layer', **quant)
+    net = quantize(Net(), candidates=CANDIDATES, groups='layer', ends='fixed', **quant)
     x = torch.randn(4, 3, 9, 9)
     with torch.no_grad(), calibrating(net):
         net(x)
@@ -150,7 +150,7 @@ def test_a_backbone_of_own_convolutions_is_searched_and_exported(tmp_path):
         dict(
             type='mmmpq.QuantModel',
             base_type='ImageClassifier',
-            quant=dict(candidates=CANDIDATES),
+            quant=dict(candidates=CANDIDATES, ends='fixed'),
             backbone=dict(
                 type='ResNet',
                 depth=18,

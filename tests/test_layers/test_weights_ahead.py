@@ -46,7 +46,7 @@ class Net(nn.Module):
                     old.in_channels, old.out_channels, 3, candidates=PAIRS,
                     relaxation=r, w_quantizer=cfg,
                 )  # fmt: skip
-                new.weight = old.weight
+                new.weight.data = old.weight.data
                 setattr(self, name, new)
                 self.relaxations.append(r)
         watch_passes(self)

@@ -59,6 +59,7 @@ class Net(BaseModel):
 
 def net(**quant):
     quant.setdefault('candidates', CANDIDATES)
+    quant.setdefault('ends', 'fixed')
     model = quantize(Net(), **quant)
     calibrate(model, [dict(inputs=list(torch.randn(4, 3, 6, 6)))])
     with torch.no_grad():
@@ -224,7 +225,7 @@ def test_only_identity_blocks_have_the_candidate_and_it_is_said_once(monkeypatch
 def test_the_block_stays_what_it_was():
     plain = Net()
     keys, kind = set(plain.state_dict()), type(plain.same)
-    model = quantize(plain, candidates=CANDIDATES)
+    model = quantize(plain, candidates=CANDIDATES, ends='fixed')
     assert type(model.same) is kind
     assert keys <= set(model.state_dict())
     assert isinstance(model.same.forward, Skip)
@@ -409,7 +410,9 @@ def test_cifar_resnet_20():
     from mmmpq.models.backbones import CifarResNet
 
     precisions = [(0, 0), (32, 32)]
-    model = quantize(CifarResNet(20), candidates=precisions, mixing='sampled')
+    model = quantize(
+        CifarResNet(20), candidates=precisions, mixing='sampled', ends='fixed'
+    )
     space = SearchSpace(model)
     free = [g.name for g in space.groups if SKIP in g.candidates]
     assert free == [f'layer{s}.{b}' for s in (1, 2, 3) for b in range(3) if b or s == 1]

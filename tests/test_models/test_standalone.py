@@ -63,6 +63,7 @@ def supernet(**quant):
     grid = [(w, a) for w in (2, 4, 32) for a in (3, 32)]
     cfg = config(
         candidates=quant.pop('candidates', grid),
+        ends='fixed',
         groups='layer',
         mixing='sampled',
         relaxation=dict(type='UniformSampling'),
@@ -221,7 +222,7 @@ def test_bits_alone_make_another_net(a_bits):
         return quantize(nn.Sequential(*layers), **QUANTIZERS, **quant)
 
     grid = list(zip((2, 4), a_bits, strict=True))
-    model = net(candidates=grid, mixing='sampled', groups='layer')
+    model = net(candidates=grid, mixing='sampled', groups='layer', ends='fixed')
     space, x = SubnetSpace(model), torch.rand(2, 3, 4, 4)
     space.activate(space.largest())
     model(x)
@@ -305,7 +306,8 @@ def test_a_policy_without_an_architecture_builds_no_backbone(tmp_path):
 
 def test_without_elastic_modules_it_is_apply_policy():
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1))
-    quantize(net, candidates=['W2A2', 'W4A4'], mixing='sampled', groups='layer')
+    quant = dict(mixing='sampled', groups='layer', ends='fixed')
+    quantize(net, candidates=['W2A2', 'W4A4'], **quant)
     policy = SubnetSpace(net).policy(SubnetSpace(net).largest())
     x = torch.rand(2, 3, 4, 4)
     SubnetSpace(net).activate(SubnetSpace(net).largest())
