@@ -10,6 +10,13 @@ from scipy.sparse import block_diag, csr_array
 # choice, and so much the largest difference between the scores of a group.
 _BUDGET, _SCORE = 1e6, 1e3
 _ROUNDING = 1e-12  # of sums, as a share of what is added up
+# Where scores are as good as equal, choices just over a budget are without number: after
+# so many of them the MILP is to stay so far (a share) below it, if it can.
+_EXCLUDED, _MARGIN = 8, 1e-5
+# And to prove that none comes nearer to it would take for ever: what is best after so
+# many nodes is taken. Scores that differ need few.
+_NODES = 200
+_STOPPED = (1, 4)  # statuses of SciPy: by a limit
 
 
 def solve(
@@ -22,7 +29,10 @@ def solve(
 
     The MILP keeps a budget to a tolerance only. A choice of its that exceeds one is
     excluded, with all that cost at least as much in the groups that make it too dear,
-    and the MILP asked again: so the first inside every budget is the best of them.
+    and the MILP asked again: so the first inside every budget is the best of them, or,
+    after some rounds, the best of those that leave 1e-5 of every budget. Where scores
+    are as good as equal, so that only what is spent decides, the search for it is
+    bounded.
 
     Args:
         scores: For each group, the score of every candidate (m,); finite.
@@ -48,23 +58,29 @@ def solve(
         cost = np.concatenate([np.asarray(c, float) for c in cost])
         least = np.minimum.reduceat(np.where(open_, cost, np.inf), starts)
         budgets.append((cost, least, limit))
+    bounds = []
     for cost, least, limit in budgets:
         slack = limit - least.sum()
         slack += _ROUNDING * (np.abs(least).sum() + abs(limit))
         more = cost - np.repeat(least, sizes)
         open_ = open_ & (more <= slack)
-        more = csr_array(
-            np.where(open_, more, 0)[None] * (_BUDGET / max(slack, 1e-300))
-        )
-        constraints.append(LinearConstraint(more, -np.inf, _BUDGET))
+        more = np.where(open_, more, 0)[None] * (_BUDGET / max(slack, 1e-300))
+        bounds.append(csr_array(more))
+    rounds, margin, nodes = 0, 0.0, _NODES
     while True:
+        most = _BUDGET * (1 - margin)
         result = milp(
             -flat,
             integrality=1,
             bounds=Bounds(0, open_.astype(float)),
-            constraints=constraints,
-            options=dict(mip_rel_gap=0),
+            constraints=constraints
+            + [LinearConstraint(row, -np.inf, most) for row in bounds],
+            options=dict(mip_rel_gap=0, node_limit=nodes),
         )
+        rounds += 1
+        if result.x is None and (margin or result.status in _STOPPED):
+            margin, nodes = 0.0, 2**31 - 1
+            continue
         if result.x is None:
             raise ValueError(
                 'budgets: no choice of candidates meets all of them at once'
@@ -80,6 +96,8 @@ def solve(
         if not cuts:
             return choice
         constraints += cuts
+        if rounds == _EXCLUDED:
+            margin = _MARGIN
 
 
 def _cover(

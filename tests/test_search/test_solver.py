@@ -160,6 +160,20 @@ def test_a_thousand_groups(count):
         assert bound - 0.04 < found <= bound
 
 
+@pytest.mark.parametrize('groups', [20, 60])
+def test_equal_scores_do_not_take_for_ever(groups):
+    """Where only what is spent decides it is the subset-sum problem."""
+    rng = np.random.default_rng(0)
+    products = [4, 6, 9, 12, 16, 24, 36, 64]
+    macs = 10 ** rng.uniform(5, 7.5, groups)
+    costs = [np.array([float(p * int(m)) for p in products]) for m in macs]
+    limit = float(sum(16 * int(m) for m in macs))
+    scores = [0.01 * c / limit for c in costs]
+    choice = solve(scores, [costs], [limit])
+    spent = sum(c[j] for c, j in zip(costs, choice, strict=True))
+    assert 0.9999 * limit < spent <= limit
+
+
 def test_no_budget_is_broken_in_random_nets_with_candidates_by_pattern():
     """1,000 random supernets, candidates of their layers, logits and budgets."""
     rng = random.Random(0)
