@@ -11,8 +11,8 @@ from torch import nn
 from mmmpq.costs.flow import Flow
 from mmmpq.policy import Precision, near, parse_candidates
 
-# Final prediction layers of the toolboxes' heads, where no forward tells which they are.
-# Matched against the parts of a layer's name.
+# Final prediction layers of the toolboxes' heads, where no forward tells which they
+# are. Matched against the parts of a layer's name.
 PREDICTION_LAYERS = [
     'retina_cls',
     'retina_reg',

@@ -10,8 +10,8 @@ from scipy.sparse import block_diag, csr_array
 # choice, and so much the largest difference between the scores of a group.
 _BUDGET, _SCORE = 1e6, 1e3
 _ROUNDING = 1e-12  # of sums, as a share of what is added up
-# Where scores are as good as equal, choices just over a budget are without number: after
-# so many of them the MILP is to stay so far (a share) below it, if it can.
+# Where scores are as good as equal, choices just over a budget are without number:
+# after so many of them the MILP is to stay so far (a share) below it, if it can.
 _EXCLUDED, _MARGIN = 8, 1e-5
 # And to prove that none comes nearer to it would take for ever: what is best after so
 # many nodes is taken. Scores that differ need few.
