@@ -90,6 +90,7 @@ def test_one_file_is_searched_reported_and_exported(plugin, pictures, tmp_path):
         budgets=[budget],
         penalties=[dict(type='BarrierPenalty', mu=0.01)],
         optimizer=dict(type='Adam', lr=0.1),
+        measure=4,  # upgrades are told from noise, and the budget is spent
     )
     config = written(tmp_path / 'search.py', plugin, pictures, QUANT | more, [hook])
     folder = tmp_path / 'search'

@@ -179,7 +179,7 @@ def test_a_killed_sensitivity_run_goes_on(call, tmp_path, monkeypatch):
     ]
     assert values[0] == values[1]
     calls.clear()
-    other = call(*flags, '--budget', 'W4A4')
+    other = call(*flags, '--budget', 'W2A2')
     assert not calls and other.layers != whole.layers
 
 

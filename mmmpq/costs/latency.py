@@ -112,7 +112,7 @@ class Latency(Cost):
             f'Latency table {self.path} has no entry for layer {layer.name!r} at '
             f'{precision}: {_text(key)}; nearest entries: '
             + '; '.join(_text(other) for other in nearest)
-            + '. Accepted are candidates that it has; quant.ends="fixed" leaves stem '
+            + ". Accepted are candidates that it has; quant.ends='fixed' leaves stem "
             'and prediction layers at W8A8'
         )
 
