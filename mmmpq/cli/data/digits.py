@@ -1,24 +1,14 @@
-"""Makes the digits classification set: scikit-learn's 1,797 scans, with noise.
+"""Makes the digits classification set: scikit-learn's 1,797 scans, with noise."""
 
-The 8 px scans are enlarged to 16 px and noise is added, drawn once from the seed, so
-that the bit-widths of a small network show in its accuracy. The split is by scan and
-in scikit-learn's order, the first for training and the rest for validation, without
-shuffling: the order keeps the scans of a writer together, and shuffling would put
-every writer into both parts.
-"""
-
-import argparse
 from pathlib import Path
 
 import cv2
 import numpy as np
-from mmmpq.cli.flags.data.digits import SCANS, parse_args
-from mmmpq.cli.data.new_folder import make_folder
 from rich.progress import track
 from sklearn.datasets import load_digits
 
-
-
+from mmmpq.cli.data.new_folder import make_folder
+from mmmpq.cli.flags.data.digits import SCANS, parse_args
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,4 +31,3 @@ def main(argv: list[str] | None = None) -> None:
                 raise OSError(f'cannot write {path}')
 
     make_folder(args.out, dict(converter='digits', version=1, **settings), fill)
-

@@ -1,25 +1,18 @@
-"""Unpacks Fashion-MNIST: 60,000 + 10,000 photos of clothes, 28 px, 10 classes.
+"""Unpacks Fashion-MNIST: 60,000 + 10,000 photos of clothes, 28 px, 10 classes."""
 
-The four idx files are those of the Debian package dataset-fashion-mnist (MIT licence;
-Fashion-MNIST, 2017, arXiv 1708.07747).
-"""
-
-import argparse
 import gzip
 import tempfile
 from pathlib import Path
 
-from mmmpq.cli.flags.data.fashion import PACKAGES, parse_args
-from mmmpq.cli.data.debian import add_source, unpack
+from mmmpq.cli.data.debian import unpack
 from mmmpq.cli.data.new_folder import make_folder
+from mmmpq.cli.flags.data.fashion import PACKAGES, parse_args
 
 FILES = tuple(
     f'{split}-{kind}-ubyte'
     for split in ('train', 't10k')
     for kind in ('images-idx3', 'labels-idx1')
 )
-
-
 
 
 def main(argv: list[str] | None = None) -> None:

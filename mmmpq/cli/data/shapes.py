@@ -1,9 +1,4 @@
-"""Makes the shapes detection set: COCO format, drawn from a seed.
-
-Squares, discs, triangles, stars, crosses and rings in random colours and sizes, a
-little tilted, partly overlapping, on random crops of scikit-learn's two sample photos.
-The later shape lies on top; boxes, areas and polygons are those of the whole shape.
-"""
+"""Makes the shapes detection set: COCO format, drawn from a seed."""
 
 import argparse
 import json
@@ -11,15 +6,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from mmmpq.cli.flags.data.shapes import parse_args
-from mmmpq.cli.data.new_folder import make_folder
 from rich.progress import track
 from sklearn.datasets import load_sample_images
 
+from mmmpq.cli.data.new_folder import make_folder
+from mmmpq.cli.flags.data.shapes import parse_args
+
 CLASSES = ('square', 'disc', 'triangle', 'star', 'cross', 'ring')
 SUBPIXEL_BITS = 4  # fixed-point fraction of the coordinates that cv2 draws
-
-
 
 
 def circle(radius: float, corners: int, start: float = 0.0) -> np.ndarray:
@@ -137,4 +131,3 @@ def main(argv: list[str] | None = None) -> None:
         write_split(folder, 'val', args.val, args, photos)
 
     make_folder(args.out, dict(converter='shapes', version=1, **settings), fill)
-

@@ -1,25 +1,17 @@
-"""Makes the stamps detection set: real cut-outs on real photographs, COCO format.
+"""Makes the stamps detection set: real cut-outs on real photographs, COCO format."""
 
-Cut-outs with alpha (Tux Paint's stamps, GPL-2; cartoons left out) in 7 classes are
-pasted at random scale and place, mirrored or not, on random crops of photographs (MATE:
-GPL-2+ and CC-BY-SA; Plasma: GPL-2+; Lomiri: CC-BY and CC-BY-SA) that show no object of a
-class in front. No cut-out, and no photograph, is in both splits. Boxes and areas are of
-the part that is seen. The packages are fetched, or given with --source; what is made
-from them has their licences: do not pass it on under others.
-"""
-
-import argparse
 import json
 import re
 import tempfile
 from pathlib import Path
 
 import numpy as np
-from mmmpq.cli.flags.data.stamps import PACKAGES, parse_args
-from mmmpq.cli.data.debian import add_source, unpack
-from mmmpq.cli.data.new_folder import make_folder
 from PIL import Image, ImageOps
 from rich.progress import track
+
+from mmmpq.cli.data.debian import unpack
+from mmmpq.cli.data.new_folder import make_folder
+from mmmpq.cli.flags.data.stamps import PACKAGES, parse_args
 
 # Class -> folders of stamps.
 CLASSES = {
@@ -32,27 +24,21 @@ CLASSES = {
     'vehicle': ('vehicles', 'military/vehicles'),
 }
 DRAWN = {'cartoon', 'plastic', 'toys'}
+MATE = ('Aqua', 'Blinds', 'Dune', 'GreenMeadow', 'RainDrops', 'Storm', 'Wood')
+PLASMA = (
+    *('BytheWater', 'ColdRipple', 'DarkestHour', 'FallenLeaf', 'Grey', 'Kite'),
+    *('OneStandsOut', 'Path', 'summer_1am'),
+)
+LOMIRI = ('Bridge', 'Dragonfly', 'aitzgorri', 'life', 'picosdeeuropa', 'sunset')
 PHOTOS = (
-    *(
-        f'mate/nature/{name}.jpg'
-        for name in 'Aqua Blinds Dune GreenMeadow RainDrops Storm Wood'.split()
-    ),
-    *(
-        f'wallpapers/{name}/contents/images/*'
-        for name in 'BytheWater ColdRipple DarkestHour FallenLeaf Grey Kite '
-        'OneStandsOut Path summer_1am'.split()
-    ),
-    *(
-        f'backgrounds/{name}_by_*.jpg'
-        for name in 'Bridge Dragonfly aitzgorri life picosdeeuropa sunset'.split()
-    ),
+    *(f'mate/nature/{name}.jpg' for name in MATE),
+    *(f'wallpapers/{name}/contents/images/*' for name in PLASMA),
+    *(f'backgrounds/{name}_by_*.jpg' for name in LOMIRI),
 )
 TEST_SHARE = 1 / 3  # of the cut-outs and of the photographs
 SCALE = (0.2, 0.55)  # longer side of a cut-out in image sides
 FILLED = 0.15  # least share of its box that a cut-out fills
 SEEN = 0.5  # least share of a cut-out that later ones leave to see
-
-
 
 
 def load_cutouts(files: Path) -> dict[str, list[tuple[str, Image.Image]]]:
@@ -99,8 +85,8 @@ def load_photos(files: Path, short: int) -> list[Image.Image]:
             photos.append(image.resize(size, Image.Resampling.LANCZOS))
     if len(photos) < 2:
         raise ValueError(
-            f'--source: found {len(photos)} photographs in {files}; two are needed, one '
-            'for each split'
+            f'--source: found {len(photos)} photographs in {files}; two are needed, '
+            'one for each split'
         )
     return photos
 

