@@ -8,13 +8,6 @@ model = dict(
 load_from = 'work_dirs/retinanet-lite0_stamps_float/epoch_8.pth'
 train_cfg = dict(max_epochs=3, val_interval=3)
 optim_wrapper = dict(optimizer=dict(lr=3e-4))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),
-    dict(type='CosineAnnealingLR', T_max=3, by_epoch=True, convert_to_iter_based=True),
-]
-custom_hooks = [
-    dict(
-        _base_.search,
-        budgets=[dict(type='BOPs', limit='W3A3', input_shape=(3, 128, 128))],
-    )
-]
+param_scheduler = [_base_.linear, dict(_base_.cosine, T_max=3)]
+budget = dict(type='BOPs', limit='W3A3', input_shape=(3, 128, 128))
+custom_hooks = [dict(_base_.search, budgets=[budget])]

@@ -1,6 +1,7 @@
 # ResNet-20 with half the channels and half the resolution from its stem on
 _base_ = [
     '../_base_/datasets/fashion_mnist.py',
+    '../_base_/digits_float_schedule.py',
     'mmpretrain::_base_/default_runtime.py',
 ]
 custom_imports = dict(imports=['mmmpq'], allow_failed_imports=False)
@@ -23,22 +24,9 @@ model = dict(
     ),
 )
 
-max_epochs = 20
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=5)
-val_cfg = dict()
-test_cfg = dict()
-
-optim_wrapper = dict(
-    optimizer=dict(type='SGD', lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-)
-param_scheduler = dict(
-    type='CosineAnnealingLR',
-    T_max=max_epochs,
-    by_epoch=True,
-    convert_to_iter_based=True,
-)
+optim_wrapper = dict(optimizer=dict(nesterov=True))
 default_hooks = dict(
     logger=dict(interval=50),
-    checkpoint=dict(interval=max_epochs),
+    checkpoint=dict(interval=20),
 )
 randomness = dict(seed=0)

@@ -16,16 +16,7 @@ model = dict(
     ),
     neck=dict(in_channels=[24, 40, 112, 320]),
 )
-max_epochs = 8
-train_cfg = dict(max_epochs=max_epochs, val_interval=2)
+train_cfg = dict(max_epochs=8, val_interval=2)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, end=50),
-    dict(
-        type='CosineAnnealingLR',
-        T_max=max_epochs,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    ),
-]
+param_scheduler = [_base_.linear, dict(_base_.cosine, T_max=8)]
 default_hooks = dict(checkpoint=dict(interval=2, max_keep_ckpts=1))

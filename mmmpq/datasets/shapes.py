@@ -1,21 +1,18 @@
 """The shapes detection set."""
 
-from mmdet.datasets import CocoDataset
-
-from mmmpq.datasets.bundled import require
+from mmmpq.datasets.coco import MadeCocoDataset
 from mmmpq.registry import DATASETS
 
 
 @DATASETS.register_module()
-class ShapesDataset(CocoDataset):
+class ShapesDataset(MadeCocoDataset):
     """Six kinds of shapes drawn on photos, in COCO format.
 
     Made by ``tools/dataset_converters/shapes.py``. Takes the arguments of mmdet's
     :class:`CocoDataset`.
-
-    Raises:
-        FileNotFoundError: If the data is absent; says how to make it.
     """
+
+    converter = 'shapes.py'
 
     METAINFO = dict(
         classes=('square', 'disc', 'triangle', 'star', 'cross', 'ring'),
@@ -28,8 +25,3 @@ class ShapesDataset(CocoDataset):
             (90, 90, 90),
         ],
     )
-
-    def load_data_list(self) -> list[dict]:
-        """Loads the annotations; see :class:`CocoDataset`."""
-        require(self.ann_file, self.data_root, 'shapes.py')
-        return super().load_data_list()

@@ -1,25 +1,28 @@
 """The stamps detection set."""
 
-from mmdet.datasets import CocoDataset
-
-from mmmpq.datasets.bundled import require
+from mmmpq.datasets.coco import MadeCocoDataset
 from mmmpq.registry import DATASETS
 
 
 @DATASETS.register_module()
-class StampsDataset(CocoDataset):
+class StampsDataset(MadeCocoDataset):
     """Cut-outs of seven kinds of objects pasted on photographs, in COCO format.
 
     Made by ``tools/dataset_converters/stamps.py``. Takes the arguments of mmdet's
     :class:`CocoDataset`.
-
-    Raises:
-        FileNotFoundError: If the data is absent; says how to make it.
     """
+
+    converter = 'stamps.py'
 
     METAINFO = dict(
         classes=(
-            *('animal', 'clothes', 'food', 'household', 'plant', 'sign', 'vehicle'),
+            'animal',
+            'clothes',
+            'food',
+            'household',
+            'plant',
+            'sign',
+            'vehicle',
         ),
         palette=[
             (220, 20, 60),
@@ -31,8 +34,3 @@ class StampsDataset(CocoDataset):
             (120, 70, 20),
         ],
     )
-
-    def load_data_list(self) -> list[dict]:
-        """Loads the annotations; see :class:`CocoDataset`."""
-        require(self.ann_file, self.data_root, 'stamps.py')
-        return super().load_data_list()
