@@ -78,8 +78,11 @@ def solve(
             options=dict(mip_rel_gap=0, node_limit=nodes),
         )
         rounds += 1
-        if result.x is None and (margin or result.status in _STOPPED):
-            margin, nodes = 0.0, 2**31 - 1
+        if result.x is None and result.status in _STOPPED:
+            nodes *= 10  # there may be one
+            continue
+        if result.x is None and margin:
+            margin = 0.0
             continue
         if result.x is None:
             raise ValueError(
