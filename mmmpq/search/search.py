@@ -137,7 +137,9 @@ class Search(Problem):
         for t in self.tables:
             self.log(
                 f'Budget {t.name} {t.at.limit!r}: {t.limit:.6g} {t.unit}, '
-                f'candidates span [{t.min:.6g}, {t.max:.6g}] {t.unit}'
+                f'candidates span [{t.min:.6g}, {t.max:.6g}] {t.unit}; '
+                f'{t.constant:.6g} {t.unit} of it are not searched, '
+                f'{t.floats:.6g} of these of float layers'
             )
 
     def draw(self, iteration: int) -> None:
