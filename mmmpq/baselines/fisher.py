@@ -6,12 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.model import BaseModel
-from torch import Tensor
 
 from mmmpq.baselines.measurements import Measurements
-from mmmpq.baselines.probe import Probe
-from mmmpq.layers import MixedLayer, open_checkpoints
-from mmmpq.policy import SKIP
+from mmmpq.baselines.probe import Probe, input_errors, weight_errors
+from mmmpq.layers import open_checkpoints
 from mmmpq.search.space import SearchSpace
 
 
@@ -77,43 +75,12 @@ def _of_batch(probe: Probe, batch: Any) -> dict[str, np.ndarray]:
     loss, blocks = probe.at(batch)(None)
     flat = [x for block in blocks for x in block]
     grads = iter(torch.autograd.grad(loss, flat, allow_unused=True))
-    pairs = [[(x, next(grads)) for x in block] for block in blocks]
+    slopes = [[next(grads) for _ in block] for block in blocks]
     size = len(batch['inputs']) if isinstance(batch, dict) else len(batch[0])
     count = len(probe.layers)
-    return {
-        name: 0.5 * size * (_of_weight(layer, *weight) + _of_inputs(layer, inputs))
-        for (name, layer), (weight,), inputs in zip(
-            probe.layers.items(), pairs[:count], pairs[count:], strict=True
-        )
-    }
-
-
-@torch.no_grad()
-def _of_weight(layer: MixedLayer, weight: Tensor, grad: Tensor | None) -> np.ndarray:
-    if grad is None:  # no path of the loss leads through it
-        return np.zeros(len(layer.candidates))
-    return np.array(
-        [
-            _error(0 * weight if c == SKIP else layer.candidate_weight(j), weight, grad)
-            for j, c in enumerate(layer.candidates)
-        ]
-    )
-
-
-@torch.no_grad()
-def _of_inputs(
-    layer: MixedLayer, inputs: Sequence[tuple[Tensor, Tensor | None]]
-) -> np.ndarray:
-    by_bits = {
-        bits: sum(
-            _error(layer.a_quantizer(x, bits), x, grad)
-            for x, grad in inputs
-            if grad is not None
-        )
-        for bits in {c.a_bits for c in layer.candidates} - {0}
-    }
-    return np.array([by_bits.get(c.a_bits, 0.0) for c in layer.candidates])
-
-
-def _error(quantized: Tensor, x: Tensor, grad: Tensor) -> float:
-    return float(((quantized - x) * grad).double().square().sum())
+    found = {}
+    for i, (name, layer) in enumerate(probe.layers.items()):
+        inputs = blocks[count + i], slopes[count + i]
+        harm = weight_errors(layer, *slopes[i]) + input_errors(layer, *inputs)
+        found[name] = 0.5 * size * harm
+    return found

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.model import BaseModel
-from torch import Tensor
 
 from mmmpq.baselines.hutchinson import (
     NotTwiceDifferentiable,
@@ -15,9 +14,8 @@ from mmmpq.baselines.hutchinson import (
     trace_sample,
 )
 from mmmpq.baselines.measurements import Measurements
-from mmmpq.baselines.probe import Probe
+from mmmpq.baselines.probe import Probe, input_errors, weight_errors
 from mmmpq.layers import open_checkpoints
-from mmmpq.policy import SKIP
 from mmmpq.search.space import SearchSpace
 
 EXACT, DIFFERENCES = 'double backward', 'finite differences'
@@ -175,27 +173,12 @@ def quantization_errors(
     errors = {}
     with Probe(model, names) as probe, open_checkpoints(recompute=False):
         for name, layer in probe.layers.items():
-            w_errors = [
-                _error(
-                    0 * layer.weight if c == SKIP else layer.candidate_weight(j),
-                    layer.weight,
-                )
-                for j, c in enumerate(layer.candidates)
-            ]
-            errors[name] = np.array(w_errors), np.zeros(len(w_errors))
+            w_errors = weight_errors(layer)
+            errors[name] = w_errors, np.zeros_like(w_errors)
         for batch in batches:
             _, blocks = probe.at(batch)(None)
             for (name, layer), xs in zip(
                 probe.layers.items(), blocks[len(names) :], strict=True
             ):
-                by_bits = {
-                    bits: sum(_error(layer.a_quantizer(x, bits), x) for x in xs)
-                    for bits in {c.a_bits for c in layer.candidates} - {0}
-                }
-                more = [by_bits.get(c.a_bits, 0.0) for c in layer.candidates]
-                errors[name][1][:] += np.array(more) / len(batches)
+                errors[name][1][:] += input_errors(layer, xs) / len(batches)
     return errors
-
-
-def _error(quantized: Tensor, x: Tensor) -> float:
-    return float((quantized - x).square().sum())

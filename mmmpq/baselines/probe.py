@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmpq.baselines.hutchinson import Forward
 from mmmpq.layers import MixedLayer, first_input, float_mode, quantized_part
+from mmmpq.policy import SKIP
 from mmmpq.randomness import isolated_randomness
 
 
@@ -97,3 +99,50 @@ def _frozen_norms(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+
+
+@torch.no_grad()
+def weight_errors(layer: MixedLayer, slope: Tensor | float | None = 1.0) -> np.ndarray:
+    """Σ (slope · (Q(W) - W))² of every candidate (m,), float64.
+
+    A skipped block has Q(W) = 0.
+
+    Args:
+        layer: A searched layer.
+        slope: Of the shape of W, a number, or None for 0.
+    """
+    w = layer.weight
+    found = [
+        _error(0 * w if c == SKIP else layer.candidate_weight(j), w, slope)
+        for j, c in enumerate(layer.candidates)
+    ]
+    return np.array(found)
+
+
+@torch.no_grad()
+def input_errors(
+    layer: MixedLayer,
+    inputs: Sequence[Tensor],
+    slopes: Sequence[Tensor | float | None] | None = None,
+) -> np.ndarray:
+    """Σ (slope · (Q(x) - x))² over all inputs, of every candidate (m,), float64.
+
+    A skipped block has no error of its inputs.
+
+    Args:
+        layer: A searched layer.
+        inputs: Of its calls.
+        slopes: One each, as of :func:`weight_errors`; default: 1.
+    """
+    pairs = list(zip(inputs, slopes or [1.0] * len(inputs), strict=True))
+    by_bits = {
+        bits: sum(_error(layer.a_quantizer(x, bits), x, slope) for x, slope in pairs)
+        for bits in {c.a_bits for c in layer.candidates} - {0}
+    }
+    return np.array([by_bits.get(c.a_bits, 0.0) for c in layer.candidates])
+
+
+def _error(quantized: Tensor, x: Tensor, slope: Tensor | float | None) -> float:
+    if slope is None:  # no path of the loss leads through it
+        return 0.0
+    return float(((quantized - x) * slope).double().square().sum())

@@ -1,4 +1,4 @@
-"""Fetches the ImageNet weights of EfficientNet-Lite0 as a checkpoint of mmpretrain's."""
+"""Fetches the ImageNet weights of EfficientNet-Lite0 as mmpretrain's checkpoint."""
 
 import io
 import subprocess
