@@ -1,8 +1,12 @@
-# ResNet-18, ImageNet, from scratch; stem and classifier are float and not counted
+# ResNet-18 with BatchNorms in front, as published, ImageNet, from scratch; stem and
+# classifier are float and not counted
 _base_ = ['../_base_/quantized/resnet18_imagenet.py', '../_base_/edmips.py']
 work_dir = 'work_dirs/edmips/resnet18_imagenet'
 
-model = dict(quant=dict(_base_.supernet, exclude=_base_.ends))
+model = dict(
+    backbone=dict(type='mmmpq.PreActResNet'),
+    quant=dict(_base_.supernet, exclude=_base_.ends),
+)
 load_from = None
 train_cfg = dict(max_epochs=25, val_interval=25)
 param_scheduler = dict(milestones=[10, 20])

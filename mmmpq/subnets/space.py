@@ -1,6 +1,7 @@
 """The nets that a supernet holds: precisions of its groups, choices of its modules."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -138,6 +139,21 @@ class SubnetSpace:
                 'one_precision: the groups of the supernet have no candidate in common'
             )
         return self.precisions[_draw(len(self.precisions), generator)]
+
+    def draw_alike(
+        self, patterns: Sequence[str], generator: torch.Generator
+    ) -> dict[str, Any]:
+        """A value for the genes of elastic modules whose names match one of
+        ``patterns``: the same for all that may take the same ones."""
+        drawn: dict[tuple, Any] = {}
+        alike: dict[str, Any] = {}
+        for gene in self.architecture:
+            values = self.genes[gene]
+            if any(fnmatchcase(gene, pattern) for pattern in patterns):
+                if values not in drawn:
+                    drawn[values] = values[_draw(len(values), generator)]
+                alike[gene] = drawn[values]
+        return alike
 
     def uniform(self, subnet: Subnet, precision: Precision | None) -> Subnet:
         """``subnet`` with all groups at ``precision``."""

@@ -175,15 +175,32 @@ def test_subnets_of_an_iteration(train):
     drawn = [hook.subnets(i) for i in range(40)]
     assert drawn == [hook.subnets(i) for i in range(40)]
     assert all(len(subnets) == 4 for subnets in drawn)
-    for smallest, *_, largest in drawn:
-        assert set(smallest.values()) == {(2, 2)}
-        assert len(set(largest.values())) == 1
-    assert {next(iter(s[-1].values())) for s in drawn} == {(2, 2), (3, 3), (4, 4)}
+    for end in (0, -1):
+        assert all(len(set(subnets[end].values())) == 1 for subnets in drawn)
+        precisions = {next(iter(subnets[end].values())) for subnets in drawn}
+        assert precisions == {(2, 2), (3, 3), (4, 4)}
     assert any(len(set(s[1].values())) > 1 for s in drawn)
-    hook.one_precision, hook.one_precision_largest = True, False
+    hook.one_precision, hook.one_precision_ends = True, False
     for subnets in map(hook.subnets, range(20)):
         assert all(len(set(s.values())) == 1 for s in subnets)
+        assert set(subnets[0].values()) == {(2, 2)}
         assert set(subnets[-1].values()) == {(4, 4)}
+
+
+def test_the_ends_of_an_elastic_net_have_one_random_kernel():
+    hook = SandwichHook(random=1)
+    hook.space, hook.seed = SubnetSpace(ElasticTiny()), 0
+    hook.generator = torch.Generator()
+    kernels = {0: set(), -1: set()}
+    for subnets in map(hook.subnets, range(20)):
+        for end, extreme in ((0, min), (-1, max)):
+            subnet = subnets[end]
+            own = {v for gene, v in subnet.items() if gene.endswith('kernel')}
+            assert len(own) == 1
+            kernels[end] |= own
+            for gene in (g for g in subnet if not g.endswith('kernel')):
+                assert subnet[gene] == extreme(hook.space.genes[gene])
+    assert kernels == {0: {3, 5}, -1: {3, 5}}
 
 
 LOOPS = {

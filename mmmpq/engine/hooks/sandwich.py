@@ -1,7 +1,6 @@
 """The sandwich rule: several subnets of a supernet in every step of its training."""
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -45,10 +44,10 @@ class SandwichHook(TrainingHook):
         random: Random subnets in an iteration.
         one_precision: Whether these have one precision everywhere in place of
             independent ones.
-        one_precision_largest: Whether the largest net has one random precision
-            everywhere in place of the largest one.
-        free: Patterns of the genes that the largest net draws at random; the default is
-            what is published.
+        one_precision_ends: Whether the smallest and the largest net have one random
+            precision everywhere in place of the smallest and the largest one.
+        free: Patterns of genes of which these two draw one random value for the whole
+            net. Both defaults are as in the authors' code.
         teacher: ``config`` and ``checkpoint`` of a float net to learn from; None for
             the labels alone. See :class:`mmmpq.engine.distillation.Distillation`.
         distill: Weight of that term.
@@ -67,7 +66,7 @@ class SandwichHook(TrainingHook):
         self,
         random: int = 4,
         one_precision: bool = False,
-        one_precision_largest: bool = True,
+        one_precision_ends: bool = True,
         free: Sequence[str] = ('*kernel*',),
         teacher: Mapping[str, Any] | None = None,
         distill: float = 1.0,
@@ -83,7 +82,7 @@ class SandwichHook(TrainingHook):
         )
         self.random = random
         self.one_precision = one_precision
-        self.one_precision_largest = one_precision_largest
+        self.one_precision_ends = one_precision_ends
         self.free = tuple(free)
         self.teacher = teacher
         self.distill = distill
@@ -127,14 +126,12 @@ class SandwichHook(TrainingHook):
         random = [
             space.sample(generator, self.one_precision) for _ in range(self.random)
         ]
-        largest = space.largest()
-        if self.one_precision_largest:
-            largest = space.uniform(largest, space.draw_precision(generator))
-        drawn = space.sample(generator)
-        for gene in space.architecture:
-            if any(fnmatchcase(gene, pattern) for pattern in self.free):
-                largest[gene] = drawn[gene]
-        return [space.smallest(), *random, largest]
+        ends = []
+        for end in (space.smallest(), space.largest()):
+            if self.one_precision_ends:
+                end = space.uniform(end, space.draw_precision(generator))
+            ends.append({**end, **space.draw_alike(self.free, generator)})
+        return [ends[0], *random, ends[1]]
 
     def _add_gradients(self, runner: Runner, batch: Any) -> None:
         """One pass of the subnet that is active, which the wrapper does not count.

@@ -10,5 +10,6 @@ if find_spec('mmpretrain'):
         EfficientNetLite0,
         SamePadConv2d,
     )
+    from mmmpq.models.backbones.preact_resnet import PreActResNet
 
-    __all__ += ['CifarResNet', 'EfficientNetLite0', 'SamePadConv2d']
+    __all__ += ['CifarResNet', 'EfficientNetLite0', 'PreActResNet', 'SamePadConv2d']
