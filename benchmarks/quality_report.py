@@ -39,7 +39,7 @@ BASELINES = {
 }
 SEARCHES = (
     *('bpnas_outputs', 'bpnas_composite', 'bpnas_fisher', 'bpnas_sampled'),
-    *('edmips', 'dnas'),
+    *('edmips', 'dnas', 'bpnas_paper'),
 )
 METHODS = (*SEARCHES, *BASELINES)
 # Of each method: Okabe-Ito's colours and three more, and a marker each.

@@ -58,7 +58,8 @@ EPILOG = """examples
   benchmarks/search_quality.py --jobs 2 --keep                (what the results lack)
   benchmarks/search_quality.py --jobs 0                       (table and plot alone)
 
-bpnas_* is configs/bpnas with that mixing. edmips and dnas take penalty, relaxation,
+bpnas_* is configs/bpnas with that mixing; bpnas_paper the config of that name, from a
+float net of its own. edmips and dnas take penalty, relaxation,
 mixing, weights and steps of their configs. EdMIPS's logits are joint here, as the
 candidates are no full grid. bpnas_fisher starts its logits from Fisher scores.
 uniform_long is fine-tuned for as many epochs as a search and its fine-tuning take;
@@ -93,8 +94,8 @@ def parse_args(argv=None) -> argparse.Namespace:
         '--methods',
         nargs='+',
         choices=METHODS,
-        default=[m for m in METHODS if m != 'bpnas_sampled'],
-        help='(default: all but bpnas_sampled)',
+        default=[m for m in METHODS if m not in ('bpnas_sampled', 'bpnas_paper')],
+        help='(default: all but bpnas_sampled and bpnas_paper, which shapes alone has)',
     )
     parser.add_argument(
         '--budgets',
@@ -173,15 +174,20 @@ def parse_args(argv=None) -> argparse.Namespace:
 # --- configs --------------------------------------------------------------------------
 
 
+def config_of(run: Run, twin: str = '') -> Path:
+    paper = '_paper' if run.method == 'bpnas_paper' else ''
+    return ROOT / f'configs/bpnas/{SETS[run.set][0]}{paper}{twin}.py'
+
+
 def search_config(run: Run) -> Config:
     """That of configs/bpnas, with what makes up the method in it."""
-    cfg = Config.fromfile(ROOT / f'configs/bpnas/{SETS[run.set][0]}.py')
+    cfg = Config.fromfile(config_of(run))
     quant, hook = cfg.model.quant, cfg.custom_hooks[0]
     shape = hook.budgets[0].input_shape
     hook.budgets = search_budgets(cfg, [run.budget])['budgets']
     if run.method == 'bpnas_fisher':
         hook.fisher = 8
-    elif run.method.startswith('bpnas_'):
+    elif run.method != 'bpnas_paper' and run.method.startswith('bpnas_'):
         quant.mixing = run.method.removeprefix('bpnas_')
     elif run.method in ('edmips', 'dnas'):
         like = LIKE.get(run.set, SETS[run.set][0])
@@ -197,7 +203,7 @@ def search_config(run: Run) -> Config:
 
 
 def finetune_config(run: Run, policy: Path, load_from: str) -> Config:
-    cfg = Config.fromfile(ROOT / f'configs/bpnas/{SETS[run.set][0]}_finetune.py')
+    cfg = Config.fromfile(config_of(run, '_finetune'))
     cfg.model.quant.policy = str(policy)
     cfg.load_from = load_from
     if run.method == 'uniform_long':
