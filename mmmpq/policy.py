@@ -12,13 +12,14 @@ from mmmpq.fileio import atomic_write, strict_json
 from mmmpq.units import statement
 
 BITS = (1, 2, 3, 4, 5, 6, 7, 8, 32)
+A_BITS = (*BITS[:-1], 16, 32)  # of activations
 QUANT = {'w_quantizer', 'a_quantizer', 'float_layers'}  # keys of a policy's meta.quant
 
 
 class Precision(NamedTuple):
     """Bit-widths of one layer's weights and of its input activations.
 
-    32 is float. (0, 0), of all layers of a residual block, means that the block is
+    1 to 8, of activations 16 as well; 32 is float. (0, 0), of all layers of a residual block, means that the block is
     skipped: it returns its input.
     """
 
@@ -37,8 +38,8 @@ class Precision(NamedTuple):
             key: Its name there, for the message of an error.
 
         Raises:
-            ValueError: Neither form, a width that is not 1 to 8 or 32, or a 0 that is
-                not one of the pair (0, 0).
+            ValueError: Neither form, a width that is not 1 to 8 or 32 (nor 16, of
+                activations), or a 0 that is not one of the pair (0, 0).
 
         Examples:
             >>> Precision.parse('W4A8')
@@ -56,11 +57,13 @@ class Precision(NamedTuple):
                 f'{key}: found {value!r}; accepted are a name such as "W4A4" or a '
                 'pair (w_bits, a_bits)'
             )
-        for bits in value:
-            if isinstance(bits, bool) or (bits not in BITS and tuple(value) != SKIP):
+        for bits, accepted in zip(value, (BITS, A_BITS), strict=True):
+            wrong = bits not in accepted and tuple(value) != SKIP
+            if isinstance(bits, bool) or wrong:
                 raise ValueError(
                     f'{key}: found {bits!r} bits in {value!r}; accepted are 1 to 8, '
-                    'and 32 for float; (0, 0), as a pair, skips a residual block'
+                    'and 32 for float, of activations 16 too; (0, 0), as a pair, skips '
+                    'a residual block'
                 )
         return cls(*map(int, value))
 

@@ -46,7 +46,7 @@ def test_a_skipped_block(value, tmp_path):
 @pytest.mark.parametrize(
     'value',
     [(0, 4), (4, 0), 'W0A4', (0, 32), (False, False), (0, '0')]
-    + [(4, 9), (16, 16), 'W4A33', (4, 4.5), (True, 4), (4, '4')],
+    + [(4, 9), (16, 16), (16, 8), 'W4A15', 'W4A33', (4, 4.5), (True, 4), (4, '4')],
 )
 def test_bits_out_of_range(value):
     with pytest.raises(ValueError, match=r'quant\.x: found .*1 to 8, and 32'):
@@ -57,6 +57,10 @@ def test_bits_out_of_range(value):
 def test_no_precision(value):
     with pytest.raises(ValueError, match=r'quant\.x: found .*"W4A4" or a pair'):
         Precision.parse(value, 'quant.x')
+
+
+def test_activations_alone_may_have_16_bits():
+    assert Precision.parse('W8A16') == (8, 16)
 
 
 def test_candidates():

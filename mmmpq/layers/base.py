@@ -160,7 +160,8 @@ class QuantLayer(QuantizedLayer):
 
     Args:
         *args, **kwargs: As of the float layer, and:
-        w_bits, a_bits: Widths of weights and input, 1 to 8, or 32 for float.
+        w_bits, a_bits: Widths of weights and input, 1 to 8 (the input's also 16), or 32
+            for float.
         quantizer: Config of both quantizers, or
         w_quantizer, a_quantizer: of each.
 

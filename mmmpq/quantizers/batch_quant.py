@@ -37,7 +37,7 @@ class BatchQuantizer(Quantizer):
     2021, arXiv 2105.08952.
 
     Args:
-        bits: The widths to serve, 1 to 8 and 32, the input as it is.
+        bits: The widths to serve, 1 to 8, 16 and 32, the input as it is.
         target: 'activation'.
         channels: Output channels of the layer; not used.
 

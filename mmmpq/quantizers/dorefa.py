@@ -122,7 +122,7 @@ class PACTQuantizer(Quantizer):
     arXiv 1805.06085.
 
     Args:
-        bits: The widths to serve, 1 to 8 (signed inputs: at least 2) and 32.
+        bits: The widths to serve, 1 to 8 (signed inputs: at least 2), 16 and 32.
         target: 'activation'.
         channels: Output channels of the layer; not used.
 

@@ -43,6 +43,9 @@ class GaussianQuantizer(Quantizer):
             multiplies the steps by what is measured in calibration (ours), for layers
             without a BatchNorm before them. Signed inputs are always measured.
         channels: Output channels of the layer; not used.
+
+    Raises:
+        ValueError: 16 bits are asked for.
     """
 
     def __init__(
@@ -53,6 +56,10 @@ class GaussianQuantizer(Quantizer):
         channels: int = 1,
     ) -> None:
         super().__init__(bits, target)
+        if 16 in bits:
+            raise ValueError(
+                'candidates: GaussianQuantizer has constants for 1 to 8 bits; found 16'
+            )
         self.normalised = normalised
         if target == 'weight':
             self.set_sign(True)

@@ -74,6 +74,15 @@ def test_against_a_loop(quantizer, signed, shape):
     torch.testing.assert_close(checked.rescale(sums).float(), layer(x))
 
 
+def test_inputs_of_16_bits():
+    x = torch.randn(2, 4, 5, 5)
+    layer = conv(LINEAR, x, w_bits=8, a_bits=16, padding=1)
+    integers, _ = loop(layer, x)
+    found = IntegerLayer(layer).accumulators(x)[0][0]
+    torch.testing.assert_close(found, integers.double(), rtol=0, atol=0)
+    assert integers.abs().max() > 2**20  # more than 8 bits' would be
+
+
 def test_any_zero_point(monkeypatch):
     """An asymmetric grid: its integer part is subtracted, its fraction corrected."""
     x = torch.randn(2, 4, 5, 5)

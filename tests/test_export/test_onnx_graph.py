@@ -106,6 +106,22 @@ def errors(model, network, images):
     return largest, torch.cat(relative, 1).mean(1)
 
 
+@pytest.mark.parametrize('containers', ['auto', '8bit'])
+@pytest.mark.parametrize('name', ['mobilenet_v2', 'retinanet'])
+def test_inputs_of_16_bits(name, containers, tmp_path):
+    # Of 65,535 levels the other one that a value tips to is hardly another value.
+    images = torch.randn(2, 3, 64, 64)
+    model = zoo(name, ['W8A16', 'W4A16', 'W32A16'], images)
+    file = tmp_path / 'net.onnx'
+    report = export_onnx(model, file, (3, 64, 64), containers=containers)
+    largest, _ = errors(model, OnnxNetwork(file), images)
+    assert largest.max() < 2e-3
+    assert {found['input'] for found in report['layers'].values()} == {'uint16'}
+    with pytest.raises(ValueError, match='opset: found 20, .* of 16 bits; 21'):
+        export_onnx(model, tmp_path / 'old.onnx', (3, 64, 64), 20, '8bit')
+    assert not (tmp_path / 'old.onnx').exists()
+
+
 @pytest.mark.parametrize('name', NETS)
 def test_nets_of_the_toolboxes(name, tmp_path):
     """In another number, and detectors in another size, than the trace has seen.

@@ -106,7 +106,7 @@ def test_every_width_beside_every_other_and_float(
 ):
     names = list(quantized_layers(settled(classifier())))
     widths = [(2, 8), (3, 7), (4, 6), (5, 5), (6, 4), (7, 3), (8, 2), (32, 32), (4, 32)]
-    widths += [(32, 4), (8, 8)]
+    widths += [(32, 4), (8, 16)]
     layers = {n: Precision(*p) for n, p in zip(names, widths, strict=True)}
     path = Policy(layers, dict(seed=3, costs=dict(float=dict(bops=7.0)))).save(
         tmp_path / 'policy.json'

@@ -12,7 +12,7 @@ import onnxruntime
 from mmmpq.export.latency.bench import INTEGER, Timed
 from mmmpq.export.latency.graphs import Work
 from mmmpq.fileio import atomic_write
-from mmmpq.policy import BITS, FLOAT, Precision
+from mmmpq.policy import A_BITS, BITS, FLOAT, Precision
 from mmmpq.units import digits
 
 Times = Mapping[Work, Mapping[Precision, Timed]]
@@ -87,4 +87,4 @@ def entries(timed: Times, inputs: Mapping[Work, int]) -> list[dict[str, Any]]:
 def _precisions(times: Mapping[Precision, Timed]) -> Iterable[Precision]:
     if INTEGER not in times:
         return [p for p in times if p == FLOAT]
-    return (Precision(w, a) for w in BITS for a in BITS)
+    return (Precision(w, a) for w in BITS for a in A_BITS)

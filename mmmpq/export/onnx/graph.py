@@ -21,7 +21,7 @@ from mmmpq.version import __version__
 FORMAT = 'mmmpq-onnx'
 VERSION = 1
 OPSETS = range(13, 26)
-INT4_OPSET = 21  # the first with 4-bit types
+INT4_OPSET = 21  # the first with types of 4 bits, and of 16
 TRACED_SIZE = 320  # pixels of an image that suffice where any size may come later
 
 
@@ -185,11 +185,13 @@ def _check_opset(
     low = [
         f'{name} ({layer.precision})'
         for name, layer in layers.items()
-        if layer.precision != SKIP and 4 in containers_of(layer.precision, containers)
+        if layer.precision != SKIP
+        and {4, 16}.intersection(containers_of(layer.precision, containers))
     ]
     if opset < INT4_OPSET and low:
         more = f' and {len(low) - 8} more' if len(low) > 8 else ''
         raise ValueError(
-            f'opset: found {opset}, which has no 4-bit types; {INT4_OPSET} or later is '
-            f"needed, or containers '8bit', for {', '.join(low[:8])}{more}"
+            f'opset: found {opset}, which has no types of 4 and of 16 bits; {INT4_OPSET} '
+            "or later is needed, or containers '8bit' and activations of at most 8, for "
+            f'{", ".join(low[:8])}{more}'
         )

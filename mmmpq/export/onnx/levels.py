@@ -19,7 +19,7 @@ class Stored:
     -7 … 7 in uint8, are stored shifted.
 
     Args:
-        type: 'int4', 'uint4', 'int8' or 'uint8'.
+        type: 'int4', 'uint4', 'int8', 'uint8' or, of inputs, 'int16' or 'uint16'.
         low, high: The levels q' of the true width.
         shift: q - q'.
         point: Zero point of that type; a number, or one for each channel.
@@ -46,7 +46,7 @@ def store_levels(
     zero: np.ndarray | float,
     signed: bool | None = None,
 ) -> Stored:
-    """The levels qmin … qmax with zero z in a type of four or eight ``bits``.
+    """The levels qmin … qmax with zero z in a type of 4, 8 or 16 ``bits``.
 
     Args:
         signed: Whether the type is; default: as the levels are.
@@ -62,13 +62,15 @@ def store_levels(
 
 
 def containers_of(precision: Precision, containers: str) -> tuple[int, int]:
-    """Bits of the types, 4 or 8, for a layer's weight and input.
+    """Bits of the types, 4, 8 or for inputs 16, for a layer's weight and input.
 
     Four where ``containers`` is 'auto' and the bits suffice. An input is stored in four
     only if the weight is: ONNX Runtime 1.31 fails to open a file where a convolution
     has weights of 8 bits between inputs and outputs of 4.
     """
     weight = 4 if containers == 'auto' and precision.w_bits <= 4 else 8
+    if precision.a_bits == 16:
+        return weight, 16
     return weight, 4 if weight == 4 and precision.a_bits <= 4 else 8
 
 
@@ -94,15 +96,18 @@ def needs_vnni(precision: Precision) -> bool:
 
 def limits(kind: str) -> tuple[int, int]:
     """The lowest and the highest integer of a type such as 'uint4'."""
-    bits = int(kind[-1])
+    bits = int(kind.lstrip('uint'))
     low = 0 if kind[0] == 'u' else -(2 ** (bits - 1))
     return low, low + 2**bits - 1
 
 
 def packed(values: np.ndarray, kind: str) -> bytes:
     """Integers as ONNX's raw data: 4 bits go two to a byte, the first one low."""
-    data = np.ascontiguousarray(values).astype(np.int16).astype(np.uint8).ravel()
-    if kind[-1] == '4':
+    values = np.ascontiguousarray(values).astype(np.int32).ravel()
+    if kind.endswith('16'):
+        return values.astype('<u2').tobytes()
+    data = values.astype(np.uint8)
+    if kind.endswith('4'):
         data = np.append(data, np.zeros(data.size % 2, np.uint8)) & 15
         data = data[::2] | data[1::2] << 4
     return data.tobytes()

@@ -29,8 +29,8 @@ def to_qdq(
     called; each input of a layer becomes QuantizeLinear -> [Clip ->] DequantizeLinear,
     with Clip where the type has more levels than the true width. Of types of 8 bits it
     clips integers, which ONNX Runtime fuses, and they are unsigned, as the input and
-    the output of what it fuses have to be alike; of 4 bits, for which Clip is not
-    defined, it clips floats before QuantizeLinear. Where a zero point is
+    the output of what it fuses have to be alike; of 4 and of 16 bits, for which Clip is
+    not there, it clips floats before QuantizeLinear. Where a zero point is
     no integer, as with DoReFa weights, its fraction is added before and taken away
     behind, see :class:`.onnx_levels.Stored`.
 
@@ -149,18 +149,19 @@ class _Writer:
         else:
             points = [self.integers(f'{base}_zero_point', at.point, at.type)]
         levels = ('min', at.low), ('max', at.high)
-        if four and (at.clipped or points):
+        before = bits != 8
+        if before and (at.clipped or (four and points)):
             ends = [
                 self.floats(f'{base}_{end}', scale * (level - at.point))
                 for end, level in levels
             ]
-            if points:
+            if four and points:
                 x = self.node('Max', [x, ends[0]], base)
                 x = self.node('Min', [x, ends[1]], base)
             else:
                 x = self.node('Clip', [x, *ends], base)
         x = self.node('QuantizeLinear', [x, step, *points], base, **kind)
-        if at.clipped and not four:
+        if at.clipped and not before:
             ends = [self.integers(f'{base}_{e}', q, at.type) for e, q in levels]
             x = self.node('Clip', [x, *ends], base)
         x = self.node('DequantizeLinear', [x, step, *points], base)

@@ -177,7 +177,8 @@ def _marking(name: str, layer: QuantizedLayer, integers: bool):
         # ONNX Runtime rounds the bias of a convolution between quantized tensors to
         # multiples of the two scales' product. What it buys is an integer convolution;
         # where that is not wanted, the bias is added behind.
-        inside = integers or 32 in (w_bits, a_bits) or (w_bits, a_bits) == (8, 8)
+        inside = 32 in (w_bits, a_bits) or (w_bits, a_bits) == (8, 8)
+        inside |= integers and a_bits != 16  # which no convolution takes
         if layer.bias is None or inside:
             return layer.compute(x, weight, layer.bias)
         return layer.compute(x, weight, None) + layer.bias[:, None, None]
