@@ -180,25 +180,28 @@ def test_onnx_is_called_with_its_flags(tool, folder, tmp_path, monkeypatch):
 
     class Exporter:
         @staticmethod
-        def export_onnx(model, path, shape, *options):
-            called.append((type(model).__name__, tuple(shape), *options))
+        def export_onnx(model, path, shape, opset, **options):
+            called.append((type(model).__name__, tuple(shape), opset, options))
             path.write_bytes(b'x' * 77)
-            return dict(bytes=77, layers={'backbone.conv1': dict(weight_bytes=50)})
+            layers = {'backbone.conv1': dict(weight_bytes=50)}
+            return dict(bytes=77, layers=layers, islands=None)
 
     monkeypatch.setitem(sys.modules, 'mmmpq.export.onnx.graph', Exporter)
     out = tmp_path / 'x.onnx'
     export(
         tool, folder, '--format', 'onnx', 'packed', '--opset', '22', '--out', str(out)
     )
-    assert called == [('ImageClassifier', (3, 16, 16), 22, 'auto', False)]
+    options = dict(containers='8bit', vnni=False)
+    assert called == [('ImageClassifier', (3, 16, 16), 22, options)]
     assert out.stat().st_size == 77 and out.with_suffix('.safetensors').is_file()
     sizes = json.loads((tmp_path / 'sizes.json').read_text())
     assert set(sizes['total']) == {'float', 'theory', 'packed', 'onnx'}
     export(
         tool, folder, '--format', 'onnx', '--out', str(out),
-        *('--input-shape', '3', '8', '8', '--containers', '8bit', '--vnni'),
+        *('--input-shape', '3', '8', '8', '--containers', 'auto', '--vnni'),
     )  # fmt: skip
-    assert called[1] == ('ImageClassifier', (3, 8, 8), 21, '8bit', True)
+    options = dict(containers='auto', vnni=True)
+    assert called[1] == ('ImageClassifier', (3, 8, 8), 21, options)
 
 
 @pytest.mark.parametrize(
