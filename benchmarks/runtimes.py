@@ -1,7 +1,7 @@
 """How fast our ONNX files are beside float and beside what a runtime's own tool makes.
 
 For every model these files take turns in one process, and medians are of ratios within
-a round:
+a round; with one thread of the process's CPU time, which other programs change least:
 
 * `float`: the exported net, nothing quantized;
 * `ours W8A8`, `ours W4A4`: types of 8 bits, as `mmmpq export --fold` writes them;
@@ -167,12 +167,13 @@ def measure(
     size = (3, *INPUTS[model][1][1:])
     opened = {n: RUNTIMES[runtime]().open(f, size, threads) for n, f in files.items()}
     times: dict[str, list[float]] = {name: [] for name in opened}
+    clock = time.process_time if threads == 1 else time.perf_counter
     for i in track(range(rounds + 3), f'{model}, {runtime}', transient=True):
         for name, each in opened.items():
-            start = time.perf_counter()
+            start = clock()
             each.run()
             if i >= 3:
-                times[name].append(1e3 * (time.perf_counter() - start))
+                times[name].append(1e3 * (clock() - start))
     rows = []
     for name, each in opened.items():
         ratios = [a / b for a, b in zip(times['float'], times[name], strict=True)]

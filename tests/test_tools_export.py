@@ -44,6 +44,7 @@ test_dataloader = dict(
     dataset=dict(
         type='CustomDataset', data_prefix={pictures!r},
         pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
+train_dataloader = dict(test_dataloader)
 test_evaluator = dict(type='Accuracy', topk=(1,))
 test_cfg = dict()
 visualizer = dict(type='UniversalVisualizer')
@@ -202,6 +203,41 @@ def test_onnx_is_called_with_its_flags(tool, folder, tmp_path, monkeypatch):
     )  # fmt: skip
     options = dict(containers='auto', vnni=True)
     assert called[1] == ('ImageClassifier', (3, 8, 8), 21, options)
+
+
+def test_onnx_for_a_runtime(tool, folder, tmp_path, capsys):
+    """Ranges come from the pictures that it trains on; what it costs is said."""
+    pytest.importorskip('onnxruntime')
+    out = tmp_path / 'x.onnx'
+    flags = '--format', 'onnx', '--fold', '--out', str(out), '--target'
+    export(tool, folder, *flags, 'onnxruntime', '--batches', '2')
+    said = capsys.readouterr().out
+    assert 'tensors between layers are rounded to 8 bits for onnxruntime' in said
+    assert '% (root mean square, of 2 batches)' in said
+    assert 'conv1' in said and 'quantize once more' in said
+    first = out.read_bytes()
+    export(tool, folder, *flags, 'onnxruntime', '--batches', '2')
+    assert out.read_bytes() == first
+    with pytest.raises(ValueError, match=r"target: found 'onnx'; accepted are generic"):
+        export(tool, folder, *flags, 'onnx')
+    with pytest.raises(ValueError, match=r'images: found \(3, 16, 16\).*\(3, 8, 8\)'):
+        export(tool, folder, *flags, 'generic', '--input-shape', '3', '8', '8')
+    assert out.read_bytes() == first
+
+
+def test_the_smallest_file_says_what_it_costs(tool, folder, tmp_path, capsys):
+    pytest.importorskip('onnx')
+    flags = '--format', 'onnx', '--out', str(tmp_path / 'x.onnx'), '--containers'
+    export(tool, folder, *flags, 'auto')
+    assert 'slower than float. --containers 8bit is fast' in capsys.readouterr().out
+    export(tool, folder, *flags, '8bit')
+    assert 'slower than float' not in capsys.readouterr().out
+
+
+def test_a_target_is_of_onnx(tool, folder, capsys):
+    with pytest.raises(SystemExit):
+        export(tool, folder, '--format', 'packed', '--target', 'onnxruntime')
+    assert '--target needs --format onnx' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
