@@ -19,8 +19,8 @@ QUANT = {'w_quantizer', 'a_quantizer', 'float_layers'}  # keys of a policy's met
 class Precision(NamedTuple):
     """Bit-widths of one layer's weights and of its input activations.
 
-    1 to 8, of activations 16 as well; 32 is float. (0, 0), of all layers of a residual block, means that the block is
-    skipped: it returns its input.
+    1 to 8, of activations 16 as well; 32 is float. (0, 0), of all layers of a residual
+    block, means that the block is skipped: it returns its input.
     """
 
     w_bits: int

@@ -44,6 +44,7 @@ test_dataloader = dict(
     dataset=dict(
         type='CustomDataset', data_prefix={pictures!r},
         pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
+train_dataloader = dict(test_dataloader)
 test_evaluator = dict(type='Accuracy', topk=(1,))
 test_cfg = dict()
 visualizer = dict(type='UniversalVisualizer')
@@ -180,25 +181,63 @@ def test_onnx_is_called_with_its_flags(tool, folder, tmp_path, monkeypatch):
 
     class Exporter:
         @staticmethod
-        def export_onnx(model, path, shape, *options):
-            called.append((type(model).__name__, tuple(shape), *options))
+        def export_onnx(model, path, shape, opset, **options):
+            called.append((type(model).__name__, tuple(shape), opset, options))
             path.write_bytes(b'x' * 77)
-            return dict(bytes=77, layers={'backbone.conv1': dict(weight_bytes=50)})
+            layers = {'backbone.conv1': dict(weight_bytes=50)}
+            return dict(bytes=77, layers=layers, islands=None)
 
     monkeypatch.setitem(sys.modules, 'mmmpq.export.onnx.graph', Exporter)
     out = tmp_path / 'x.onnx'
     export(
         tool, folder, '--format', 'onnx', 'packed', '--opset', '22', '--out', str(out)
     )
-    assert called == [('ImageClassifier', (3, 16, 16), 22, 'auto', False)]
+    options = dict(containers='8bit', vnni=False)
+    assert called == [('ImageClassifier', (3, 16, 16), 22, options)]
     assert out.stat().st_size == 77 and out.with_suffix('.safetensors').is_file()
     sizes = json.loads((tmp_path / 'sizes.json').read_text())
     assert set(sizes['total']) == {'float', 'theory', 'packed', 'onnx'}
     export(
         tool, folder, '--format', 'onnx', '--out', str(out),
-        *('--input-shape', '3', '8', '8', '--containers', '8bit', '--vnni'),
+        *('--input-shape', '3', '8', '8', '--containers', 'auto', '--vnni'),
     )  # fmt: skip
-    assert called[1] == ('ImageClassifier', (3, 8, 8), 21, '8bit', True)
+    options = dict(containers='auto', vnni=True)
+    assert called[1] == ('ImageClassifier', (3, 8, 8), 21, options)
+
+
+def test_onnx_for_a_runtime(tool, folder, tmp_path, capsys):
+    """Ranges come from the pictures that it trains on; what it costs is said."""
+    pytest.importorskip('onnxruntime')
+    out = tmp_path / 'x.onnx'
+    flags = '--format', 'onnx', '--fold', '--out', str(out), '--target'
+    export(tool, folder, *flags, 'onnxruntime', '--batches', '2')
+    said = capsys.readouterr().out
+    assert 'tensors between layers are rounded to 8 bits for onnxruntime' in said
+    assert '% (root mean square, of 2 batches)' in said
+    assert 'conv1' in said and 'quantize once more' in said
+    first = out.read_bytes()
+    export(tool, folder, *flags, 'onnxruntime', '--batches', '2')
+    assert out.read_bytes() == first
+    with pytest.raises(ValueError, match=r"target: found 'onnx'; accepted are generic"):
+        export(tool, folder, *flags, 'onnx')
+    with pytest.raises(ValueError, match=r'images: found \(3, 16, 16\).*\(3, 8, 8\)'):
+        export(tool, folder, *flags, 'generic', '--input-shape', '3', '8', '8')
+    assert out.read_bytes() == first
+
+
+def test_the_smallest_file_says_what_it_costs(tool, folder, tmp_path, capsys):
+    pytest.importorskip('onnx')
+    flags = '--format', 'onnx', '--out', str(tmp_path / 'x.onnx'), '--containers'
+    export(tool, folder, *flags, 'auto')
+    assert 'slower than float. --containers 8bit is fast' in capsys.readouterr().out
+    export(tool, folder, *flags, '8bit')
+    assert 'slower than float' not in capsys.readouterr().out
+
+
+def test_a_target_is_of_onnx(tool, folder, capsys):
+    with pytest.raises(SystemExit):
+        export(tool, folder, '--format', 'packed', '--target', 'onnxruntime')
+    assert '--target needs --format onnx' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
@@ -16,6 +17,7 @@ from torch import nn
 from mmmpq.cli.flags.export import SUFFIX, parse_args
 from mmmpq.costs import BOPs, WeightBytes, profile, total_cost
 from mmmpq.costs.profile import reference_input_shape
+from mmmpq.engine.batches import first_batches
 from mmmpq.engine.launch import load_config
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.onnx import cut
@@ -122,21 +124,51 @@ def check_packed(model: nn.Module, path: Path) -> None:
             raise RuntimeError(f'{name} comes back changed: please report this')
 
 
-def vnni_note(model: nn.Module, vnni: bool) -> str:
-    """Where an ONNX file of a net at W8A8 is exact, and where fast."""
+def preprocessed(model: nn.Module, cfg: Config, count: int) -> list[np.ndarray]:
+    """Images of the first batches that the config trains on."""
+    batches = first_batches(cfg, count)
+    return [model.data_preprocessor(b, False)['inputs'].cpu().numpy() for b in batches]
+
+
+def onnx_notes(
+    model: nn.Module, args: argparse.Namespace, onnx: dict[str, Any]
+) -> Iterator[str]:
+    """What is to be known of an ONNX file: how fast, where exact, what is rounded."""
+    if args.containers == 'auto':
+        yield (
+            'types of 4 bits make the smallest file; no runtime computes them in '
+            'integers, and it is slower than float. --containers 8bit is fast'
+        )
     layers = quantized_layers(model).values()
     count = sum(needs_vnni(layer.precision) for layer in layers)
-    if not count:
-        return ''
-    if vnni:
-        return (
-            f'onnx: {count} layers at W8A8 are exact on processors with VNNI, and on '
-            'those that are no x86; without --vnni they are so everywhere'
+    kinds = {entry.get('weight') for entry in onnx['layers'].values()}
+    if count and 'uint8' in kinds:
+        yield (
+            f'{count} layers at W8A8 have unsigned weights, exact on every processor; '
+            '--vnni is faster on those that have it'
         )
-    return (
-        f'onnx: {count} layers at W8A8 have unsigned weights, exact on every '
-        'processor; --vnni is faster on those that have it'
+    elif count:
+        yield (
+            f'{count} layers at W8A8 are exact on processors with VNNI, and on those '
+            'that are no x86; without --vnni they are so everywhere'
+        )
+    if not (found := onnx['islands']):
+        return
+    deviation = max(found['deviation'].values())
+    yield (
+        f'{found["tensors"]} tensors between layers are rounded to 8 bits for '
+        f'{args.target}, which changes outputs by {100 * deviation:.2g} % (root mean '
+        f'square, of {args.batches} batches)'
     )
+    told = dict(
+        shared='read 8 bits of another range than their own',
+        requantized='quantize once more, as others read their input at more bits',
+        open='read integers in float: there the integers end',
+    )
+    for key, text in told.items():
+        if names := found[key]:
+            more = f' and {len(names) - 3} more' if len(names) > 3 else ''
+            yield f'{", ".join(names[:3])}{more} {text}'
 
 
 @torch.no_grad()
@@ -193,16 +225,19 @@ def main(argv: Sequence[str] | None = None) -> None:
             from mmmpq.export.onnx.graph import export_onnx
 
             with console.status('tracing'):
-                options = args.opset, args.containers, args.vnni
-                onnx = export_onnx(model, new['onnx'], shape, *options)
+                options = dict(containers=args.containers, vnni=args.vnni)
+                if args.target:
+                    images = preprocessed(model, cfg, args.batches)
+                    options.update(target=args.target, images=images)
+                onnx = export_onnx(model, new['onnx'], shape, args.opset, **options)
         if 'packed' in new:
             with console.status('packing'):
                 known = (checkpoint.get('meta') or {}).get('dataset_meta')
                 save_packed(model, new['packed'], cfg, meta, known)
                 check_packed(model, new['packed'])
                 check_outputs(model, new['packed'], shape)
-        if 'onnx' in new and (note := vnni_note(model, args.vnni)):
-            console.print(note, soft_wrap=True)
+    for note in onnx_notes(model, args, onnx) if onnx else ():
+        console.print(f'onnx: {note}', soft_wrap=True)
     found = sizes(model, paths.get('packed'), onnx, rest)
     console.print(size_table(found))
     atomic_write(file, json.dumps(found, indent=2) + '\n')

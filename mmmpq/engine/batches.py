@@ -4,8 +4,10 @@ import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapperDict
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner, set_random_seed
@@ -116,6 +118,23 @@ def train_batches(runner: Runner, count: int) -> list[Any]:
     """
     loader = _loader(runner, runner.train_dataloader.dataset)
     return endless(runner, loader).take(min(count, len(loader)))
+
+
+def first_batches(cfg: Config, count: int) -> list[Any]:
+    """The first batches that a config trains on, the same ones always.
+
+    Raises:
+        ValueError: It has no train_dataloader.
+    """
+    loader = cfg.get('train_dataloader')
+    if not loader:
+        raise ValueError(
+            'train_dataloader: found none; calibration takes batches of it'
+        )
+    here = dict(loader, num_workers=0, persistent_workers=False)
+    seed = (cfg.get('randomness') or {}).get('seed') or 0
+    with isolated_randomness(seed):
+        return list(islice(Runner.build_dataloader(here, seed=seed), count))
 
 
 def endless(runner: Runner, loader: DataLoader) -> 'Batches':

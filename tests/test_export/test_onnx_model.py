@@ -82,7 +82,7 @@ def test_a_classifier_whole(classifier, settled, tmp_path):
     images = torch.randn(3, 3, 32, 32)
     with torch.no_grad():
         wanted = [s.pred_score for s in model.predict(images)]
-    export_onnx(model, tmp_path / 'net.onnx', (3, 32, 32))
+    export_onnx(model, tmp_path / 'net.onnx', (3, 32, 32), containers='auto')
     network = OnnxNetwork(tmp_path / 'net.onnx', threads=1)
     assert network.names == ['cls_score']
     assert network.about['policy']['backbone.conv1'] == [8, 8]

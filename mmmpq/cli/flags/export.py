@@ -11,14 +11,14 @@ SUFFIX = dict(packed='.safetensors', onnx='.onnx')
 EXAMPLE = f"""formats:
   packed   safetensors with every weight at its own width; `mmmpq.load_packed(FILE)`
            and `load_from='FILE'` restore the very same net
-  onnx     QuantizeLinear and DequantizeLinear with int4 and int8 weights, for ONNX
-           Runtime; needs pip install mmmpq[deploy]
+  onnx     QuantizeLinear and DequantizeLinear around int8 weights, for ONNX Runtime
+           and others; needs pip install mmmpq[deploy]
 
 examples:
   mmmpq export configs/bpnas/resnet_digits_finetune.py \\
       work_dirs/resnet_digits_finetune/epoch_20.pth --format packed
   mmmpq export configs/bpnas/retinanet_shapes_finetune.py CHECKPOINT \\
-      --format packed onnx --fold --out work_dirs/shapes/shapes.safetensors
+      --format packed onnx --fold --target onnxruntime --out work_dirs/shapes/shapes
   mmmpq export configs/bpnas/retinanet_shapes_finetune.py \\
       work_dirs/retinanet_shapes_float/epoch_12.pth --format onnx --fold \\
       --cfg-options {AS_FLOAT}
@@ -57,10 +57,24 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--containers',
-        choices=['auto', '8bit'],
-        default='auto',
-        help='types of onnx: of 4 bits where they suffice, for a small file, or of 8 '
-        'bits everywhere, which ONNX Runtime computes in integers (default: auto)',
+        choices=['8bit', 'auto'],
+        default='8bit',
+        help='types of onnx: of 8 bits everywhere, which runtimes compute in integers, '
+        'or of 4 where they suffice, for the smallest file, which is slower than float '
+        '(default: 8bit)',
+    )
+    parser.add_argument(
+        '--target',
+        metavar='NAME',
+        help='onnx for a runtime: onnxruntime, openvino, tensorrt or generic; what '
+        'stands between layers is rounded to 8 bits too, and computed in integers',
+    )
+    parser.add_argument(
+        '--batches',
+        type=positive,
+        default=4,
+        metavar='N',
+        help='of the train_dataloader, for the ranges of --target (default: 4)',
     )
     parser.add_argument(
         '--vnni',
@@ -81,6 +95,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add_cfg_options(parser)
     args = parser.parse_args(argv)
     ending = SUFFIX[args.format[0]]
+    if args.target and 'onnx' not in args.format:
+        parser.error('--target needs --format onnx')
     if args.out and len(args.format) == 1 and not args.out.endswith(ending):
         parser.error(f'--out {args.out}: {args.format[0]} files end in {ending}')
     return args

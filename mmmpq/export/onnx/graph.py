@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -30,22 +31,27 @@ def export_onnx(
     path: str | Path,
     input_shape: Sequence[int],
     opset: int = INT4_OPSET,
-    containers: str = 'auto',
+    containers: str = '8bit',
     vnni: bool = False,
+    target: str | None = None,
+    images: Sequence[np.ndarray] = (),
 ) -> dict[str, Any]:
     """Writes the network of ``model`` as ONNX with quantized weights and activations.
 
     A classifier goes in whole, to its class scores before the softmax; a detector up to
     the outputs of its dense head (of a two-stage one: features and outputs of the RPN),
     behind which :mod:`.onnx_model` lets the toolbox decode. Images come in
-    preprocessed, in any number, and for detectors of any size. Weights are int4 or
-    uint4 up to four bits and int8 or uint8 above, dequantized in the graph; a shared
-    head has one copy. Activations are quantized to uint8, beside weights of up to four
-    bits to int4 or uint4 if they suffice, and clipped to the levels of their true
-    width. Layers at 32 bits stay float.
+    preprocessed, in any number, and for detectors of any size. Weights are int8 or
+    uint8, dequantized in the graph; a shared head has one copy. Activations are
+    quantized to uint8 and clipped to the levels of their true width, which takes the
+    Clips of ReLU6 and the like in (:mod:`.clips`). Layers at 32 bits stay float.
 
-    With ``containers`` '8bit' all types are of 8 bits. The file is larger, and ONNX
-    Runtime computes every layer in integers that stands between QuantizeLinears.
+    With ``containers`` 'auto' weights of up to four bits are int4 or uint4, and inputs
+    beside them if that suffices. The file is smaller, and no runtime computes such
+    layers in integers.
+
+    With ``target`` all that is between layers is quantized to 8 bits as well, where
+    that runtime computes it in integers (:mod:`.islands`).
 
     A file and the model disagree by rounding alone. Weights are equal bit for bit, but
     for one rounding where a zero point is no integer, and both round halves to even.
@@ -57,11 +63,11 @@ def export_onnx(
     when PyTorch itself adds in another order.
 
     And ONNX Runtime rounds the bias of a convolution that it computes in integers to a
-    multiple of the two scales' product. So with 'auto' the bias is added behind, where
-    it is exact and keeps the convolution in float, but at W8A8. With '8bit' it is
-    inside: speed for exactness. Some activations in ten thousand take another level
-    after one such layer, which a detector of 2 to 4 bits makes another net of the same
-    mAP, with equal detections in no image. Biases of linear layers are always exact.
+    multiple of the two scales' product. With '8bit' it is inside: speed for exactness.
+    Some activations in ten thousand take another level after one such layer, which a
+    detector of 2 to 4 bits makes another net of the same mAP, with equal detections in
+    no image. With 'auto' the bias is added behind, where it is exact and keeps the
+    convolution in float, but at W8A8. Biases of linear layers are always exact.
 
     Args:
         model: A toolbox model of fixed precision with calibrated quantizers. It is left
@@ -70,24 +76,33 @@ def export_onnx(
         input_shape: (C, H, W) of an image, in pixels; of detectors, which take any
             size, the one to trace with, cut to 320 pixels.
         opset: Of ONNX: 13 to 25; 21 or later for weights of up to 4 bits in 'auto'.
-        containers: 'auto', the smallest types; or '8bit', those that run fast.
+        containers: '8bit', types that run fast; or 'auto', the smallest.
         vnni: Whether the file is for processors with VNNI, or no x86, alone. Others
             would cut the integer sums of layers at W8A8, by which outputs may be off by
             several percent. If False the weights of these layers are stored unsigned,
             which is exact on every processor, but makes no use of VNNI.
+        target: One of :data:`.target.TARGETS`, or None.
+        images: With ``target``, batches (N, C, H, W), preprocessed, for its ranges.
 
     Returns:
-        'path', 'opset', 'bytes' of the file, 'nodes' by type, and 'layers': by name of
-        each that is in the file, types and bytes of :func:`.onnx_qdq.to_qdq`.
+        'path', 'opset', 'bytes' of the file, 'nodes' by type, 'layers': by name of
+        each that is in the file, types and bytes of :func:`.onnx_qdq.to_qdq`; and
+        'islands', of :func:`.islands.add_islands`, or None.
 
     Raises:
         ValueError: The extra `deploy` is missing; an opset, shape or containers that
             are not accepted; layers without a fixed precision, without calibration, or
             of a width that the opset lacks; a module that the exporter cannot
-            translate. Layers and modules are named.
+            translate; a target that is unknown or lacks a type. Layers and modules are
+            named.
     """
     onnx = deploy_extra('onnx')
+    if target is not None:
+        deploy_extra('onnxruntime')
+        from mmmpq.export.onnx.islands import add_islands
+    from mmmpq.export.onnx.clips import fold_clips
     from mmmpq.export.onnx.qdq import to_qdq
+    from mmmpq.export.onnx.target import Target
 
     layers = _fixed_layers(model)
     shape = _checked_shape(input_shape)
@@ -96,6 +111,9 @@ def export_onnx(
             f'containers: found {containers!r}; accepted are {", ".join(CONTAINERS)}'
         )
     _check_opset(layers, opset, containers)
+    runtime = None if target is None else Target.load(target)
+    if runtime is not None:
+        runtime.check(layers, containers)
     most = TRACED_SIZE if onnx_cut.is_detector(model) else max(shape)
     traced_shape = shape[0], min(shape[1], most), min(shape[2], most)
     was_training = model.training
@@ -103,16 +121,19 @@ def export_onnx(
     try:
         # Two: normalizations refuse one image where their maps are single pixels.
         device = next(model.parameters()).device
-        images = torch.zeros(2, *traced_shape, device=device)
+        example = torch.zeros(2, *traced_shape, device=device)
         traced = min(opset, onnx_trace.TRACED_OPSET)
-        data, outputs = onnx_trace.trace(model, images, traced, containers)
+        data, outputs = onnx_trace.trace(model, example, traced, containers)
         graph = onnx.load_from_string(data)
         if opset > traced:
             graph = onnx.version_converter.convert_version(graph, opset)
-        report = to_qdq(graph, layers, containers, vnni)
+        report = to_qdq(graph, layers, containers, vnni, runtime)
     finally:
         model.train(was_training)
     graph.ir_version = max(graph.ir_version, 10 if opset >= INT4_OPSET else 8)
+    islands = add_islands(graph, runtime, images) if runtime else None
+    if runtime is None or runtime.clip == 'integer':
+        fold_clips(graph.graph)
     graph.producer_name, graph.producer_version = 'mmmpq', __version__
     about = {
         'format': FORMAT,
@@ -132,6 +153,7 @@ def export_onnx(
         'bytes': len(data),
         'nodes': dict(Counter(node.op_type for node in graph.graph.node)),
         'layers': report,
+        'islands': islands,
     }
 
 
@@ -191,7 +213,7 @@ def _check_opset(
     if opset < INT4_OPSET and low:
         more = f' and {len(low) - 8} more' if len(low) > 8 else ''
         raise ValueError(
-            f'opset: found {opset}, which has no types of 4 and of 16 bits; {INT4_OPSET} '
-            "or later is needed, or containers '8bit' and activations of at most 8, for "
-            f'{", ".join(low[:8])}{more}'
+            f'opset: found {opset}, which has no types of 4 and of 16 bits; '
+            f"{INT4_OPSET} or later is needed, or containers '8bit' and activations of "
+            f'at most 8, for {", ".join(low[:8])}{more}'
         )

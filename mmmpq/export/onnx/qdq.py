@@ -1,18 +1,17 @@
 """Markers of an ONNX graph become pairs of QuantizeLinear and DequantizeLinear."""
 
-from collections.abc import Iterator, Sequence
-
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import ModelProto, NodeProto, TensorProto
 
 from mmmpq.export.integers import activation_levels, weight_integers, weight_levels
+from mmmpq.export.onnx.builder import Builder
 from mmmpq.export.onnx.levels import (
     containers_of,
     finer,
     needs_vnni,
-    packed,
     store_levels,
 )
+from mmmpq.export.onnx.target import Target
 from mmmpq.export.onnx.trace import MARKER
 from mmmpq.layers.base import QuantLayer
 
@@ -20,8 +19,9 @@ from mmmpq.layers.base import QuantLayer
 def to_qdq(
     model: ModelProto,
     layers: dict[str, QuantLayer],
-    containers: str = 'auto',
+    containers: str = '8bit',
     vnni: bool = False,
+    target: Target | None = None,
 ) -> dict[str, dict]:
     """Turns the markers of ``model`` into Q/DQ pairs, in place.
 
@@ -39,6 +39,8 @@ def to_qdq(
         layers: The layers that its markers name.
         containers: 'auto' or '8bit', see :func:`.onnx_graph.export_onnx`.
         vnni: As there.
+        target: Whose type of 8 bits inputs have, and where they are clipped; None
+            stands for unsigned ones, clipped behind QuantizeLinear.
 
     Returns:
         By name, of each layer that the graph calls: the types 'weight' and 'input', of
@@ -47,47 +49,46 @@ def to_qdq(
     Raises:
         ValueError: A layer's quantizer cannot be written as integers; it is named.
     """
-    writer = _Writer(layers, containers, vnni)
+    writer = _Writer(layers, containers, vnni, target)
     for node in model.graph.node:
-        node.input[:] = [writer.renamed.get(name, name) for name in node.input]
         if (node.domain, node.op_type) == MARKER:
             writer.replace(node)
         else:
-            writer.nodes.append(node)
-    graph = model.graph
-    del graph.node[:]
-    graph.node.extend(writer.nodes)
-    graph.initializer.extend(writer.initializers.values())
-    del graph.value_info[:]  # types of the trace; whoever reads the graph infers them
-    _drop_unused(graph)
+            writer.keep(node)
+    writer.finish(model.graph)
     for opset in [o for o in model.opset_import if o.domain == MARKER[0]]:
         model.opset_import.remove(opset)
     return writer.report
 
 
-class _Writer:
-    """The new nodes and initializers; ``renamed``: what stands for marked tensors."""
+class _Writer(Builder):
+    """Writes what stands for marked tensors."""
 
     def __init__(
-        self, layers: dict[str, QuantLayer], containers: str, vnni: bool
+        self,
+        layers: dict[str, QuantLayer],
+        containers: str,
+        vnni: bool,
+        target: Target | None,
     ) -> None:
+        super().__init__()
         self.layers = layers
         self.containers = containers
-        self.vnni = vnni
-        self.nodes: list[NodeProto] = []
-        self.initializers: dict[str, TensorProto] = {}
-        self.renamed: dict[str, str] = {}
+        self.signed = target is not None and target.type == 'int8'
+        self.clips_floats = target is not None and target.clip == 'float'
+        self.vnni = vnni or (target is not None and target.signed_weights)
         self.report: dict[str, dict] = {}
         self.weights: dict[str, str] = {}
 
     def replace(self, marker: NodeProto) -> None:
         marked = {a.name: a.s.decode() for a in marker.attribute}
         name = marked['layer']
+        tensor = self.renamed.get(marker.input[0], marker.input[0])
         try:
             if marked['target'] == 'activation':
-                new = self.input(name, marker.input[0])
+                new = self.input(name, tensor)
             else:
-                new = self.weights.get(name) or self.weight(name, marker.input[0])
+                new = self.weights.get(name) or self.weight(name, tensor)
                 self.weights[name] = new
         except ValueError as error:
             raise ValueError(f'{name}: {error}') from error
@@ -133,7 +134,8 @@ class _Writer:
         layer = self.layers[name]
         scale, zero, low, high = activation_levels(layer)
         _, bits = containers_of(layer.precision, self.containers)
-        at = store_levels(bits, low, high, zero, signed=None if bits == 4 else False)
+        four = bits == 4
+        at = store_levels(bits, low, high, zero, signed=None if four else self.signed)
         self.report.setdefault(name, {})['input'] = at.type
         base = f'{name}.input'
         step = self.floats(f'{base}_scale', scale)
@@ -143,13 +145,12 @@ class _Writer:
         # ONNX Runtime 1.31 fails to open a file with Clip or Relu before a zero point
         # of 4 bits. So zeros are left out, and others come behind Max and Min.
         points, kind = [], {}
-        four = bits == 4
         if four and not at.point:
             kind = {'output_dtype': TensorProto.DataType.Value(at.type.upper())}
         else:
             points = [self.integers(f'{base}_zero_point', at.point, at.type)]
         levels = ('min', at.low), ('max', at.high)
-        before = bits != 8
+        before = bits != 8 or self.clips_floats
         if before and (at.clipped or (four and points)):
             ends = [
                 self.floats(f'{base}_{end}', scale * (level - at.point))
@@ -170,46 +171,3 @@ class _Writer:
             least = self.floats(f'{base}_least', scale * (at.low - at.point))
             x = self.node('Max', [x, least], base)
         return self.node('Sub', [x, rest], base) if at.rest else x
-
-    def node(self, kind: str, inputs: Sequence[str], base: str, **attributes) -> str:
-        """Adds a node and returns the name of its output, which is its own."""
-        name = f'{base}/{kind}_{len(self.nodes)}'
-        self.nodes.append(helper.make_node(kind, inputs, [name], name, **attributes))
-        return name
-
-    def floats(self, name: str, values: np.ndarray | float) -> str:
-        values = np.asarray(values, '<f4')
-        return self._tensor(name, TensorProto.FLOAT, values.shape, values.tobytes())
-
-    def integers(self, name: str, values: np.ndarray | int, kind: str) -> str:
-        code = TensorProto.DataType.Value(kind.upper())
-        return self._tensor(name, code, np.shape(values), packed(values, kind))
-
-    def _tensor(self, name: str, code: int, shape: tuple, data: bytes) -> str:
-        if name not in self.initializers:
-            self.initializers[name] = TensorProto(
-                name=name, data_type=code, dims=shape, raw_data=data
-            )
-        return name
-
-
-def _drop_unused(graph: GraphProto) -> None:
-    """Removes nodes and initializers that no output depends on: the float weights."""
-    used = {output.name for output in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if used.intersection(node.output):
-            used.update(_inputs(node))
-            kept.append(node)
-    initializers = [t for t in graph.initializer if t.name in used]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(reversed(kept))
-    graph.initializer.extend(initializers)
-
-
-def _inputs(node: NodeProto) -> Iterator[str]:
-    """Of a node and of the branches or the body that it holds."""
-    yield from node.input
-    for attribute in node.attribute:
-        for inner in attribute.g.node:
-            yield from _inputs(inner)

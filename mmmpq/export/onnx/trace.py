@@ -50,7 +50,7 @@ class _Product(Function):
 
 
 def trace(
-    model: nn.Module, images: Tensor, opset: int, containers: str = 'auto'
+    model: nn.Module, images: Tensor, opset: int, containers: str = '8bit'
 ) -> tuple[bytes, dict[str, Any]]:
     """Runs the network of ``model`` on ``images`` and writes down what it does.
 
