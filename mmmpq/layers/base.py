@@ -273,12 +273,13 @@ def calibrating(model: nn.Module):
     unseen: list[str] = []
     for (name, layer), inputs in zip(layers.items(), samples, strict=True):
         layer.calibrate(inputs)
-        if not inputs and not layer.a_quantizer.calibrated:
+        fits_none = inputs and layer.a_quantizer.per_subnet
+        if not layer.a_quantizer.calibrated and not fits_none:
             unseen.append(name)
     if unseen:
         print_log(
-            'no input reached these layers in calibration; they are calibrated '
-            f'on their first batch: {", ".join(unseen)}',
+            'no input, or only zeros, reached these layers in calibration; they are '
+            f'calibrated on the first that is other than zero: {", ".join(unseen)}',
             logger='current',
         )
 

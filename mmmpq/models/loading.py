@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmpq.layers import quantized_layers, quantized_part
 from mmmpq.policy import Policy, Precision
+from mmmpq.quantizers import NO_RANGE
 
 AS_FLOAT = "model.quant.policy=W32A32 'model.quant.fixed.*=None'"
 
@@ -144,8 +145,7 @@ def load_whole(
     ]
     if unfit and calibrated:
         raise ValueError(
-            f'{where} is not calibrated: {", ".join(unfit[:3])}; load a fine-tuned '
-            'checkpoint'
+            f'{where} is not calibrated: {", ".join(unfit[:3])}: {NO_RANGE}'
         )
 
 
