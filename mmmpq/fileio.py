@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import json
+import math
 import os
 import re
 import tempfile
@@ -64,11 +65,15 @@ def strict_json(text: str) -> Any:
             raise ValueError(f'the key {twice!r} is there twice')
         return found
 
-    def finite(number: str) -> None:
-        raise ValueError(f'found {number}; accepted are finite numbers')
+    def finite(number: str) -> float:
+        if not math.isfinite(float(number)):
+            raise ValueError(f'found {number}; accepted are finite numbers')
+        return float(number)
 
     try:
-        return json.loads(text, object_pairs_hook=once, parse_constant=finite)
+        return json.loads(
+            text, object_pairs_hook=once, parse_constant=finite, parse_float=finite
+        )
     except RecursionError as error:
         raise ValueError('it is nested too deep') from error
 

@@ -175,7 +175,7 @@ class Policy:
             ValueError: It is of a newer version, or holds no layers.
         """
         version, layers = data.get('version'), data.get('layers')
-        if not isinstance(version, int) or version > cls.VERSION:
+        if type(version) is not int or not 1 <= version <= cls.VERSION:
             raise ValueError(
                 f'policy: {source} has format version {version!r}; this mmmpq reads '
                 f'up to {cls.VERSION}'

@@ -51,18 +51,24 @@ COSTS = MMEngineRegistry('cost', scope='mmmpq', locations=['mmmpq.costs'])
 LOSSES = Registry('loss', scope='mmmpq', locations=['mmmpq.losses'])
 
 
-def build(registry: Registry, cfg: dict, **default_args: Any) -> Any:
+def build(registry: Registry, cfg: dict, key: str = '', **default_args: Any) -> Any:
     """Builds one of mmmpq's own parts, whatever the default scope of the config is.
+
+    Args:
+        registry: Of its kind.
+        cfg: Its config.
+        key: That holds it, for the messages of errors.
+        **default_args: Arguments that ``cfg`` does not name.
 
     Raises:
         ValueError: ``cfg`` names no type, or one that does not exist (near names).
     """
+    key = key or registry.name
     if not isinstance(cfg, dict) or 'type' not in cfg:
-        raise ValueError(
-            f'{registry.name}: found {cfg!r}; accepted is a dict with the key type'
-        )
+        raise ValueError(f'{key}: found {cfg!r}; accepted is a dict with the key type')
     kind = cfg['type']
     known = registry.module_dict
-    if isinstance(kind, str) and kind.rpartition('.')[2] not in known:
-        raise ValueError(f'{registry.name}.type: found {kind!r}; {near(kind, known)}')
+    name = kind.rpartition('.')[2] if isinstance(kind, str) else None
+    if not isinstance(kind, type) and name not in known:
+        raise ValueError(f'{key}.type: found {kind!r}; {near(str(kind), known)}')
     return registry.build(dict(cfg, _scope_='mmmpq'), default_args=default_args)

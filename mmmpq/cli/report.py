@@ -2,7 +2,8 @@
 
 from mmmpq.cli.flags.report import parse_args
 from mmmpq.fileio import strict_json
-from mmmpq.visualization import write_report
+from mmmpq.visualization.report import check_rows, write_report
+from mmmpq.visualization.sizes import check_sizes
 
 
 def read_json(path, flag):
@@ -20,4 +21,8 @@ def main():
     args = parse_args()
     rows = read_json(args.rows, '--rows') if args.rows else None
     sizes = read_json(args.sizes, '--sizes') if args.sizes else None
+    if rows is not None:
+        check_rows(rows, f'--rows: {args.rows}: rows')
+    if sizes is not None:
+        check_sizes(sizes, f'--sizes: {args.sizes}')
     print(write_report(args.work_dir, rows, args.out_dir, sizes))

@@ -38,7 +38,10 @@ def budget_cfgs(
         cfg = dict(common, type=kind, limit=limit)
         if kind == 'Latency':
             if table is None:
-                raise ValueError(f'budget {part!r}: needs --table, a latency table')
+                raise ValueError(
+                    f'budget {part!r}: found no latency table; accepted are --table '
+                    "FILE and, in a config, dict(type='Latency', limit=…, table=FILE)"
+                )
             cfg['table'] = table
         cfgs.append(cfg)
     return cfgs

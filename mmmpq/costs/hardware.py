@@ -27,6 +27,8 @@ class Hardware:
     """
 
     def __init__(self, name: str, layers: Mapping[str, str | list]) -> None:
+        if not isinstance(name, str):
+            raise ValueError(f'hardware name: found {name!r}; accepted is a text')
         self.name = name
         self._allowed = {}
         known = (_DEFAULT, *LAYER_TYPES)
@@ -64,7 +66,10 @@ class Hardware:
                 f'hardware profile {path}: found {found}; needed are the keys "name" '
                 'and "layers", a dict from layer type to precisions'
             )
-        return cls(**data)
+        try:
+            return cls(**data)
+        except ValueError as error:
+            raise ValueError(f'hardware profile {path}: {error}') from error
 
     def allows(self, layer_type: str, precision: Precision) -> bool:
         """Whether layers of that type run at that precision; to skip one is allowed."""

@@ -13,6 +13,7 @@ from mmmpq.units import LADDERS
 _SHAPE = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'groups')
 _FIELDS = ('type', *_SHAPE, 'input_size', 'w_bits', 'a_bits', 'us')
 _NOTE = 'executed_as'
+_FLAT = ('Linear', 'MultiheadAttention')  # of inputs with any number of sides
 
 
 @COSTS.register_module()
@@ -61,14 +62,7 @@ class Latency(Cost):
         self._us = {}
         for index, row in enumerate(rows):
             key, us = self._parse(index, row)
-            try:
-                repeated = key in self._us
-            except TypeError as error:
-                raise ValueError(
-                    f'Latency table {self.path}: entry {index}: found {row!r:.200}; '
-                    'sizes are numbers and pairs of them'
-                ) from error
-            if repeated:
+            if key in self._us:
                 raise ValueError(
                     f'Latency table {self.path}: entry {index} repeats {_text(key)}'
                 )
@@ -84,6 +78,7 @@ class Latency(Cost):
                 f'{where} has type {row["type"]!r}; '
                 f'{near(str(row["type"]), LAYER_TYPES)}'
             )
+        _check_sizes(row, where)
         us = row['us']
         if isinstance(us, bool) or not isinstance(us, (int, float)) or not us >= 0:
             raise ValueError(f'{where} has us={us!r}; needed is a number >= 0')
@@ -115,6 +110,26 @@ class Latency(Cost):
             + ". Accepted are candidates that it has; quant.ends='fixed' leaves stem "
             'and prediction layers at W8A8'
         )
+
+
+def _check_sizes(row: dict, where: str) -> None:
+    """Raises ValueError for sizes that no layer of that type has."""
+    sides = 1 if row['type'] in _FLAT else int(row['type'][-2])
+    for name in (*_SHAPE, 'input_size'):
+        found = row[name]
+        listed = found if isinstance(found, list) else [found]
+        is_list = name in ('kernel_size', 'stride', 'input_size')
+        length = len(listed) if name == 'input_size' and sides == 1 else sides
+        if (
+            isinstance(found, list) != is_list
+            or not all(type(n) is int and n > 0 for n in listed)
+            or (is_list and len(found) != length)
+        ):
+            accepted = f'{length} positive ints' if is_list else 'an int above 0'
+            raise ValueError(
+                f'{where} has {name}={found!r}; needed, for {row["type"]}, is '
+                + (f'a list of {accepted}' if is_list else accepted)
+            )
 
 
 def _key(type_: str, shape: dict, size: list, precision: Precision) -> tuple:

@@ -43,6 +43,20 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = dict(
 )
 
 
+def check_match(match: Mapping[str, str] | None, key: str = 'match') -> None:
+    """Raises ValueError, about ``key``, if nothing is compared, or by no loss."""
+    if match is not None and not match:
+        raise ValueError(
+            f'{key}: found nothing to compare; accepted is a dict of modules and '
+            "losses such as dict(head='l2')"
+        )
+    for name, loss in (match or {}).items():
+        if loss not in LOSSES:
+            raise ValueError(
+                f'{key}: found {loss!r} for {name}; accepted are {", ".join(LOSSES)}'
+            )
+
+
 class Distillation:
     """Adds ``loss_distill`` to the losses of ``model`` for as long as it is attached.
 
@@ -90,12 +104,8 @@ class Distillation:
                 f'match: found nothing of {type(model).__name__} to compare; accepted '
                 "is a dict of modules and losses such as dict(head='l2')"
             )
-        for name, loss in self.match.items():
-            if loss not in LOSSES:
-                raise ValueError(
-                    f'match: found {loss!r} for {name}; accepted are '
-                    f'{", ".join(LOSSES)}'
-                )
+        check_match(self.match)
+        for name in self.match:
             own, other = _module(model, name), _module(self.teacher, name)
             _check_classes(name, own, other)
             for module, into in ((own, '_seen'), (other, '_wanted')):

@@ -110,6 +110,12 @@ def build_runner(cfg: Config) -> Runner:
     """
     if cfg.get('load_from') is not None:
         check_file(cfg.load_from, 'load_from')
+    for key in ('max_epochs', 'max_iters', 'val_interval'):
+        length = (cfg.get('train_cfg') or {}).get(key, 1)
+        if type(length) is not int or length < 1:
+            raise ValueError(
+                f'train_cfg.{key}: found {length!r}; accepted are ints from 1'
+            )
     if get_device() == 'cpu':
         for wrapper in dicts(cfg.get('optim_wrapper')):
             if type_name(wrapper) == 'AmpOptimWrapper':

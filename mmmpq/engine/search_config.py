@@ -5,6 +5,7 @@ from typing import Any
 
 from mmengine.config import Config
 
+from mmmpq.costs import Budget
 from mmmpq.costs.budget_text import budget_cfgs
 from mmmpq.engine.launch import search_hooks
 from mmmpq.user_config import type_name
@@ -18,7 +19,7 @@ def search_budgets(cfg: Config, limits: Sequence[str] | None) -> dict[str, Any]:
     else the reference input of its first budget or penalty that has one.
 
     Raises:
-        ValueError: There is no budget at all.
+        ValueError: There is no budget at all, or one that cannot be read.
     """
     options = next(iter(search_hooks(cfg)), dict(type='mmmpq.SearchHook'))
     budgets = list(options.get('budgets') or ())
@@ -39,6 +40,8 @@ def search_budgets(cfg: Config, limits: Sequence[str] | None) -> dict[str, Any]:
         table = known.get('Latency', {}).get('table')
         given = [c for text in limits for c in budget_cfgs(text, 'BOPs', {}, table)]
         options['budgets'] = [{**known.get(c['type'], shared), **c} for c in given]
+        for budget in options['budgets']:  # before what takes hours
+            Budget.build(budget, '--budget')
     return options
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from mmmpq.layers.base import QuantLayer
 from mmmpq.policy import SKIP
-from mmmpq.quantizers import Quantizer
+from mmmpq.quantizers import NO_RANGE, Quantizer
 
 
 @torch.no_grad()
@@ -108,16 +108,13 @@ def check_calibrated(layers: Mapping[str, QuantLayer], inputs: bool = True) -> N
     names = list(dict.fromkeys(names))
     if names:
         more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-        raise ValueError(
-            f'not calibrated: {", ".join(names[:3])}{more}; load a fine-tuned '
-            'checkpoint, or run some batches, before the export'
-        )
+        raise ValueError(f'not calibrated: {", ".join(names[:3])}{more}: {NO_RANGE}')
 
 
 def _calibrated(quantizer: Quantizer) -> Quantizer:
     if not quantizer.calibrated:
         raise ValueError(
-            f'{type(quantizer).__name__} of a {quantizer.target} is not calibrated: '
-            'load a fine-tuned checkpoint, or run some batches, before the export'
+            f'the {type(quantizer).__name__} of the {quantizer.target} is not '
+            f'calibrated: {NO_RANGE}'
         )
     return quantizer

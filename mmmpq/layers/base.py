@@ -85,15 +85,15 @@ class QuantizedLayer:
         self.w_quantizer = self._w_quantizer(w_bits, w_quantizer or quantizer)
         a_cfg = {k: v for k, v in a_cfg.items() if k != 'per_channel'}
         self.a_quantizer = build(
-            QUANTIZERS, a_cfg, bits=a_bits, target='activation'
+            QUANTIZERS, a_cfg, 'a_quantizer', bits=a_bits, target='activation'
         ).to(self.weight.device)
         self.a_quantizer.channel_dim = -1 if isinstance(self, nn.Linear) else 1
 
     def _w_quantizer(self, bits: Sequence[int], cfg: dict | None) -> Quantizer:
         channels = self.weight.shape[0]
-        return build(
-            QUANTIZERS, cfg or LINEAR, bits=bits, target='weight', channels=channels
-        ).to(self.weight.device)
+        given = dict(bits=bits, target='weight', channels=channels)
+        quantizer = build(QUANTIZERS, cfg or LINEAR, 'w_quantizer', **given)
+        return quantizer.to(self.weight.device)
 
     def _once(self, make: Callable[[], Tensor], *state: Any) -> Tensor:
         """The quantized weight ``make()``, remembered for one kind of ``state[0]``."""
@@ -180,7 +180,7 @@ class QuantLayer(QuantizedLayer):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        refuse_skip(Precision.parse((w_bits, a_bits)))
+        refuse_skip(Precision.parse((w_bits, a_bits), 'w_bits, a_bits'))
         self._init_quant(w_bits, a_bits, quantizer, w_quantizer, a_quantizer)
 
     def _init_quant(self, w_bits: int, a_bits: int, *args: Any, **kwargs: Any) -> None:
@@ -226,11 +226,11 @@ class QuantLayer(QuantizedLayer):
         return f'{super().extra_repr()}, {self.precision}'
 
 
-def refuse_skip(precision: Precision) -> None:
-    """Raises ValueError for (0, 0), which a layer alone cannot be."""
+def refuse_skip(precision: Precision, key: str = 'precision') -> None:
+    """Raises ValueError, about ``key``, for (0, 0), which a layer alone cannot be."""
     if precision == SKIP:
         raise ValueError(
-            'precision: found (0, 0) for a layer; it skips a whole residual block, and '
+            f'{key}: found (0, 0) for a layer; it skips a whole residual block, and '
             "is accepted in `quant` of type='mmmpq.QuantModel'"
         )
 
@@ -274,12 +274,13 @@ def calibrating(model: nn.Module):
     unseen: list[str] = []
     for (name, layer), inputs in zip(layers.items(), samples, strict=True):
         layer.calibrate(inputs)
-        if not inputs and not layer.a_quantizer.calibrated:
+        fits_none = inputs and layer.a_quantizer.per_subnet
+        if not layer.a_quantizer.calibrated and not fits_none:
             unseen.append(name)
     if unseen:
         print_log(
-            'no input reached these layers in calibration; they are calibrated '
-            f'on their first batch: {", ".join(unseen)}',
+            'no input, or only zeros, reached these layers in calibration; they are '
+            f'calibrated on the first that is other than zero: {", ".join(unseen)}',
             logger='current',
         )
 

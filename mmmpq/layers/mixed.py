@@ -92,9 +92,9 @@ class MixedLayer(QuantizedLayer):
         if not isinstance(relaxation, Relaxation):
             candidates = parse_candidates(candidates)
             for candidate in candidates:
-                refuse_skip(candidate)
+                refuse_skip(candidate, 'candidates')
             cfg = relaxation or dict(type='Softmax')
-            relaxation = build(RELAXATIONS, cfg, candidates=candidates)
+            relaxation = build(RELAXATIONS, cfg, 'relaxation', candidates=candidates)
         if relaxation.owned:
             # A plain reference: as a submodule of every layer of its group it would
             # be saved, and handed to an optimizer's parameter groups, many times.

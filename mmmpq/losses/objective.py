@@ -29,14 +29,17 @@ class Objective:
 
     Args:
         penalties: Configs of penalties.
+        key: That holds them, for the messages of errors.
 
     Attributes:
         names: Of the penalties; the second of a name is ``name_2``.
         tables: Of those that price the net themselves, from :meth:`bind` on.
     """
 
-    def __init__(self, penalties: Sequence[dict]) -> None:
-        self.penalties = [build(LOSSES, p) for p in penalties]
+    def __init__(self, penalties: Sequence[dict], key: str = 'penalties') -> None:
+        self.penalties = [
+            build(LOSSES, p, f'{key}[{i}]') for i, p in enumerate(penalties)
+        ]
         names = [p.name for p in self.penalties]
         self.names = [
             name if name not in names[:i] else f'{name}_{names[: i + 1].count(name)}'

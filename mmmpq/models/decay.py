@@ -5,11 +5,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mmengine.logging import print_log
-from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, build_from_cfg
+from mmengine.registry import (
+    OPTIM_WRAPPER_CONSTRUCTORS,
+    OPTIMIZERS,
+    build_from_cfg,
+)
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from mmmpq.layers import Relaxation
+from mmmpq.policy import near
 from mmmpq.quantizers import Quantizer
 
 NAMES = ('params', 'param_names', 'param_name', 'group_name')  # no options
@@ -99,6 +104,7 @@ def _move(param: nn.Parameter, own: dict[str, Any], group: dict[str, Any]) -> No
 
 def _build_constructor(cfg: dict, *args: Any, **kwargs: Any) -> Any:
     """Whatever constructor a config names, and no decay of ranges after it."""
+    _check_optimizer(cfg.get('optim_wrapper_cfg') or {})
     constructor = build_from_cfg(cfg, *args, **kwargs)
     rules = (cfg.get('paramwise_cfg') or {}).get('custom_keys') or ()
 
@@ -110,6 +116,16 @@ def _build_constructor(cfg: dict, *args: Any, **kwargs: Any) -> Any:
         return wrapper
 
     return construct
+
+
+def _check_optimizer(wrapper: dict) -> None:
+    """Raises ValueError for a type of optimizer that MMEngine would take for None."""
+    kind = (wrapper.get('optimizer') or {}).get('type')
+    if isinstance(kind, str) and OPTIMIZERS.get(kind) is None:
+        known = OPTIMIZERS.module_dict
+        raise ValueError(
+            f'optim_wrapper.optimizer.type: found {kind!r}; {near(kind, known)}'
+        )
 
 
 # All toolboxes ask this registry, MMEngine's own, for their constructors.

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmpq.layers import quantized_layers, quantized_part
 from mmmpq.policy import Policy, Precision
+from mmmpq.quantizers import NO_RANGE
 
 AS_FLOAT = "model.quant.policy=W32A32 'model.quant.fixed.*=None'"
 
@@ -144,8 +145,7 @@ def load_whole(
     ]
     if unfit and calibrated:
         raise ValueError(
-            f'{where} is not calibrated: {", ".join(unfit[:3])}; load a fine-tuned '
-            'checkpoint'
+            f'{where} is not calibrated: {", ".join(unfit[:3])}: {NO_RANGE}'
         )
 
 
@@ -175,13 +175,19 @@ def is_of_quantizing(name: str) -> bool:
 
 
 def check_some(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
-    """Raises ValueError if nothing of a checkpoint to start from is the model's."""
-    given, wanted = set(_state(checkpoint)), model.state_dict()
-    given = {n for n in given if not is_of_quantizing(n)}  # some are put in
-    if not given & set(wanted):
+    """Raises ValueError if nothing of a checkpoint to start from fits the model."""
+    wanted = {n: [*t.shape] for n, t in model.state_dict().items()}
+    given = {  # some of those of quantizing are put in
+        name: [*getattr(tensor, 'shape', '?')]
+        for name, tensor in _state(checkpoint).items()
+        if not is_of_quantizing(name)
+    }
+    if not any(wanted.get(name) == shape for name, shape in given.items()):
+        name, need = min(given, default=''), min(wanted, default='')
+        need = name if name in wanted else need
         raise ValueError(
-            f'load_from: {path} has nothing of this model: found '
-            f'{min(given, default="")!r}, and no {min(wanted, default="")!r}'
+            f'load_from: {path} has nothing of this model: found {name!r} of '
+            f'{given.get(name)}, and no {need!r} of {wanted.get(need)}'
         )
 
 

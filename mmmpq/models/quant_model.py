@@ -140,6 +140,11 @@ def quantize(
     """
     if candidates is None and policy is None:
         candidates = CANDIDATES
+    if (a_quantizer or {}).get('per_channel'):
+        raise ValueError(
+            'quant.a_quantizer.per_channel: found True; accepted is False, as channels '
+            'of an input are summed over'
+        )
     given = w_quantizer or quantizer, a_quantizer or quantizer
     policy = None if policy is None else read_policy(policy)
     carried = policy.meta.get('quant') if isinstance(policy, Policy) else None
@@ -203,7 +208,7 @@ def _make_search(
             'quant.candidates: found (0, 0) alone, which skips a block; at least one '
             'other precision is needed'
         )
-    profile = Hardware.load(hardware) if hardware else None
+    profile = None if hardware is None else Hardware.load(hardware)
     grouped = layers.grouped(model, groups)
     candidates = group_candidates(layers.candidates, grouped)
     can_skip = [g for g, precisions in candidates.items() if SKIP in precisions]
@@ -214,7 +219,11 @@ def _make_search(
         allowed = [c for c in candidates[group] if c != SKIP or group in skips]
         allowed = _allowed(allowed, [modules[n] for n in members], profile, group)
         for part in layers.followed_by(members):
-            shared = build(RELAXATIONS, relaxation, candidates=allowed, group=group)
+            shared = build(
+                *(RELAXATIONS, relaxation, 'quant.relaxation'),
+                candidates=allowed,
+                group=group,
+            )
             for name in part:
                 float_twin(modules[name])[0].from_float(
                     modules[name],

@@ -1,7 +1,7 @@
 """Tensor to tensor at b bits. Knows no layer and no search."""
 
 from mmmpq.quantizers import operators
-from mmmpq.quantizers.base import Quantizer, per_subnet
+from mmmpq.quantizers.base import NO_RANGE, Quantizer, per_subnet
 from mmmpq.quantizers.batch_quant import BatchQuantizer
 from mmmpq.quantizers.dorefa import DoReFaQuantizer, PACTQuantizer
 from mmmpq.quantizers.functional import (
@@ -18,6 +18,7 @@ from mmmpq.quantizers.ranges import least_squares_range, scale_clip_range
 from mmmpq.quantizers.stored import StoredQuantizer
 
 __all__ = [
+    'NO_RANGE',
     'BatchQuantizer',
     'DoReFaQuantizer',
     'GaussianQuantizer',

@@ -16,6 +16,10 @@ from mmmpq.quantizers.kernels.native import floats
 from mmmpq.quantizers.ranges import nonzero_rows
 
 TARGETS = ('weight', 'activation')
+NO_RANGE = (  # what is said of a quantizer that is not calibrated
+    'it has seen no input, or only zeros; accepted are a fine-tuned checkpoint, some '
+    'batches of images before the export, and quant.exclude, which leaves it float'
+)
 
 
 class Quantizer(nn.Module):

@@ -76,6 +76,11 @@ class LinearQuantizer(Quantizer):
             raise ValueError(
                 f'quantizer.clip_ratio: found {clip_ratio!r}; accepted are numbers > 0'
             )
+        if not 0 <= momentum <= 1:
+            raise ValueError(
+                f'quantizer.momentum: found {momentum!r}; accepted are numbers from 0 '
+                'to 1'
+            )
         self.learned = range == 'learned'
         self.clip_ratio = clip_ratio or (2.0 if target == 'weight' else 4.0)
         self.momentum = momentum

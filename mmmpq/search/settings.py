@@ -87,6 +87,8 @@ class Settings:
         try:
             wrapper = build_optimizer(self.optimizer, [logit], None)
             wrapper.optimizer.step()
+            if not logit.isfinite():
+                raise ValueError(f'it takes logits to {logit.item()}')
             name = 'clip_grad'
             wrapper = build_optimizer(self.optimizer, [logit], self.clip_grad)
             if self.clip_grad:

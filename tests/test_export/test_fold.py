@@ -226,6 +226,6 @@ def test_refuses_what_is_not_calibrated():
     model = net(4)
     model.conv.a_quantizer.signed.fill_(-1)
     model.conv.a_quantizer.sync_host()
-    with pytest.raises(ValueError, match='not calibrated: conv;'):
+    with pytest.raises(ValueError, match='not calibrated: conv: it has seen no input'):
         fold_batchnorm(model, (4, 9, 9))
     assert isinstance(model.norm, nn.BatchNorm2d)

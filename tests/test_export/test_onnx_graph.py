@@ -501,12 +501,24 @@ def test_what_cannot_be_exported_is_named(classifier, settled, tmp_path, monkeyp
     model.backbone.conv1.a_quantizer.signed.fill_(-1)
     model.backbone.conv1.a_quantizer.sync_host()
     said = refused(model, tmp_path)
-    assert 'backbone.conv1' in said and 'not calibrated' in said
+    assert said.startswith('not calibrated: backbone.conv1: it has seen no input')
     config = classifier(candidates=['W2A2', 'W4A4'])
     del config.model.quant.policy
     assert 'apply_policy' in refused(settled(config), tmp_path)
     assert 'no quantized layer' in refused(nn.Sequential(nn.Linear(2, 2)), tmp_path)
     assert 'Sequential cannot be cut' in refused(nn.Sequential(model), tmp_path)
+
+
+def test_layers_that_saw_only_zeros_are_named_once(classifier, settled, tmp_path):
+    """As in a net of random weights whose signal fades, or behind a dead layer."""
+    model = settled(classifier())
+    dead = [n for n, m in quantized_layers(model).items() if 'layer2' in n]
+    for name in dead:
+        model.get_submodule(name).a_quantizer.signed.fill_(-1)
+        model.get_submodule(name).a_quantizer.sync_host()
+    said = refused(model, tmp_path)
+    assert f'not calibrated: {", ".join(dead[:3])} and {len(dead) - 3} more' in said
+    assert 'only zeros' in said and 'quant.exclude' in said
 
 
 def test_without_the_extra(classifier, settled, tmp_path, monkeypatch):

@@ -339,8 +339,23 @@ def test_calibration_sees_signs_ranges_and_unreached_layers(monkeypatch):
         values = net[3](net[2](net[1](net[0](x))))
     assert 0.5 * values.abs().max() < wide <= values.abs().max()
     assert len(said) == 1
-    assert said[0].endswith('first batch: unused')
+    assert said[0].endswith('other than zero: unused')
     assert net(x).isfinite().all()
+
+
+def test_calibration_names_layers_that_saw_only_zeros(monkeypatch):
+    said = []
+    monkeypatch.setattr(base, 'print_log', lambda text, **_: said.append(text))
+    net, x = chain(), torch.randn(8, 3, 8, 8)
+    nn.init.zeros_(net[2].weight)
+    nn.init.zeros_(net[2].bias)
+    with calibrating(net):
+        net(x)
+    assert len(said) == 1 and said[0].endswith('other than zero: 4')
+    assert net(x).isfinite().all()
+    nn.init.ones_(net[2].weight)
+    net(x)  # now there is something to see
+    assert net[4].a_quantizer.calibrated
 
 
 def test_calibration_that_fails_leaves_the_layers_quantized():

@@ -20,10 +20,16 @@ a budget is
 class CfgOptions(argparse.Action):
     """MMEngine's ``DictAction``, imported where it has something to do."""
 
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, *args: Any
+    ) -> None:
         from mmengine.config import DictAction
 
-        DictAction(self.option_strings, self.dest, nargs='+')(*args, **kwargs)
+        for value in values:
+            if not value.partition('=')[0] or '=' not in value:
+                parser.error(f'--cfg-options: found {value!r}; accepted is KEY=VALUE')
+        action = DictAction(self.option_strings, self.dest, nargs='+')
+        action(parser, namespace, values, *args)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:

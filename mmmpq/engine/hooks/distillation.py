@@ -8,7 +8,7 @@ from mmengine.runner import Runner
 
 from mmmpq.arguments import check_least
 from mmmpq.engine.batches import unwrapped
-from mmmpq.engine.distillation import Distillation
+from mmmpq.engine.distillation import Distillation, check_match
 from mmmpq.registry import HOOKS
 
 
@@ -35,6 +35,7 @@ class DistillationHook(Hook):
         match: Mapping[str, str] | None = None,
     ) -> None:
         check_least('DistillationHook', weight=(weight, 0))
+        check_match(match, 'DistillationHook.match')
         self.teacher, self.weight, self.match = teacher, weight, match
 
     def before_train(self, runner: Runner) -> None:

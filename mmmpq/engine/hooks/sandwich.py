@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmmpq.arguments import check_least
 from mmmpq.engine.batches import one_optimizer, train_batches, unwrapped
-from mmmpq.engine.distillation import Distillation
+from mmmpq.engine.distillation import Distillation, check_match
 from mmmpq.engine.hooks.training import TrainingHook
 from mmmpq.engine.subnet_metrics import SubnetMetrics
 from mmmpq.layers.idle import with_idle
@@ -80,6 +80,7 @@ class SandwichHook(TrainingHook):
             calibration=(calibration, 1),
             distill=(distill, 0),
         )
+        check_match(match, 'SandwichHook.match')
         self.random = random
         self.one_precision = one_precision
         self.one_precision_ends = one_precision_ends

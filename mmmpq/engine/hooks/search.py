@@ -115,7 +115,7 @@ class SearchHook(TrainingHook):
             continuation,
         )
         self.budgets = budgets_of(budgets, key='SearchHook.budgets')
-        self.objective = Objective(penalties)
+        self.objective = Objective(penalties, 'SearchHook.penalties')
         self.settings.check('SearchHook', self.budgets, self.objective)
         self.joint = joint
         self.held_out = held_out

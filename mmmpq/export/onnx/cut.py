@@ -31,7 +31,11 @@ def head_of(model: nn.Module) -> nn.Module:
     """
     for name in HEADS:
         head = getattr(model, name, None)
-        if isinstance(head, nn.Module) and hasattr(model, 'extract_feat'):
+        if not isinstance(head, nn.Module) or not hasattr(model, 'extract_feat'):
+            continue
+        if hasattr(model, 'forward_transformer'):  # between features and head
+            break
+        if type(head).forward is not nn.Module.forward:  # else of a loss alone
             return head
     raise ValueError(
         f'model.type: {type(model).__name__} cannot be cut into network and decoding; '

@@ -3,7 +3,12 @@
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto
 
-from mmmpq.export.integers import activation_levels, weight_integers, weight_levels
+from mmmpq.export.integers import (
+    activation_levels,
+    check_calibrated,
+    weight_integers,
+    weight_levels,
+)
 from mmmpq.export.onnx.builder import Builder
 from mmmpq.export.onnx.levels import (
     containers_of,
@@ -50,8 +55,10 @@ def to_qdq(
         ValueError: A layer's quantizer cannot be written as integers; it is named.
     """
     writer = _Writer(layers, containers, vnni, target)
+    marked = (node for node in model.graph.node if _is_marker(node))
+    check_calibrated({n: layers[n] for n in (_marked(m)['layer'] for m in marked)})
     for node in model.graph.node:
-        if (node.domain, node.op_type) == MARKER:
+        if _is_marker(node):
             writer.replace(node)
         else:
             writer.keep(node)
@@ -59,6 +66,15 @@ def to_qdq(
     for opset in [o for o in model.opset_import if o.domain == MARKER[0]]:
         model.opset_import.remove(opset)
     return writer.report
+
+
+def _is_marker(node: NodeProto) -> bool:
+    return (node.domain, node.op_type) == MARKER
+
+
+def _marked(marker: NodeProto) -> dict[str, str]:
+    """The layer and the target of a marker."""
+    return {a.name: a.s.decode() for a in marker.attribute}
 
 
 class _Writer(Builder):
@@ -81,7 +97,7 @@ class _Writer(Builder):
         self.weights: dict[str, str] = {}
 
     def replace(self, marker: NodeProto) -> None:
-        marked = {a.name: a.s.decode() for a in marker.attribute}
+        marked = _marked(marker)
         name = marked['layer']
         tensor = self.renamed.get(marker.input[0], marker.input[0])
         try:

@@ -7,6 +7,7 @@ from mmpretrain.models.backbones.resnet import BasicBlock
 from torch import nn
 from torch.nn import functional as F
 
+from mmmpq.arguments import check_least
 from mmmpq.registry import MODELS
 
 DEPTHS = (20, 32, 44, 56)
@@ -72,6 +73,12 @@ class CifarResNet(BaseBackbone):
     ) -> None:
         if depth not in DEPTHS:
             raise ValueError(f'depth={depth}: CifarResNet accepts {DEPTHS}')
+        check_least(
+            'CifarResNet',
+            in_channels=(in_channels, 1),
+            base_channels=(base_channels, 1),
+            stem_stride=(stem_stride, 1),
+        )
         super().__init__(init_cfg=init_cfg or KAIMING)
         norm_cfg = norm_cfg or dict(type='BN')
         self.conv1 = build_conv_layer(

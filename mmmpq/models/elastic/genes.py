@@ -1,6 +1,7 @@
 """Genes: what an elastic module chooses from, by name."""
 
 from collections.abc import Mapping
+from os import PathLike
 from typing import Any
 
 from mmmpq.policy import Policy
@@ -41,8 +42,13 @@ def read_architecture(architecture: Any) -> dict[str, Any]:
     if isinstance(architecture, Mapping):
         return dict(architecture)
     policy = architecture
+    if isinstance(policy, (str, PathLike)):
+        policy = Policy.load(policy)
     if not isinstance(policy, Policy):
-        policy = Policy.load(architecture)
+        raise ValueError(
+            f'architecture: found {architecture!r:.80}; accepted are a policy.json of '
+            'an elastic model, and a dict of its genes'
+        )
     genes = policy.meta.get('architecture')
     if not isinstance(genes, Mapping):
         raise ValueError(

@@ -45,6 +45,10 @@ class MobileNetV3Stages(BaseBackbone):
     ) -> None:
         super().__init__(init_cfg=init_cfg or KAIMING)
         self.norm_cfg = norm_cfg or dict(type='BN')
+        if not width_mult > 0:
+            raise ValueError(
+                f'width_mult: found {width_mult!r}; accepted are numbers > 0'
+            )
         self.depths = _choices('depths', depths)
         self.kernels = _choices('kernels', kernels)
         self.expands = _choices('expands', expands)
