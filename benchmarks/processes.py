@@ -2,10 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
+import traceback
 from pathlib import Path
+from typing import Any
+
+from mmengine.registry import DefaultScope
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -56,3 +61,44 @@ def last_metric(folder: Path, metric: str) -> float:
     if not values:
         raise ValueError(f'{folder}: no {metric} was written')
     return float(values[-1])
+
+
+def forked(folder: Path, title: str, limit: int, call: Any, *args: Any) -> str:
+    """Calls in a process of its own, in ``folder``; the last line of what failed."""
+    log = folder / f'{title}.log'
+    sys.stdout.flush()
+    pid = os.fork()
+    if not pid:
+        _child(folder, log, call, args)
+    deadline, status = time.time() + limit, None
+    while status is None and time.time() < deadline:
+        found, ended = os.waitpid(pid, os.WNOHANG)
+        status = ended if found else None
+        time.sleep(0.05)
+    if status is None:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        return f'not done in {limit} s'
+    if not status:
+        return ''
+    lines = [x.strip() for x in log.read_text(errors='replace').splitlines()]
+    lines = [x for x in lines if x and not x.startswith('(MMMPQ')]
+    errors = [x for x in lines if x.startswith('error: ')]
+    return (errors or lines or [f'status {status}'])[-1][:300]
+
+
+def _child(folder: Path, log: Path, call: Any, args: tuple) -> None:
+    code = 0
+    try:
+        os.chdir(folder)
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, 1), os.dup2(file, 2)
+        DefaultScope._instance_dict.clear()
+        call(*args)
+    except SystemExit as error:
+        code = 1 if error.code else 0
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,285 @@
+"""The recipe of docs/your_own_model.md on one config of every family of both toolboxes.
+
+A folder of configs is a family. Its config gets made data in place of its own
+(benchmarks/tiny.py) and the lines of the recipe on top; then it is searched,
+fine-tuned, validated and exported by the verbs of ``mmmpq``, each in a process of its
+own. Where the search fails, the float net trains on the same data: a family whose float
+net does not train here is none that a recipe could be tried on.
+"""
+
+import argparse
+import json
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import mmdet.utils
+import mmpretrain.utils
+import torch
+from mmengine.runner.checkpoint import CheckpointLoader
+from processes import forked
+from rich.console import Console
+from tiny import reference, tiny
+
+import mmmpq.cli.export
+import mmmpq.cli.train
+import mmmpq.export.onnx.graph
+import mmmpq.visualization  # noqa: F401
+from mmmpq import cli
+from mmmpq.engine import results
+from mmmpq.fileio import atomic_write
+from mmmpq.models import build_model
+from mmmpq.policy import Policy
+
+TOOLBOXES = dict(mmpretrain=mmpretrain, mmdet=mmdet)
+OTHER = ('_base_', 'common')  # no families
+# What the rule does not find, or what is small among the configs of a folder.
+CONFIG = {
+    'mmdet/cascade_rpn': 'cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py',
+    'mmdet/dcn': 'faster-rcnn_r50-dconv-c3-c5_fpn_1x_coco.py',
+    'mmdet/dcnv2': 'faster-rcnn_r50-mdconv-c3-c5_fpn_1x_coco.py',
+    'mmdet/mask2former': 'mask2former_r50_8xb2-lsj-50e_coco.py',
+    'mmdet/pvt': 'retinanet_pvtv2-b0_fpn_1x_coco.py',
+    'mmdet/rtmdet': 'rtmdet_tiny_8xb32-300e_coco.py',
+    'mmdet/ssd': 'ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py',
+    'mmdet/yolox': 'yolox_tiny_8xb8-300e_coco.py',
+    'mmpretrain/convmixer': 'convmixer-768-32_10xb64_in1k.py',
+    'mmpretrain/eva': 'eva-mae-style_vit-base-p16_16xb256-coslr-400e_in1k.py',
+    'mmpretrain/itpn': 'itpn-pixel_hivit-base-p16_8xb512-amp-coslr-400e_in1k.py',
+    'mmpretrain/mae': 'mae_vit-base-p16_8xb512-amp-coslr-300e_in1k.py',
+    'mmpretrain/resnet': 'resnet18_8xb32_in1k.py',
+    'mmpretrain/vgg': 'vgg11bn_8xb32_in1k.py',
+    'mmpretrain/vision_transformer': 'vit-base-p32_64xb64_in1k.py',
+    'mmpretrain/xcit': 'xcit-nano-12-p16_8xb128_in1k.py',
+}
+SMALL = (
+    r'atto|femto|nano', r'xxs|xxsmall', r'tiny|-t\d?[-_]|5m', r'[-_][asb]0|400mf',
+    r's12|-l1|r18|w18|128s|mini', r'small|[-_]s[-_]', r'r?50|11', r'base|[-_]b[-_]', '',
+)  # fmt: skip
+SIDE = 128  # of the images of detectors
+SIDES = {'ddod': 256, 'ddq': 256, 'dino': 256, 'ssd': 320, 'centernet': 256}
+HEAVY, HUGE = 12e6, 400e6  # weights: one epoch of search and no ONNX; no training
+SEARCH = """_base_ = './base.py'
+custom_imports = dict(imports=['mmmpq'], allow_failed_imports=False)
+
+model = dict(
+    type='mmmpq.QuantModel',
+    base_type='{kind}',
+{backbone}    quant=dict(),
+)
+load_from = 'float.pth'
+train_cfg = dict({length}={search})
+optim_wrapper = dict(optimizer=dict(lr=0.001))
+budget = dict(type='BOPs', limit='W4A4', input_shape={shape})
+quick = dict(calibration=2, measure=0)
+custom_hooks = [{hooks}dict(type='mmmpq.SearchHook', budgets=[budget], **quick)]
+"""
+FINETUNE = """_base_ = 'my_search.py'
+
+model = dict(quant=dict(policy='work_dirs/my_search/policy.json'))
+load_from = 'work_dirs/my_search/searched.pth'
+train_cfg = dict({length}={finetune}, val_interval=1)
+optim_wrapper = dict(optimizer=dict(lr=0.005))
+custom_hooks = [{hooks}dict(type='mmmpq.CalibrationHook')]
+"""
+STEPS = ('search', 'fine-tune', 'packed', 'onnx')
+
+
+def families(toolbox: str) -> Iterator[tuple[str, Path]]:
+    """Folders of a toolbox's configs, with the smallest usual config of each."""
+    configs = Path(TOOLBOXES[toolbox].__file__).parent / '.mim' / 'configs'
+    for folder in sorted(configs.iterdir()):
+        if not folder.is_dir() or folder.name in OTHER:
+            continue
+        names = [p.name for p in folder.glob('*.py') if p.name[0] != '_']
+        chosen = CONFIG.get(f'{toolbox}/{folder.name}')
+        if chosen is None and names:
+            chosen = min(names, key=_order if toolbox == 'mmpretrain' else _of_r50)
+        yield folder.name, folder / (chosen or 'none')
+
+
+def _order(name: str) -> tuple:
+    size = next(i for i, words in enumerate(SMALL) if re.search(words, name))
+    unusual = bool(re.search(r'headless|deploy|\dpx|gf_|in21k|cifar|ipu', name))
+    return 'in1k' not in name, unusual, size, len(name), name
+
+
+def _of_r50(name: str) -> tuple:
+    return name.endswith('tta.py'), 'r50' not in name, len(name), name
+
+
+def family(toolbox: str, name: str, config: Path, folder: Path, limit: int) -> dict:
+    """What the recipe does on one family, step by step."""
+    row: dict[str, Any] = dict(toolbox=toolbox, family=name, config=config.name)
+    if not config.is_file():
+        return dict(row, trains='no config that trains')
+    began = time.time()
+    if reason := forked(folder, 'base', limit, prepare, config, folder, name):
+        return dict(row, trains=f'float: {reason}')
+    row.update(json.loads((folder / 'facts.json').read_text()))
+    if row['weights'] >= HUGE:
+        row['search'] = verb(folder, 'cost', limit, 'cost', 'my_search.py')
+        return dict(row, seconds=round(time.time() - began))
+    row['search'] = verb(folder, 'search', limit, 'train', 'my_search.py')
+    if row['search'] == 'pass':
+        row['search'] = inside(folder / 'work_dirs' / 'my_search')
+        finished(row, folder, limit)
+    else:
+        found = verb(folder, 'float', limit, 'train', 'float.py')
+        row['trains'] = True if found == 'pass' else f'float: {found}'
+    return dict(row, seconds=round(time.time() - began))
+
+
+def finished(row: dict, folder: Path, limit: int) -> None:
+    """Fine-tunes and exports what a search found."""
+    config, work = 'my_finetune.py', 'work_dirs/my_finetune'
+    row['fine-tune'] = verb(folder, 'finetune', limit, 'train', config)
+    if row['fine-tune'] != 'pass':
+        return
+    checkpoint = (folder / work / 'last_checkpoint').read_text().strip()
+    export = ('export', config, checkpoint, '--out')
+    for kind, file in (('packed', 'net.safetensors'), ('onnx', 'net.onnx')):
+        if kind == 'packed' or row['weights'] < HEAVY:
+            row[kind] = verb(folder, kind, limit, *export, file, '--format', kind)
+
+
+def prepare(config: Path, folder: Path, name: str) -> None:
+    """Writes the configs of the recipe, and a float net with random weights."""
+    side = SIDES.get(name, SIDE)
+    cfg = tiny(config, folder / 'data', side)
+    cfg.dump(folder / 'base.py')
+    torch.manual_seed(0)
+    net = build_model(cfg)
+    net.init_weights()
+    torch.save(dict(state_dict=net.state_dict(), meta={}), folder / 'float.pth')
+    weights = sum(p.numel() for p in net.parameters())
+    length = 'max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'
+    heavy = weights >= HEAVY
+    backbone = cfg.model.get('backbone') or {}
+    keys = dict(frozen_stages=-1) if backbone.get('frozen_stages', -1) >= 0 else {}
+    line = f'    backbone=dict({_items(keys)}),\n' if keys else ''
+    text = dict(
+        kind=cfg.model.type,
+        backbone=line,
+        length=length,
+        search=1 if heavy else 2,
+        finetune=1,
+        shape=reference(cfg, side),
+        hooks='*_base_.custom_hooks, ' if cfg.get('custom_hooks') else '',
+    )
+    (folder / 'my_search.py').write_text(SEARCH.format(**text))
+    text['hooks'] = ''
+    if hooks := cfg.get('custom_hooks'):
+        text['hooks'] = ', '.join(repr(dict(h)) for h in hooks) + ', '
+    (folder / 'my_finetune.py').write_text(FINETUNE.format(**text))
+    (folder / 'float.py').write_text(
+        f"_base_ = './base.py'\ntrain_cfg = dict({length}=4)\n"
+    )
+    facts = dict(weights=weights, heavy=heavy)
+    (folder / 'facts.json').write_text(json.dumps(facts))
+
+
+def _items(keys: dict) -> str:
+    return ', '.join(f'{k}={v!r}' for k, v in keys.items())
+
+
+def inside(work: Path) -> str:
+    """Whether the policy that a search wrote holds its budgets."""
+    for each in Policy.load(work / 'policy.json').meta['budgets']:
+        if each['cost'] > each['limit']:
+            return f'over its budget: {each}'
+    return 'pass' if (work / 'searched.pth').is_file() else 'no searched.pth'
+
+
+def verb(folder: Path, title: str, limit: int, *argv: str) -> str:
+    """Calls a verb of mmmpq: 'pass', or the line that it ends with."""
+    return forked(folder, title, limit, cli.main, argv) or 'pass'
+
+
+def no_download(*_: Any, **__: Any) -> None:
+    raise OSError('it wants a file from the network')
+
+
+def outcome(row: dict) -> str:
+    """'pass', 'fail' or 'none': its float net does not train here."""
+    if row.get('trains', True) is not True:
+        return 'none'
+    needed = [row.get(s, 'pass') for s in STEPS[:-1]]
+    return 'pass' if set(needed) == {'pass'} else 'fail'
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown: what holds, then a row a family."""
+    lines = ['# The recipe of your_own_model.md, family by family', '']
+    for toolbox in TOOLBOXES:
+        found = [outcome(r) for r in rows if r['toolbox'] == toolbox]
+        tried = [f for f in found if f != 'none']
+        lines.append(
+            f'- {toolbox}: {tried.count("pass")} of {len(tried)} families pass; of '
+            f'{len(found) - len(tried)} more the float net does not train here'
+        )
+    lines += ['', '| family | config | ' + ' | '.join(STEPS) + ' |']
+    lines.append('| --- ' * (2 + len(STEPS)) + '|')
+    reasons = []
+    for row in rows:
+        if outcome(row) == 'none':
+            reasons.append(f'| {row["family"]} | {row["config"]} | {row["trains"]} |')
+            continue
+        cells = [row.get(s, '') for s in STEPS]
+        note = ' (one step)' if row['heavy'] else ''
+        note = ' (built and priced)' if row['weights'] >= HUGE else note
+        cells = [c.replace('|', '/') for c in (row['config'] + note, *cells)]
+        lines.append(f'| {row["family"]} | ' + ' | '.join(cells) + ' |')
+    lines += ['', '## Whose float net does not train here', '']
+    lines += ['| family | config | reason |', '| --- | --- | --- |', *reasons]
+    return '\n'.join(lines) + '\n'
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n\n')[0])
+    parser.add_argument('out', type=Path, help='a line of JSON a family; goes on')
+    parser.add_argument('--only', nargs='+', metavar='FAMILY', help='these, anew')
+    parser.add_argument('--toolbox', nargs='+', choices=TOOLBOXES, default=TOOLBOXES)
+    parser.add_argument('--limit', type=int, default=240, help='seconds a step')
+    parser.add_argument('--keep', type=Path, help='folder for configs and logs')
+    args = parser.parse_args()
+    torch.hub.load_state_dict_from_url = no_download
+    schemes = dict.fromkeys(('http://', 'https://'), no_download)
+    CheckpointLoader._schemes.update(schemes)
+    for toolbox in TOOLBOXES.values():  # once, not in every process
+        toolbox.utils.register_all_modules(init_default_scope=False)
+    results.write_report = lambda folder: None  # takes as long as all the rest
+    console = Console()
+    rows = {}
+    if args.out.is_file():
+        for row in map(json.loads, args.out.read_text().splitlines()):
+            rows[row['toolbox'], row['family']] = row
+    root = args.keep or Path(tempfile.mkdtemp())
+    for toolbox in args.toolbox:
+        for name, config in families(toolbox):
+            if name not in args.only if args.only else (toolbox, name) in rows:
+                continue
+            folder = root.resolve() / f'{toolbox}-{name}'
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+            row = family(toolbox, name, config, folder, args.limit)
+            rows[toolbox, name] = row
+            text = ''.join(json.dumps(rows[k]) + '\n' for k in sorted(rows))
+            atomic_write(args.out, text)
+            atomic_write(args.out.with_suffix('.md'), table(list(rows.values())))
+            console.print(row, markup=False)
+            for file in (*folder.rglob('*.pth'), *folder.rglob('net.*')):
+                file.unlink()
+    if not args.keep:
+        shutil.rmtree(root)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,65 @@
+"""benchmarks/families.py: configs of the toolboxes on made data, and the table."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+from mmengine.registry import DATASETS, init_default_scope
+
+FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
+
+
+@pytest.fixture(scope='module')
+def families():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        spec = importlib.util.spec_from_file_location(
+            'families', FOLDER / 'families.py'
+        )
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.mark.parametrize(
+    ('toolbox', 'name', 'shape', 'side'),
+    [
+        ('mmdet', 'ssd', (3, 128, 128), 128),
+        ('mmdet', 'fast_rcnn', (3, 128, 128), 128),
+        ('mmpretrain', 'lenet', (1, 32, 32), 32),
+        ('mmpretrain', 'beit', (3, 224, 224), 224),
+    ],
+)
+def test_a_config_on_made_data(toolbox, name, shape, side, families, tmp_path):
+    config = dict(families.families(toolbox))[name]
+    cfg = families.tiny(config, tmp_path, 128)
+    assert families.reference(cfg, 128) == shape
+    init_default_scope(toolbox)
+    dataset = DATASETS.build(cfg.train_dataloader.dataset)
+    assert len(dataset) == 2
+    inputs = dataset[0]['inputs']
+    image = inputs[0] if isinstance(inputs, list) else inputs
+    assert max(image.shape[1:]) == side
+    cfg.dump(tmp_path / 'base.py')
+
+
+def test_every_folder_is_a_family(families):
+    for toolbox, least in (('mmpretrain', 80), ('mmdet', 110)):
+        found = dict(families.families(toolbox))
+        assert len(found) >= least
+        assert not [n for n, path in found.items() if path.is_dir()]
+
+
+def test_the_table_counts_families_whose_float_net_trains(families):
+    row = dict(toolbox='mmdet', config='x.py', weights=1.0, heavy=False)
+    passed = dict.fromkeys(families.STEPS, 'pass')
+    rows = [
+        dict(row, family='a', **passed),
+        dict(row, family='b', **dict(passed, onnx='error: it has no head')),
+        dict(row, family='c', search='error: a|b', trains=True),
+        dict(row, family='d', search='error: x', trains='float: no lap'),
+    ]
+    text = families.table(rows)
+    assert 'mmdet: 2 of 3 families pass; of 1 more the float net' in text
+    assert '| c | x.py | error: a/b |  |  |  |' in text
+    assert '| d | x.py | float: no lap |' in text
