@@ -1,7 +1,8 @@
 """How fast our ONNX files are beside float and beside what a runtime's own tool makes.
 
 For every model these files take turns in one process, and medians are of ratios within
-a round; with one thread of the process's CPU time, which other programs change least:
+a round; with one thread of the process's CPU time, which other programs change least.
+Each call follows one of the same file that does not count:
 
 * `float`: the exported net, nothing quantized;
 * `ours W8A8`, `ours W4A4`: types of 8 bits, as `mmmpq export --fold` writes them;
@@ -170,6 +171,7 @@ def measure(
     clock = time.process_time if threads == 1 else time.perf_counter
     for i in track(range(rounds + 3), f'{model}, {runtime}', transient=True):
         for name, each in opened.items():
+            each.run()  # what the file before has left in the caches goes
             start = clock()
             each.run()
             if i >= 3:
@@ -235,7 +237,8 @@ def main() -> None:
         missing = [name for name in PACKAGES[runtime] if find_spec(name) is None]
         if missing:
             parser.error(
-                f'--runtimes {runtime}: not installed: pip install {" ".join(missing)}'
+                f'--runtimes {runtime}: found no package {missing[0]}; it comes with '
+                f'pip install {" ".join(PACKAGES[runtime])}'
             )
     compat.prepare()
     torch.set_num_threads(args.threads)

@@ -51,7 +51,7 @@ def test_setup_accepts_what_is_pinned(tmp_path):
     text = (info / 'requires.txt').read_text()
     always, *extras = re.split(r'^\[(\w+)\]$', text, flags=re.M)
     extras = dict(zip(extras[::2], extras[1::2], strict=True))
-    assert set(extras) == {*FAMILIES, 'deploy', 'qfa', 'kernels', 'dev'}
+    assert set(extras) == {*FAMILIES, 'deploy', 'openvino', 'qfa', 'kernels', 'dev'}
     for family in FAMILIES:
         for line in (always + extras[family]).split():
             requirement = Requirement(line)

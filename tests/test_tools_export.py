@@ -44,7 +44,6 @@ test_dataloader = dict(
     dataset=dict(
         type='CustomDataset', data_prefix={pictures!r},
         pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
-train_dataloader = dict(test_dataloader)
 test_evaluator = dict(type='Accuracy', topk=(1,))
 test_cfg = dict()
 visualizer = dict(type='UniversalVisualizer')
@@ -209,20 +208,27 @@ def test_onnx_for_a_runtime(tool, folder, tmp_path, capsys):
     """Ranges come from the pictures that it trains on; what it costs is said."""
     pytest.importorskip('onnxruntime')
     out = tmp_path / 'x.onnx'
-    flags = '--format', 'onnx', '--fold', '--out', str(out), '--target'
-    export(tool, folder, *flags, 'onnxruntime', '--batches', '2')
+    config = (folder / 'tiny.py').read_text()
+    config += 'train_dataloader = dict(test_dataloader)\n'
+    (folder / 'trained.py').write_text(config)
+    argv = [str(folder / 'trained.py'), str(folder / 'epoch_3.pth')]
+    argv += ['--fold', '--format', 'onnx', '--out', str(out), '--target']
+    tool.main([*argv, 'onnxruntime', '--batches', '2'])
     said = capsys.readouterr().out
     assert 'tensors between layers are rounded to 8 bits for onnxruntime' in said
     assert '% (root mean square, of 2 batches)' in said
     assert 'conv1' in said and 'quantize once more' in said
     first = out.read_bytes()
-    export(tool, folder, *flags, 'onnxruntime', '--batches', '2')
+    tool.main([*argv, 'onnxruntime', '--batches', '2'])
     assert out.read_bytes() == first
     with pytest.raises(ValueError, match=r"target: found 'onnx'; accepted are generic"):
-        export(tool, folder, *flags, 'onnx')
+        tool.main([*argv, 'onnx'])
     with pytest.raises(ValueError, match=r'images: found \(3, 16, 16\).*\(3, 8, 8\)'):
-        export(tool, folder, *flags, 'generic', '--input-shape', '3', '8', '8')
+        tool.main([*argv, 'generic', '--input-shape', '3', '8', '8'])
     assert out.read_bytes() == first
+    argv[0] = str(folder / 'tiny.py')
+    with pytest.raises(ValueError, match='train_dataloader: found none'):
+        tool.main([*argv, 'generic'])
 
 
 def test_the_smallest_file_says_what_it_costs(tool, folder, tmp_path, capsys):
@@ -232,6 +238,14 @@ def test_the_smallest_file_says_what_it_costs(tool, folder, tmp_path, capsys):
     assert 'slower than float. --containers 8bit is fast' in capsys.readouterr().out
     export(tool, folder, *flags, '8bit')
     assert 'slower than float' not in capsys.readouterr().out
+
+
+def test_qonnx(tool, folder, tmp_path):
+    pytest.importorskip('onnx')
+    out = tmp_path / 'x.qonnx.onnx'
+    export(tool, folder, '--format', 'qonnx', '--fold', '--out', str(out))
+    assert b'qonnx.custom_op.general' in out.read_bytes()
+    assert {p.name for p in tmp_path.iterdir()} == {'x.qonnx.onnx', 'sizes.json'}
 
 
 def test_a_target_is_of_onnx(tool, folder, capsys):
@@ -396,7 +410,12 @@ def test_all_files_or_none(tool, folder, tmp_path, monkeypatch, fault):
 
 @pytest.mark.parametrize(
     ('out', 'stem'),
-    [('net_v1.2', 'net_v1.2'), ('net.onnx', 'net'), (None, 'epoch_3')],
+    [
+        ('net_v1.2', 'net_v1.2'),
+        ('net.onnx', 'net'),
+        ('net.qonnx.onnx', 'net'),
+        (None, 'epoch_3'),
+    ],
 )
 def test_names_of_two_files(tool, out, stem):
     args = SimpleNamespace(out=out, checkpoint='epoch_3.pth', format=['onnx', 'packed'])

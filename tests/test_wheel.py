@@ -68,7 +68,15 @@ def test_the_wheel_holds_package_data_configs_tools_and_finder(wheel):
     assert tracked <= shipped
     assert {FINDER, 'mmmpq/.mim/model-index.yml'} <= names
     extras = set(re.findall('^Provides-Extra: (.*)', metadata, re.M))
-    assert extras == {'openmmlab', 'onedl', 'deploy', 'qfa', 'kernels', 'dev'}
+    assert extras == {
+        'openmmlab',
+        'onedl',
+        'deploy',
+        'openvino',
+        'qfa',
+        'kernels',
+        'dev',
+    }
     always = re.findall(r'^Requires-Dist: ((?:(?!extra ==).)*)$', metadata, re.M)
     assert not [name for name in always if 'mm' in name or 'setuptools' in name]
 

@@ -34,7 +34,7 @@ from mmmpq.visualization.progress import terminal
 from mmmpq.visualization.sizes import size_table
 
 SIDE = 256  # of the images for detectors whose outputs are compared, at most
-ENDINGS = (*SUFFIX.values(), '.pth', '.pt', '.ckpt', '.bin')
+ENDINGS = (*reversed(SUFFIX.values()), '.pth', '.pt', '.ckpt', '.bin')
 
 
 def outputs(args: argparse.Namespace) -> dict[str, Path]:
@@ -44,8 +44,8 @@ def outputs(args: argparse.Namespace) -> dict[str, Path]:
         ValueError: One is CHECKPOINT itself.
     """
     out = Path(args.out or args.checkpoint)
-    if out.suffix in ENDINGS:
-        out = out.with_suffix('')
+    ending = next((e for e in ENDINGS if out.name.endswith(e)), '')
+    out = out.with_name(out.name.removesuffix(ending))
     kinds = [kind for kind in SUFFIX if kind in args.format]
     paths = {kind: out.with_name(out.name + SUFFIX[kind]) for kind in kinds}
     for path in paths.values():
@@ -230,6 +230,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                     images = preprocessed(model, cfg, args.batches)
                     options.update(target=args.target, images=images)
                 onnx = export_onnx(model, new['onnx'], shape, args.opset, **options)
+        if 'qonnx' in new:
+            from mmmpq.export.onnx.graph import export_qonnx
+
+            with console.status('tracing'):
+                export_qonnx(model, new['qonnx'], shape)
         if 'packed' in new:
             with console.status('packing'):
                 known = (checkpoint.get('meta') or {}).get('dataset_meta')

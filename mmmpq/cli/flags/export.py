@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from mmmpq.cli.flags.common import add_cfg_options, positive
 
 AS_FLOAT = "model.quant.policy=W32A32 'model.quant.fixed.*=None'"  # as models.loading
-SUFFIX = dict(packed='.safetensors', onnx='.onnx')
+SUFFIX = dict(packed='.safetensors', onnx='.onnx', qonnx='.qonnx.onnx')
 
 EXAMPLE = f"""formats:
   packed   safetensors with every weight at its own width; `mmmpq.load_packed(FILE)`
            and `load_from='FILE'` restore the very same net
   onnx     QuantizeLinear and DequantizeLinear around int8 weights, for ONNX Runtime
            and others; needs pip install mmmpq[deploy]
+  qonnx    Quant nodes of 1 to 8 bits, for FINN, hls4ml and other flows that build
+           their hardware; needs pip install mmmpq[deploy]
 
 examples:
   mmmpq export configs/bpnas/resnet_digits_finetune.py \\

@@ -1,11 +1,14 @@
 """New nodes and initializers of a graph, and what of the old ones goes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-from onnx import GraphProto, NodeProto, TensorProto, helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
+from mmmpq.export.integers import check_calibrated
 from mmmpq.export.onnx.levels import packed
+from mmmpq.export.onnx.trace import MARKER
+from mmmpq.layers.base import QuantLayer
 
 
 class Builder:
@@ -61,6 +64,72 @@ class Builder:
         graph.initializer.extend(self.initializers.values())
         del graph.value_info[:]  # types of the trace; whoever reads it infers them
         _drop_unused(graph)
+
+
+class LayerWriter(Builder):
+    """Writes what stands for the tensors that :func:`.trace.trace` has marked.
+
+    Args:
+        layers: By name.
+
+    Attributes:
+        report: What was written, by layer.
+    """
+
+    def __init__(self, layers: Mapping[str, QuantLayer]) -> None:
+        super().__init__()
+        self.layers = layers
+        self.report: dict[str, dict] = {}
+        self.weights: dict[str, str] = {}
+
+    def weight(self, name: str, latent: str) -> str:
+        """Writes a layer's weight, once; ``latent`` is that of training."""
+        raise NotImplementedError
+
+    def input(self, name: str, x: str) -> str:
+        """Writes the quantizer of a layer's input."""
+        raise NotImplementedError
+
+    def convert(self, model: ModelProto) -> None:
+        """Replaces the markers of a graph, in place.
+
+        Raises:
+            ValueError: Layers that are not calibrated, or one whose quantizer cannot
+                be written; they are named.
+        """
+        marked = (_marked(node)['layer'] for node in model.graph.node if _marks(node))
+        check_calibrated({name: self.layers[name] for name in marked})
+        for node in model.graph.node:
+            if _marks(node):
+                self._replace(node)
+            else:
+                self.keep(node)
+        self.finish(model.graph)
+        for opset in [o for o in model.opset_import if o.domain == MARKER[0]]:
+            model.opset_import.remove(opset)
+
+    def _replace(self, marker: NodeProto) -> None:
+        marked = _marked(marker)
+        name = marked['layer']
+        tensor = self.renamed.get(marker.input[0], marker.input[0])
+        try:
+            if marked['target'] == 'activation':
+                new = self.input(name, tensor)
+            else:
+                new = self.weights.get(name) or self.weight(name, tensor)
+                self.weights[name] = new
+        except ValueError as error:
+            raise ValueError(f'{name}: {error}') from error
+        self.renamed[marker.output[0]] = new
+
+
+def _marks(node: NodeProto) -> bool:
+    return (node.domain, node.op_type) == MARKER
+
+
+def _marked(marker: NodeProto) -> dict[str, str]:
+    """The layer and the target of a marker."""
+    return {a.name: a.s.decode() for a in marker.attribute}
 
 
 def _drop_unused(graph: GraphProto) -> None:

@@ -96,7 +96,7 @@ def export_onnx(
             translate; a target that is unknown or lacks a type. Layers and modules are
             named.
     """
-    onnx = deploy_extra('onnx')
+    deploy_extra('onnx')
     if target is not None:
         deploy_extra('onnxruntime')
         from mmmpq.export.onnx.islands import add_islands
@@ -114,26 +114,73 @@ def export_onnx(
     runtime = None if target is None else Target.load(target)
     if runtime is not None:
         runtime.check(layers, containers)
-    most = TRACED_SIZE if onnx_cut.is_detector(model) else max(shape)
-    traced_shape = shape[0], min(shape[1], most), min(shape[2], most)
-    was_training = model.training
-    model.eval()
-    try:
-        # Two: normalizations refuse one image where their maps are single pixels.
-        device = next(model.parameters()).device
-        example = torch.zeros(2, *traced_shape, device=device)
-        traced = min(opset, onnx_trace.TRACED_OPSET)
-        data, outputs = onnx_trace.trace(model, example, traced, containers)
-        graph = onnx.load_from_string(data)
-        if opset > traced:
-            graph = onnx.version_converter.convert_version(graph, opset)
-        report = to_qdq(graph, layers, containers, vnni, runtime)
-    finally:
-        model.train(was_training)
+    graph, outputs = _traced(model, shape, opset, containers)
+    report = to_qdq(graph, layers, containers, vnni, runtime)
     graph.ir_version = max(graph.ir_version, 10 if opset >= INT4_OPSET else 8)
     islands = add_islands(graph, runtime, images) if runtime else None
     if runtime is None or runtime.clip == 'integer':
         fold_clips(graph.graph)
+    written = _write(graph, path, model, shape, outputs, layers)
+    return dict(written, opset=opset, layers=report, islands=islands)
+
+
+def export_qonnx(
+    model: nn.Module, path: str | Path, input_shape: Sequence[int]
+) -> dict[str, Any]:
+    """Writes the network of ``model`` as QONNX, for flows that build their hardware.
+
+    What is in the file is that of :func:`export_onnx`; every quantizer is one node of
+    its true width (:mod:`.qonnx`).
+
+    Returns:
+        'path', 'bytes' of the file, 'nodes' by type.
+
+    Raises:
+        ValueError: As of :func:`export_onnx`.
+    """
+    deploy_extra('onnx')
+    from mmmpq.export.onnx.qonnx import to_qonnx
+
+    layers, shape = _fixed_layers(model), _checked_shape(input_shape)
+    graph, outputs = _traced(model, shape, onnx_trace.TRACED_OPSET, '8bit')
+    to_qonnx(graph, layers)
+    return _write(graph, path, model, shape, outputs, layers)
+
+
+def _traced(
+    model: nn.Module, shape: tuple[int, ...], opset: int, containers: str
+) -> tuple[Any, dict[str, Any]]:
+    """The marked graph, and the names of its outputs."""
+    import onnx
+
+    most = TRACED_SIZE if onnx_cut.is_detector(model) else max(shape)
+    size = shape[0], min(shape[1], most), min(shape[2], most)
+    was_training = model.training
+    model.eval()
+    try:
+        # Two: normalizations refuse one image where their maps are single pixels.
+        images = torch.zeros(2, *size, device=next(model.parameters()).device)
+        traced = min(opset, onnx_trace.TRACED_OPSET)
+        data, outputs = onnx_trace.trace(model, images, traced, containers)
+    finally:
+        model.train(was_training)
+    graph = onnx.load_from_string(data)
+    if opset > traced:
+        graph = onnx.version_converter.convert_version(graph, opset)
+    return graph, outputs
+
+
+def _write(
+    graph: Any,
+    path: str | Path,
+    model: nn.Module,
+    shape: tuple[int, ...],
+    outputs: dict[str, Any],
+    layers: dict[str, QuantLayer],
+) -> dict[str, Any]:
+    """Checks the graph and writes it, with what it is of."""
+    import onnx
+
     graph.producer_name, graph.producer_version = 'mmmpq', __version__
     about = {
         'format': FORMAT,
@@ -149,11 +196,8 @@ def export_onnx(
     atomic_write(path, data)
     return {
         'path': str(path),
-        'opset': opset,
         'bytes': len(data),
         'nodes': dict(Counter(node.op_type for node in graph.graph.node)),
-        'layers': report,
-        'islands': islands,
     }
 
 

@@ -1,15 +1,10 @@
 """Markers of an ONNX graph become pairs of QuantizeLinear and DequantizeLinear."""
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, TensorProto
 
-from mmmpq.export.integers import (
-    activation_levels,
-    check_calibrated,
-    weight_integers,
-    weight_levels,
-)
-from mmmpq.export.onnx.builder import Builder
+from mmmpq.export.integers import activation_levels, weight_integers, weight_levels
+from mmmpq.export.onnx.builder import LayerWriter
 from mmmpq.export.onnx.levels import (
     containers_of,
     finer,
@@ -17,7 +12,6 @@ from mmmpq.export.onnx.levels import (
     store_levels,
 )
 from mmmpq.export.onnx.target import Target
-from mmmpq.export.onnx.trace import MARKER
 from mmmpq.layers.base import QuantLayer
 
 
@@ -55,30 +49,12 @@ def to_qdq(
         ValueError: A layer's quantizer cannot be written as integers; it is named.
     """
     writer = _Writer(layers, containers, vnni, target)
-    marked = (node for node in model.graph.node if _is_marker(node))
-    check_calibrated({n: layers[n] for n in (_marked(m)['layer'] for m in marked)})
-    for node in model.graph.node:
-        if _is_marker(node):
-            writer.replace(node)
-        else:
-            writer.keep(node)
-    writer.finish(model.graph)
-    for opset in [o for o in model.opset_import if o.domain == MARKER[0]]:
-        model.opset_import.remove(opset)
+    writer.convert(model)
     return writer.report
 
 
-def _is_marker(node: NodeProto) -> bool:
-    return (node.domain, node.op_type) == MARKER
-
-
-def _marked(marker: NodeProto) -> dict[str, str]:
-    """The layer and the target of a marker."""
-    return {a.name: a.s.decode() for a in marker.attribute}
-
-
-class _Writer(Builder):
-    """Writes what stands for marked tensors."""
+class _Writer(LayerWriter):
+    """Pairs of QuantizeLinear and DequantizeLinear."""
 
     def __init__(
         self,
@@ -87,28 +63,11 @@ class _Writer(Builder):
         vnni: bool,
         target: Target | None,
     ) -> None:
-        super().__init__()
-        self.layers = layers
+        super().__init__(layers)
         self.containers = containers
         self.signed = target is not None and target.type == 'int8'
         self.clips_floats = target is not None and target.clip == 'float'
         self.vnni = vnni or (target is not None and target.signed_weights)
-        self.report: dict[str, dict] = {}
-        self.weights: dict[str, str] = {}
-
-    def replace(self, marker: NodeProto) -> None:
-        marked = _marked(marker)
-        name = marked['layer']
-        tensor = self.renamed.get(marker.input[0], marker.input[0])
-        try:
-            if marked['target'] == 'activation':
-                new = self.input(name, tensor)
-            else:
-                new = self.weights.get(name) or self.weight(name, tensor)
-                self.weights[name] = new
-        except ValueError as error:
-            raise ValueError(f'{name}: {error}') from error
-        self.renamed[marker.output[0]] = new
 
     def weight(self, name: str, latent: str) -> str:
         layer = self.layers[name]

@@ -119,13 +119,14 @@ class _Writer(Builder):
     def read(self, reader: Reader, q: str, out: str, grid: Grid) -> str:
         """What a layer reads of a tensor with integers ``q`` and values ``out``."""
         own, low, high = reader.grid, reader.low, reader.high
+        slack = 0 if reader.coarse else 1  # as -127 … 127, which int8 exceeds by one
         if own != grid and not reader.coarse:
             own, (low, high) = grid, reader.levels_on(grid)
             self.shared.add(reader.layer)
         elif own != grid:
             self.requantized.add(reader.layer)
         least, most = limits(own.type) if own == grid else reader.levels_of(grid)
-        clips = low > least or high < most
+        clips = low - slack > least or high + slack < most
         key = q, own, clips and (low, high)
         if key not in self.done:
             self.done[key] = self.written(q, out, grid, own, key[2], reader.layer)
@@ -146,6 +147,10 @@ class _Writer(Builder):
             values = (('min', own.value(clip[0])), ('max', own.value(clip[1])))
             ends = [self.floats(f'{base}_{end}', value) for end, value in values]
             out = self.node('Clip', [out, *ends], base)
+        if own != grid and not in_float and self.target.adds_zero:
+            zero = self.integers(f'{base}/zero', own.point, grid.type)
+            zero = self.pair('DequantizeLinear', zero, f'{base}/zero', own)
+            out = self.node('Add', [out, zero], base)
         if own != grid or in_float:
             q = self.pair('QuantizeLinear', out, base, own)
         if clip and not in_float:

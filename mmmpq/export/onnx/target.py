@@ -25,6 +25,8 @@ class Target:
         signed_weights: Whether it wants int8 for weights whatever the processor.
         clip: Where levels are clipped that the type has and the true width has not:
             'integer', behind QuantizeLinear, or 'float', before it.
+        adds_zero: Whether integers go to another grid in a sum with 0, one operator,
+            in place of DequantizeLinear and QuantizeLinear, two.
         layers: Operators of layers that it computes in integers.
         free: Those of them whose output may go on in float.
         operators: Others that it computes in integers between quantized tensors.
@@ -37,6 +39,7 @@ class Target:
     type: str
     signed_weights: bool
     clip: str
+    adds_zero: bool
     layers: tuple[str, ...]
     free: tuple[str, ...]
     operators: tuple[str, ...]
