@@ -15,13 +15,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mmdet.utils
 import mmpretrain.utils
 import torch
+from mmcv_ops import OTHER, no_download
 from mmengine.runner.checkpoint import CheckpointLoader
 from processes import forked
 from tiny import reference, tiny
@@ -39,7 +39,6 @@ from mmmpq.policy import Policy
 from mmmpq.search import Problem
 
 TOOLBOXES = dict(mmpretrain=mmpretrain, mmdet=mmdet)
-OTHER = ('_base_', 'common')  # no families
 # What the rule does not find, or what is small among the configs of a folder.
 CONFIG = {
     'mmdet/cascade_rpn': 'cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py',
@@ -123,21 +122,26 @@ def family(row: dict, config: Path, folder: Path, limit: int, steps: str) -> dic
     given = config, folder, row['family']
     row['build'] = forked(folder, 'build', limit, build, *given) or 'pass'
     if row['build'] != 'pass':
-        found = forked(folder, 'float', limit, prepare, *given)
-        return dict(row, trains=f'float: {found}' if found else True)
+        found = forked(folder, 'base', limit, prepare, *given) or 'pass'
+        return dict(row, trains=trained(folder, limit) if found == 'pass' else found)
     row.update(json.loads((folder / 'facts.json').read_text()))
     if steps == 'build' or row['weights'] >= HUGE:
         return dict(row, seconds=round(time.time() - began))
     if reason := forked(folder, 'base', limit, prepare, *given):
-        return dict(row, trains=f'float: {reason}')
+        return dict(row, trains=reason)
     row['search'] = verb(folder, 'search', limit, 'train', 'my_search.py')
     if row['search'] == 'pass':
         row['search'] = inside(folder / 'work_dirs' / 'my_search')
         finished(row, folder, limit)
     else:
-        found = verb(folder, 'float', limit, 'train', 'float.py')
-        row['trains'] = True if found == 'pass' else f'float: {found}'
+        row['trains'] = trained(folder, limit)
     return dict(row, seconds=round(time.time() - began))
+
+
+def trained(folder: Path, limit: int) -> bool | str:
+    """Whether the float net trains on the same data, or why it does not."""
+    found = verb(folder, 'float', limit, 'train', 'float.py')
+    return found == 'pass' or found
 
 
 def finished(row: dict, folder: Path, limit: int) -> None:
@@ -213,10 +217,6 @@ def inside(work: Path) -> str:
 def verb(folder: Path, title: str, limit: int, *argv: str) -> str:
     """Calls a verb of mmmpq: 'pass', or the line that it ends with."""
     return forked(folder, title, limit, cli.main, argv) or 'pass'
-
-
-def no_download(*_: Any, **__: Any) -> None:
-    raise OSError('it wants a file from the network')
 
 
 def trains(row: dict) -> bool:
