@@ -12,20 +12,18 @@ import json
 import re
 import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import mmdet.utils
 import mmpretrain.utils
 import torch
+from mmcv_ops import OTHER, no_download
 from mmengine.runner.checkpoint import CheckpointLoader
 from processes import forked
-from rich.console import Console
 from tiny import reference, tiny
 
 import mmmpq.cli.export
@@ -35,11 +33,12 @@ import mmmpq.visualization  # noqa: F401
 from mmmpq import cli
 from mmmpq.engine import results
 from mmmpq.fileio import atomic_write
+from mmmpq.layers import quantized_layers
 from mmmpq.models import build_model
 from mmmpq.policy import Policy
+from mmmpq.search import Problem
 
 TOOLBOXES = dict(mmpretrain=mmpretrain, mmdet=mmdet)
-OTHER = ('_base_', 'common')  # no families
 # What the rule does not find, or what is small among the configs of a folder.
 CONFIG = {
     'mmdet/cascade_rpn': 'cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py',
@@ -89,7 +88,7 @@ train_cfg = dict({length}={finetune}, val_interval=1)
 optim_wrapper = dict(optimizer=dict(lr=0.005))
 custom_hooks = [{hooks}dict(type='mmmpq.CalibrationHook')]
 """
-STEPS = ('search', 'fine-tune', 'packed', 'onnx')
+STEPS = ('build', 'search', 'fine-tune', 'packed', 'onnx')
 
 
 def families(toolbox: str) -> Iterator[tuple[str, Path]]:
@@ -115,26 +114,34 @@ def _of_r50(name: str) -> tuple:
     return name.endswith('tta.py'), 'r50' not in name, len(name), name
 
 
-def family(toolbox: str, name: str, config: Path, folder: Path, limit: int) -> dict:
-    """What the recipe does on one family, step by step."""
-    row: dict[str, Any] = dict(toolbox=toolbox, family=name, config=config.name)
+def family(row: dict, config: Path, folder: Path, limit: int, steps: str) -> dict:
+    """What the recipe does on one family, step by step, or the first step alone."""
     if not config.is_file():
         return dict(row, trains='no config that trains')
     began = time.time()
-    if reason := forked(folder, 'base', limit, prepare, config, folder, name):
-        return dict(row, trains=f'float: {reason}')
+    given = config, folder, row['family']
+    row['build'] = forked(folder, 'build', limit, build, *given) or 'pass'
+    if row['build'] != 'pass':
+        found = forked(folder, 'base', limit, prepare, *given) or 'pass'
+        return dict(row, trains=trained(folder, limit) if found == 'pass' else found)
     row.update(json.loads((folder / 'facts.json').read_text()))
-    if row['weights'] >= HUGE:
-        row['search'] = verb(folder, 'cost', limit, 'cost', 'my_search.py')
+    if steps == 'build' or row['weights'] >= HUGE:
         return dict(row, seconds=round(time.time() - began))
+    if reason := forked(folder, 'base', limit, prepare, *given):
+        return dict(row, trains=reason)
     row['search'] = verb(folder, 'search', limit, 'train', 'my_search.py')
     if row['search'] == 'pass':
         row['search'] = inside(folder / 'work_dirs' / 'my_search')
         finished(row, folder, limit)
     else:
-        found = verb(folder, 'float', limit, 'train', 'float.py')
-        row['trains'] = True if found == 'pass' else f'float: {found}'
+        row['trains'] = trained(folder, limit)
     return dict(row, seconds=round(time.time() - began))
+
+
+def trained(folder: Path, limit: int) -> bool | str:
+    """Whether the float net trains on the same data, or why it does not."""
+    found = verb(folder, 'float', limit, 'train', 'float.py')
+    return found == 'pass' or found
 
 
 def finished(row: dict, folder: Path, limit: int) -> None:
@@ -150,6 +157,18 @@ def finished(row: dict, folder: Path, limit: int) -> None:
             row[kind] = verb(folder, kind, limit, *export, file, '--format', kind)
 
 
+def build(config: Path, folder: Path, name: str) -> None:
+    """Builds the supernet and prices its budget."""
+    side = SIDES.get(name, SIDE)
+    cfg = tiny(config, folder / 'data', side)
+    cfg.model.update(base_type=cfg.model.type, type='mmmpq.QuantModel', quant=dict())
+    net = build_model(cfg)
+    Problem(net, ['W4A4'], input_shape=reference(cfg, side))
+    weights = sum(m.weight.numel() for m in quantized_layers(net).values())
+    facts = dict(weights=weights, heavy=weights >= HEAVY)
+    (folder / 'facts.json').write_text(json.dumps(facts))
+
+
 def prepare(config: Path, folder: Path, name: str) -> None:
     """Writes the configs of the recipe, and a float net with random weights."""
     side = SIDES.get(name, SIDE)
@@ -159,9 +178,8 @@ def prepare(config: Path, folder: Path, name: str) -> None:
     net = build_model(cfg)
     net.init_weights()
     torch.save(dict(state_dict=net.state_dict(), meta={}), folder / 'float.pth')
-    weights = sum(p.numel() for p in net.parameters())
     length = 'max_iters' if 'max_iters' in cfg.train_cfg else 'max_epochs'
-    heavy = weights >= HEAVY
+    heavy = sum(p.numel() for p in net.parameters()) >= HEAVY
     backbone = cfg.model.get('backbone') or {}
     keys = dict(frozen_stages=-1) if backbone.get('frozen_stages', -1) >= 0 else {}
     line = f'    backbone=dict({_items(keys)}),\n' if keys else ''
@@ -182,8 +200,6 @@ def prepare(config: Path, folder: Path, name: str) -> None:
     (folder / 'float.py').write_text(
         f"_base_ = './base.py'\ntrain_cfg = dict({length}=4)\n"
     )
-    facts = dict(weights=weights, heavy=heavy)
-    (folder / 'facts.json').write_text(json.dumps(facts))
 
 
 def _items(keys: dict) -> str:
@@ -203,43 +219,41 @@ def verb(folder: Path, title: str, limit: int, *argv: str) -> str:
     return forked(folder, title, limit, cli.main, argv) or 'pass'
 
 
-def no_download(*_: Any, **__: Any) -> None:
-    raise OSError('it wants a file from the network')
-
-
-def outcome(row: dict) -> str:
-    """'pass', 'fail' or 'none': its float net does not train here."""
-    if row.get('trains', True) is not True:
-        return 'none'
-    needed = [row.get(s, 'pass') for s in STEPS[:-1]]
-    return 'pass' if set(needed) == {'pass'} else 'fail'
+def trains(row: dict) -> bool:
+    """Whether the family's float net trains here."""
+    return row.get('trains', True) is True
 
 
 def table(rows: list[dict]) -> str:
     """Markdown: what holds, then a row a family."""
     lines = ['# The recipe of your_own_model.md, family by family', '']
     for toolbox in TOOLBOXES:
-        found = [outcome(r) for r in rows if r['toolbox'] == toolbox]
-        tried = [f for f in found if f != 'none']
+        own = [r for r in rows if r['toolbox'] == toolbox and trains(r)]
+        whole = [r for r in own if 'search' in r]
+        none = sum(r['toolbox'] == toolbox for r in rows) - len(own)
         lines.append(
-            f'- {toolbox}: {tried.count("pass")} of {len(tried)} families pass; of '
-            f'{len(found) - len(tried)} more the float net does not train here'
+            f'- {toolbox}: {_passed(own, STEPS[:1])} of {len(own)} families build; the '
+            f'other steps were tried on {len(whole)}, and {_passed(whole)} pass; of '
+            f'{none} more the float net does not train here'
         )
     lines += ['', '| family | config | ' + ' | '.join(STEPS) + ' |']
     lines.append('| --- ' * (2 + len(STEPS)) + '|')
     reasons = []
     for row in rows:
-        if outcome(row) == 'none':
+        if not trains(row):
             reasons.append(f'| {row["family"]} | {row["config"]} | {row["trains"]} |')
             continue
-        cells = [row.get(s, '') for s in STEPS]
-        note = ' (one step)' if row['heavy'] else ''
-        note = ' (built and priced)' if row['weights'] >= HUGE else note
-        cells = [c.replace('|', '/') for c in (row['config'] + note, *cells)]
-        lines.append(f'| {row["family"]} | ' + ' | '.join(cells) + ' |')
+        note = ' (one epoch)' if row.get('heavy') and 'search' in row else ''
+        cells = (row['config'] + note, *(row.get(s, '') for s in STEPS))
+        cells = ' | '.join(c.replace('|', '/') for c in cells)
+        lines.append(f'| {row["family"]} | {cells} |')
     lines += ['', '## Whose float net does not train here', '']
     lines += ['| family | config | reason |', '| --- | --- | --- |', *reasons]
     return '\n'.join(lines) + '\n'
+
+
+def _passed(rows: list[dict], steps: Sequence[str] = STEPS[:-1]) -> int:
+    return sum(all(row.get(s, 'pass') == 'pass' for s in steps) for row in rows)
 
 
 def main() -> None:
@@ -247,8 +261,9 @@ def main() -> None:
     parser.add_argument('out', type=Path, help='a line of JSON a family; goes on')
     parser.add_argument('--only', nargs='+', metavar='FAMILY', help='these, anew')
     parser.add_argument('--toolbox', nargs='+', choices=TOOLBOXES, default=TOOLBOXES)
+    parser.add_argument('--steps', choices=['build', 'all'], default='all')
     parser.add_argument('--limit', type=int, default=240, help='seconds a step')
-    parser.add_argument('--keep', type=Path, help='folder for configs and logs')
+    parser.add_argument('--work-dir', type=Path, default='work_dirs/families')
     args = parser.parse_args()
     torch.hub.load_state_dict_from_url = no_download
     schemes = dict.fromkeys(('http://', 'https://'), no_download)
@@ -256,29 +271,29 @@ def main() -> None:
     for toolbox in TOOLBOXES.values():  # once, not in every process
         toolbox.utils.register_all_modules(init_default_scope=False)
     results.write_report = lambda folder: None  # takes as long as all the rest
-    console = Console()
     rows = {}
     if args.out.is_file():
         for row in map(json.loads, args.out.read_text().splitlines()):
             rows[row['toolbox'], row['family']] = row
-    root = args.keep or Path(tempfile.mkdtemp())
     for toolbox in args.toolbox:
         for name, config in families(toolbox):
-            if name not in args.only if args.only else (toolbox, name) in rows:
+            found = rows.get((toolbox, name), {})
+            whole = args.steps == 'build' or 'search' in found or not trains(found)
+            done = bool(found) and whole
+            if name not in args.only if args.only else done:
                 continue
-            folder = root.resolve() / f'{toolbox}-{name}'
+            folder = args.work_dir.resolve() / f'{toolbox}-{name}'
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
-            row = family(toolbox, name, config, folder, args.limit)
+            row = dict(toolbox=toolbox, family=name, config=config.name)
+            row = family(row, config, folder, args.limit, args.steps)
             rows[toolbox, name] = row
             text = ''.join(json.dumps(rows[k]) + '\n' for k in sorted(rows))
             atomic_write(args.out, text)
             atomic_write(args.out.with_suffix('.md'), table(list(rows.values())))
-            console.print(row, markup=False)
+            print(json.dumps(row), flush=True)
             for file in (*folder.rglob('*.pth'), *folder.rglob('net.*')):
                 file.unlink()
-    if not args.keep:
-        shutil.rmtree(root)
 
 
 if __name__ == '__main__':

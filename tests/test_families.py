@@ -56,10 +56,15 @@ def test_the_table_counts_families_whose_float_net_trains(families):
     rows = [
         dict(row, family='a', **passed),
         dict(row, family='b', **dict(passed, onnx='error: it has no head')),
-        dict(row, family='c', search='error: a|b', trains=True),
-        dict(row, family='d', search='error: x', trains='float: no lap'),
+        dict(row, family='c', build='pass', search='error: a|b', trains=True),
+        dict(row, family='d', build='pass', search='error: x', trains='float: no lap'),
     ]
+    rows.append(dict(row, family='e', build='pass'))
     text = families.table(rows)
-    assert 'mmdet: 2 of 3 families pass; of 1 more the float net' in text
-    assert '| c | x.py | error: a/b |  |  |  |' in text
+    assert (
+        'mmdet: 4 of 4 families build; the other steps were tried on 3, and 2' in text
+    )
+    assert 'pass; of 1 more the float net' in text
+    assert '| c | x.py | pass | error: a/b |  |  |  |' in text
+    assert '| e | x.py | pass |  |  |  |  |' in text
     assert '| d | x.py | float: no lap |' in text

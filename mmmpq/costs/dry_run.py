@@ -64,6 +64,8 @@ def _dry_forward(model: nn.Module, input_shape: tuple, tally: Tally) -> None:
     modes = ('tensor', 'predict') if isinstance(model, BaseModel) else (None,)
     if hasattr(getattr(model, 'rpn_head', None), 'init_proposal_features'):
         modes = modes[::-1]  # Sparse R-CNN's 'tensor' mode is its training forward
+    if modes[0] and not is_detector(model):
+        modes = (*modes, 'loss')  # SparK has no other
     first_error = None
     for step in dict.fromkeys((divisor, math.lcm(divisor, _STRIDE))):
         for mode in modes:

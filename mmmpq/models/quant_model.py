@@ -71,7 +71,8 @@ def QuantModel(
             if registry.get(base_type) is None:
                 raise KeyError(
                     f'model.base_type: found {base_type!r}, which is no model in the '
-                    f'default scope; {near(base_type, _known_models())}'
+                    f'default scope {registry.scope!r}; '
+                    f'{near(base_type, _known_models())}'
                 )
     model = MMENGINE_MODELS.build(dict(base, type=base_type))
     return quantize(model, **dict(quant))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from mmengine.model import BaseModel
 from torch import nn
 
 from mmmpq.costs import BOPs, profile, reference_input_shape, total_cost
@@ -228,3 +229,20 @@ def test_quantized_layers_are_profiled_as_float_ones(toolbox_model):
     before = {name: value.clone() for name, value in quantized.state_dict().items()}
     assert profile(quantized, (3, 8, 8)) == profile(float_net, (3, 8, 8))
     assert all(torch.equal(before[k], v) for k, v in quantized.state_dict().items())
+
+
+def test_a_model_that_runs_as_in_training_alone():
+    """As SparK, whose layers read the mask that its loss draws."""
+
+    class Masked(BaseModel):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, inputs, data_samples=None, mode='tensor'):
+            if mode != 'loss':
+                raise AttributeError('no mask was drawn')
+            return dict(loss=self.conv(inputs).mean())
+
+    (layer,) = profile(Masked(), (3, 8, 8))
+    assert layer.macs == 4 * 3 * 9 * 36
