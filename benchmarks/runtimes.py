@@ -32,6 +32,7 @@ import torch
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from scipy.stats import binom
 from step_models import INPUTS, build
 
 from mmmpq import compat
@@ -201,10 +202,10 @@ def measure(
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % of the median, from the order of the values (binomial, normal limit)."""
-    ordered, half = sorted(values), 0.98 * len(values) ** 0.5
-    low = max(0, int(len(ordered) / 2 - half))
-    return ordered[low], ordered[-1 - low]
+    """95 % of the median, from the order of the values (binomial)."""
+    ordered = sorted(values)
+    rank = max(1, int(binom.ppf(0.025, len(values), 0.5)))
+    return ordered[rank - 1], ordered[-rank]
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
