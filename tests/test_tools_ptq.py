@@ -1,4 +1,4 @@
-"""mmmpq ptq on a classifier that sees a few tiny pictures."""
+"""mmmpq ptq, and diagnose, on a classifier that sees a few tiny pictures."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
-from mmmpq.cli import ptq
+from mmmpq.cli import diagnose, ptq
 from mmmpq.engine import launch
 from mmmpq.export.packed import load_packed
 from mmmpq.policy import Policy
@@ -148,3 +148,22 @@ def test_bad_input(error, folder, tmp_path):
     (folder / 'none.py').write_text(text + 'train_dataloader = None\n')
     assert 'train_dataloader' in error('--budget', 'W4A8', config='none.py')
     assert sys.exc_info()[0] is None
+
+
+def test_of_a_packed_and_of_a_float_net(folder, tmp_path, capsys):
+    net, float_net = tmp_path / 'net', [folder / 'tiny.py', folder / 'float.pth']
+    shape = ['--input-shape', 3, 16, 16, '--images', 8]
+    words = [*float_net, '--policy', 'W2A8', *shape, '--work-dir', net]
+    ptq.main(list(map(str, words)))
+    for i, words in enumerate(
+        ([net / 'config.py', net / 'net.safetensors'], [*float_net, '--policy', 'W2A8'])
+    ):
+        out = tmp_path / str(i)
+        diagnose.main(list(map(str, [*words, '--images', 8, '--out', out])))
+        found = json.loads((out / 'diagnosis.json').read_text())
+        harms = [f['harm'] for f in found]
+        assert harms == sorted(harms, reverse=True) and len(found) >= 10
+        few = [f['name'] for f in found if 'too few bits' in ' '.join(f['faults'])]
+        assert bool(few) == (i == 1)  # packed weights have no errors of their own
+        assert (out / 'diagnosis.png').read_bytes().startswith(b'\x89PNG')
+        assert 'what to do' in capsys.readouterr().out

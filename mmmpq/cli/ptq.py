@@ -21,7 +21,7 @@ from mmmpq.costs.profile import reference_input_shape
 from mmmpq.engine.batches import unwrapped
 from mmmpq.engine.evaluation import Evaluation
 from mmmpq.engine.launch import load_config
-from mmmpq.engine.post_training import float_runner, images_of, quant_of
+from mmmpq.engine.post_training import images_of, quant_of, runner_of
 from mmmpq.engine.search_config import search_reference
 from mmmpq.export.packed import save_packed
 from mmmpq.fileio import atomic_write, check_place
@@ -52,7 +52,7 @@ class PostTraining:
         self.cfg = load_config(args)
         _, common = search_reference(self.cfg)
         self.quant = quant_of(self.cfg, args.policy)
-        self.runner = float_runner(self.cfg, args.checkpoint, args.seed)
+        self.runner = runner_of(self.cfg, args.checkpoint, args.seed)
         self.float = unwrapped(self.runner)
         self.common = dict(common)
         shape = args.input_shape or common.get('input_shape')

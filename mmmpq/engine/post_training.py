@@ -34,8 +34,13 @@ def quant_of(cfg: Config, policy: str | None) -> dict[str, Any]:
     return quant
 
 
-def float_runner(cfg: Config, checkpoint: str, seed: int) -> Runner:
-    """A Runner with the float net of a config that has lost its quant.
+def runner_of(cfg: Config, checkpoint: str, seed: int) -> Runner:
+    """A Runner with the net of a checkpoint, which is not trained.
+
+    Args:
+        cfg: Hooks of its own and schedules are removed from it.
+        checkpoint: Wholly that of the net.
+        seed: Of the images.
 
     Raises:
         FileNotFoundError: There is no such checkpoint.

@@ -130,19 +130,24 @@ def prepare(
     quant: Mapping[str, Any] | None = None,
     input_shape: Sequence[int] | None = None,
 ) -> FoldReport:
-    """Folds BatchNorms, quantizes the layers and calibrates their ranges, in place.
-
-    Ranges are fitted to what layers see when the net evaluates: labels are not needed,
-    and neither dropout nor the statistics of a batch are in them.
-    """
+    """Folds BatchNorms, quantizes the layers and calibrates their ranges, in place."""
     if not batches:
         raise ValueError('images: found none; some hundred of any kind are needed')
     folded = fold_batchnorm(model.eval(), input_shape)
     quantize(model, **{**QUANT, **(quant or {})}).eval()
-    with calibrating(model):
-        for batch in batches[: count_of(batches, SCORED)]:
-            forward(model, batch)
+    calibrate_ranges(model, batches[: count_of(batches, SCORED)])
     return folded
+
+
+@torch.no_grad()
+def calibrate_ranges(model: nn.Module, batches: Sequence[Any]) -> None:
+    """Fits ranges that are none yet to what layers see when the net evaluates.
+
+    Labels are not needed, and neither dropout nor the statistics of a batch are in it.
+    """
+    with calibrating(model):
+        for batch in batches:
+            forward(model, batch)
 
 
 def score(

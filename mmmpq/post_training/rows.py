@@ -16,7 +16,9 @@ from torch.overrides import TorchFunctionMode
 from mmmpq.layers import QuantLayer, first_input
 from mmmpq.randomness import isolated_randomness
 
-ROWS = 8192  # of a layer and each of its calls, over all batches
+# Of a layer and each of its calls, over all batches: so many samples, and of many
+# inputs (depthwise layers, with few to an output) so many values, but not too few.
+ROWS, VALUES, FEWEST = 8192, 2**25, 1024
 DOUBLE = 1024  # inputs to an output, up to which sums are of float64
 
 
@@ -89,7 +91,8 @@ def outputs_of(
         def keep(layer: nn.Module, _: Any, out: Tensor) -> None:
             calls = found.setdefault(name, [[] for _ in batches])[now]
             rows = _flat(layer, out)
-            places = _places(len(rows), name, now, len(calls), len(batches))
+            most = _quota(layer, len(batches))
+            places = _places(len(rows), most, name, now, len(calls))
             calls.append(rows[places].float())
 
         return keep
@@ -123,7 +126,8 @@ def gram_of(
         nonlocal rows, call
         x = layer.a_quantizer(first_input(args, kwargs), layer.precision.a_bits)
         y = targets[now][call]
-        patches, places = _patches(layer, x, (name, now, call, len(batches)))
+        where = _quota(layer, len(batches)), name, now, call
+        patches, places = _patches(layer, x, where)
         call += 1
         if len(places) == len(y):  # else the net has drifted to other proposals
             groups = len(patches)
@@ -162,9 +166,15 @@ def _flat(layer: nn.Module, out: Tensor) -> Tensor:
     return channels.reshape(-1, channels.shape[-1])
 
 
-def _places(count: int, name: str, batch: int, call: int, batches: int) -> Tensor:
-    """Which of ``count`` positions are looked at: always the same."""
-    most = -(-ROWS // batches)
+def _quota(layer: nn.Module, batches: int) -> int:
+    """Samples of one call."""
+    groups = getattr(layer, 'groups', 1)
+    values = layer.weight[0].numel() * groups
+    return -(-max(FEWEST, min(ROWS, VALUES // values)) // batches)
+
+
+def _places(count: int, most: int, name: str, batch: int, call: int) -> Tensor:
+    """Which of ``count`` positions are looked at, at most: always the same."""
     if count <= most:
         return torch.arange(count)
     seed = crc32(f'{name} {batch} {call}'.encode())
