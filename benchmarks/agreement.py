@@ -25,6 +25,7 @@ from torch.nn import functional as F
 
 from mmmpq.cli.flags.common import add_cfg_options
 from mmmpq.engine.launch import run
+from mmmpq.export.packed import load_packed
 from mmmpq.fileio import atomic_write, check_file
 from mmmpq.models import build_model, calibrate, calibrate_subnet
 from mmmpq.models.loading import load_whole
@@ -37,6 +38,10 @@ EPILOG = """examples
       data/lite0/efficientnet-lite0.pth data/crops
   benchmarks/agreement.py measure configs/float/efficientnet-lite0_crops_float.py \\
       data/lite0/efficientnet-lite0.pth data/crops --policy W4A4
+  mmmpq ptq configs/float/efficientnet-lite0_crops_float.py \\
+      data/lite0/efficientnet-lite0.pth --policy W4A8 --test-images 1000
+  benchmarks/agreement.py measure configs/float/efficientnet-lite0_crops_float.py \\
+      work_dirs/efficientnet-lite0_crops_float_ptq/net.safetensors data/crops
 """
 
 
@@ -48,7 +53,9 @@ def parse_args(argv=None) -> argparse.Namespace:
     )
     parser.add_argument('verb', choices=('label', 'measure'))
     parser.add_argument('config', help='of a classifier with data like crops.py')
-    parser.add_argument('checkpoint', help='with --policy: of the float net')
+    parser.add_argument(
+        'checkpoint', help='with --policy: of the float net; or a packed file (ptq)'
+    )
     parser.add_argument('folder', type=Path, help='of the images')
     parser.add_argument(
         '--policy',
@@ -125,6 +132,8 @@ def compare(reference: np.ndarray, logits: np.ndarray) -> dict:
 def measure(args: argparse.Namespace) -> dict:
     check_file(str(args.folder / LOGITS), 'folder (label it first)')
     cfg = read_config(args)
+    if args.checkpoint.endswith('.safetensors'):
+        return compared(args, cfg, load_packed(args.checkpoint))
     model = build_model(cfg, args.policy)
     checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, 'cpu')
     if args.policy:
@@ -136,6 +145,11 @@ def measure(args: argparse.Namespace) -> dict:
         calibrate_subnet(model, batches)
     else:
         load_whole(model, checkpoint, args.checkpoint)
+    return compared(args, cfg, model)
+
+
+def compared(args: argparse.Namespace, cfg: Config, model: torch.nn.Module) -> dict:
+    """Of a model on the test images, see :func:`compare`."""
     if args.images:
         cfg.test_dataloader.dataset.indices = args.images
     logits = logits_of(model, Runner.build_dataloader(cfg.test_dataloader), 'test')

@@ -13,7 +13,7 @@ from mmmpq.version import __version__
 
 ROOMS = (
     *('baselines', 'cli', 'costs', 'datasets', 'engine', 'export', 'layers', 'losses'),
-    *('models', 'quantizers', 'search', 'subnets', 'visualization'),
+    *('models', 'post_training', 'quantizers', 'search', 'subnets', 'visualization'),
 )
 NAMES = {
     'Policy': 'mmmpq.policy',
@@ -24,6 +24,7 @@ NAMES = {
     'cost': 'mmmpq.costs.bill',
     'exempt_ranges': 'mmmpq.models',
     'load_packed': 'mmmpq.export.packed',
+    'ptq': 'mmmpq.post_training',
     'quantize': 'mmmpq.models',
     'save_packed': 'mmmpq.export.packed',
 }

@@ -74,3 +74,20 @@ def test_label_and_measure(agreement, tmp_path, monkeypatch):
     words = ('--calibration', '1', '--cfg-options', 'train_dataloader.batch_size=2')
     call('measure', '--policy', 'W2A2', '--json', str(tmp_path / 'w2.json'), *words)
     assert Config.fromfile(tmp_path / 'w2.json').kl[0] > 1e-6
+    from mmmpq.export.packed import save_packed
+    from mmmpq.models import quantize
+
+    quantize(model.eval(), policy='W8A8')
+    with torch.no_grad():
+        model(torch.randn(2, 3, 64, 64), mode='tensor')  # ranges
+    cfg = Config.fromfile(config)
+    cfg.model = dict(
+        dict(cfg.model, type='mmmpq.QuantModel', base_type='ImageClassifier'),
+        quant=dict(policy='W8A8'),
+    )
+    packed = save_packed(model, tmp_path / 'net.safetensors', cfg)
+    args = ['measure', config, str(packed), str(tmp_path)]
+    args += ['--json', str(tmp_path / 'w8.json')]
+    monkeypatch.setattr(sys, 'argv', ['agreement.py', *args])
+    agreement.main()
+    assert 0 < Config.fromfile(tmp_path / 'w8.json').kl[0] < 1

@@ -19,6 +19,7 @@ def measure(
     batches: Sequence[Any],
     cache: Measurements | None = None,
     step: Callable[[int], None] | None = None,
+    labels: bool = True,
 ) -> list[np.ndarray]:
     """What each candidate of each group adds to the loss, from gradients alone.
 
@@ -40,6 +41,8 @@ def measure(
         batches: Batches of a dataloader, not preprocessed.
         cache: Takes the values of each batch; what it holds is not computed again.
         step: Called with the number of batches that are done.
+        labels: Whether the loss is the task's; else it is the distance of the outputs
+            (:func:`mmmpq.baselines.probe.own_loss`), and the model may be any.
 
     Returns:
         For each group Ω of every candidate (m,), float64, a mean over the batches.
@@ -51,7 +54,7 @@ def measure(
         raise ValueError('batches: found none; at least one is needed')
     cache = Measurements() if cache is None else cache
     names = [n for group in space.groups for n in group.layers]
-    with Probe(model, names) as probe, open_checkpoints(recompute=False):
+    with Probe(model, names, labels) as probe, open_checkpoints(recompute=False):
         for i, batch in enumerate(batches):
             if f'batch {i}' not in cache:
                 harms = _of_batch(probe, batch)
@@ -76,7 +79,10 @@ def _of_batch(probe: Probe, batch: Any) -> dict[str, np.ndarray]:
     flat = [x for block in blocks for x in block]
     grads = iter(torch.autograd.grad(loss, flat, allow_unused=True))
     slopes = [[next(grads) for _ in block] for block in blocks]
-    size = len(batch['inputs']) if isinstance(batch, dict) else len(batch[0])
+    if isinstance(batch, torch.Tensor):  # of a model that is no toolbox's
+        size = len(batch)
+    else:
+        size = len(batch['inputs'] if isinstance(batch, dict) else batch[0])
     count = len(probe.layers)
     found = {}
     for i, (name, layer) in enumerate(probe.layers.items()):

@@ -12,7 +12,13 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmpq.baselines.hutchinson import Forward
-from mmmpq.layers import MixedLayer, first_input, float_mode, quantized_part
+from mmmpq.layers import (
+    MixedLayer,
+    first_input,
+    float_mode,
+    leaves,
+    quantized_part,
+)
 from mmmpq.policy import SKIP
 from mmmpq.randomness import isolated_randomness
 
@@ -22,10 +28,17 @@ class Probe:
 
     Within it the model is in train mode, but for its BatchNorms; afterwards it is as
     it was.
+
+    Args:
+        model: A supernet; with ``labels=False`` any model that takes a batch.
+        names: Of the layers.
+        labels: Whether the loss is the task's; else it is :func:`own_loss`.
     """
 
-    def __init__(self, model: BaseModel, names: Sequence[str]) -> None:
-        self.model = model
+    def __init__(
+        self, model: nn.Module, names: Sequence[str], labels: bool = True
+    ) -> None:
+        self.model, self.labels = model, labels
         modules = dict(quantized_part(model).named_modules())
         self.layers: dict[str, MixedLayer] = {n: modules[n] for n in names}
         places = {id(module): name for name, module in model.named_modules()}
@@ -61,15 +74,21 @@ class Probe:
                 if shift is not None:
                     moved[name] = weights[name] + shift[0]
             with isolated_randomness(0):
-                data = self.model.data_preprocessor(batch, True)
-                args, kwargs = ((), data) if isinstance(data, dict) else (data, {})
-                out = functional_call(
-                    self.model, moved, tuple(args), dict(kwargs, mode='loss')
-                )
-            loss, _ = self.model.parse_losses(out)
+                out = functional_call(self.model, moved, *self._arguments(batch))
+                if self.labels:
+                    loss, _ = self.model.parse_losses(out)
+                else:
+                    loss = own_loss(out)
             return loss, [[w] for w in weights.values()] + self._inputs
 
         return forward
+
+    def _arguments(self, batch: Any) -> tuple[tuple, dict[str, Any]]:
+        if not isinstance(self.model, BaseModel):
+            return (batch,), {}
+        data = self.model.data_preprocessor(batch, self.labels)
+        args, kwargs = ((), data) if isinstance(data, dict) else (data, {})
+        return tuple(args), dict(kwargs, mode='loss' if self.labels else 'tensor')
 
     def _watch(self, index: int):
         def hook(layer: nn.Module, args: tuple, kwargs: dict):
@@ -85,6 +104,29 @@ class Probe:
             return (x,), {}
 
         return hook
+
+
+def own_loss(outputs: Any) -> Tensor:
+    """A random loss of raw outputs that needs no labels: the expectation of its squared
+    gradients is the curvature of their distance from the float net's.
+
+    * Of one (N, K) tensor, logits: the cross-entropy of classes drawn from softmax, so
+      that the distance is KL(softmax(float) ‖ softmax).
+    * Of others: Σ v·y / ‖y‖ over the tensors y, with random signs v, for the distance
+      Σ ‖y - y_float‖² / ‖y_float‖².
+    """
+    parts = [
+        y for y in leaves(outputs) if isinstance(y, Tensor) and y.is_floating_point()
+    ]
+    if len(parts) == 1 and parts[0].dim() == 2:
+        drawn = torch.multinomial(parts[0].detach().float().softmax(1), 1)[:, 0]
+        return nn.functional.cross_entropy(parts[0], drawn)
+    total = sum(
+        (y * torch.randint_like(y, 2).mul(2).sub(1)).sum()
+        / y.detach().norm().clamp_min(1e-12)
+        for y in parts
+    )
+    return total / len(parts[0]) ** 0.5
 
 
 @contextlib.contextmanager

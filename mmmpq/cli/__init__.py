@@ -11,6 +11,8 @@ COMMANDS = {
     'test': 'test a checkpoint with the evaluator of a config',
     'cost': "what a config's model costs, layer by layer",
     'baseline': 'a policy without a gradient search, to compare with',
+    'ptq': 'mixed precision without training, in minutes',
+    'diagnose': 'where a quantized net leaves the float one, and what to do',
     'pareto': 'policies for many budgets from one finished search',
     'qfa-search': 'the best subnets of a trained supernet inside budgets',
     'export': 'a fine-tuned net as a packed or an ONNX file',

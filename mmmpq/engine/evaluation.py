@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from torch import nn
 from torch.utils.data import Dataset
 
 from mmmpq.engine.batches import train_batches, unwrapped
@@ -38,28 +39,56 @@ def evaluate_policies(
     Raises:
         ValueError: The config has nothing to test on.
     """
-    if runner._test_dataloader is None:
-        raise ValueError('test_dataloader: the config has none; needed to evaluate')
-    if images:
-        runner._test_dataloader['dataset']['indices'] = images
     supernet = runner.model
     data = train_batches(runner, batches)
-    loop = runner.test_loop
-    if images:
-        count_only(loop.evaluator, loop.dataloader.dataset)
-    runner.call_hook('before_run')  # hooks of the test ask for what it sets up
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn())
+    evaluate = Evaluation(runner, images)
     results = []
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task('', total=len(policies) * len(loop.dataloader))
-        runner.register_hook(_Steps(lambda: progress.advance(task)))
+        task = progress.add_task('', total=len(policies) * evaluate.steps)
+        evaluate.step = lambda: progress.advance(task)
         for name, policy in policies.items():
             progress.update(task, description=f'evaluating {name}')
             runner.model = apply_policy(copy_of(supernet), policy)
             calibrate_subnet(unwrapped(runner), data)
-            results.append({k: float(v) for k, v in loop.run().items()})
+            results.append(evaluate(runner.model))
     runner.model = supernet
     return results
+
+
+class Evaluation:
+    """Tests models in turn, by the test loop and evaluator of a runner.
+
+    Args:
+        runner: Its test loop is not built yet.
+        images: Only the first so many test images; 0: all.
+
+    Attributes:
+        images: That are tested on.
+        steps: Batches of one test.
+        step: Called after each.
+
+    Raises:
+        ValueError: The config has nothing to test on.
+    """
+
+    def __init__(self, runner: Runner, images: int = 0) -> None:
+        if runner._test_dataloader is None:
+            raise ValueError('test_dataloader: the config has none; needed to evaluate')
+        if images:
+            runner._test_dataloader['dataset']['indices'] = images
+        self.runner, self.loop = runner, runner.test_loop
+        self.step: Callable[[], None] = lambda: None
+        dataloader = self.loop.dataloader
+        if images:
+            count_only(self.loop.evaluator, dataloader.dataset)
+        self.images, self.steps = len(dataloader.dataset), len(dataloader)
+        runner.call_hook('before_run')  # hooks of the test ask for what it sets up
+        runner.register_hook(_Steps(lambda: self.step()))
+
+    def __call__(self, model: nn.Module) -> dict[str, float]:
+        self.runner.model = model
+        return {k: float(v) for k, v in self.loop.run().items()}
 
 
 class _Steps(Hook):

@@ -46,5 +46,5 @@ def progress_bar(
     with progress:
         task = progress.add_task(title, total=total, note='')
         yield lambda done, total=None, note='': progress.update(
-            task, completed=done, note=note
+            task, completed=done, total=total, note=note
         )

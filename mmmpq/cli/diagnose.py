@@ -1,0 +1,51 @@
+"""Where a quantized net leaves the float one, layer by layer, and what to do."""
+
+import json
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from mmmpq.cli.flags.diagnose import parse_args
+from mmmpq.engine.batches import unwrapped
+from mmmpq.engine.launch import load_config
+from mmmpq.engine.post_training import images_of, quant_of, runner_of
+from mmmpq.fileio import atomic_write, check_place
+from mmmpq.post_training.diagnosis import Finding, diagnose
+from mmmpq.post_training.pipeline import prepare
+from mmmpq.visualization.noise import noise
+from mmmpq.visualization.progress import progress_bar, terminal
+from mmmpq.visualization.theme import LIGHT, draw
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    args = parse_args(argv)
+    console = terminal(140)
+    replaced = check_place(args.out / 'diagnosis.json', '--out')
+    cfg = load_config(args)
+    if args.policy:
+        quant = quant_of(cfg, args.policy)
+        runner = runner_of(cfg, args.checkpoint, args.seed)
+        batches = images_of(runner, args.images)
+        prepare(unwrapped(runner), batches, quant)
+    else:
+        runner = runner_of(cfg, args.checkpoint, args.seed)
+        batches = images_of(runner, args.images)
+    with progress_bar(console, 'parts', 1) as bar:
+        findings = diagnose(unwrapped(runner), batches[0], bar)
+    found = [f.to_dict() for f in findings]
+    atomic_write(args.out / 'diagnosis.json', json.dumps(found, indent=1) + '\n')
+    atomic_write(args.out / 'diagnosis.png', draw(noise, LIGHT, findings))
+    console.print(table(findings[: args.rows]))
+    console.print(f'wrote {args.out}/diagnosis.json, diagnosis.png{replaced}')
+
+
+def table(findings: Sequence[Finding]) -> Table:
+    """The worst first; ratios in dB."""
+    shown = Table('', '', 'harm', 'alone', 'so far', 'what to do')
+    for column in shown.columns[2:5]:
+        column.justify = 'right'
+    for f in findings:
+        ratios = [f'{r:.1f}' if r is not None else '' for r in (f.alone, f.cumulated)]
+        text = '; '.join(f.faults)
+        shown.add_row(f.name, f.precision or f.kind, f'{f.harm:.2g}', *ratios, text)
+    return shown

@@ -1,0 +1,244 @@
+"""Mixed precision without training: from a float net and some batches to a net that
+fits."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.model import BaseModel
+from torch import nn
+
+from mmmpq.baselines import fisher
+from mmmpq.baselines.choices import least_harm
+from mmmpq.baselines.measurements import Measurements, fingerprint
+from mmmpq.export.fold import FoldReport, fold_batchnorm
+from mmmpq.layers import calibrating, quantized_layers
+from mmmpq.models import apply_policy, quantize
+from mmmpq.policy import Policy
+from mmmpq.post_training.norms import rematched
+from mmmpq.post_training.reconstruction import ROUNDINGS, Kept, reconstruct
+from mmmpq.post_training.rows import forward, images_of
+from mmmpq.randomness import isolated_randomness
+from mmmpq.search import Problem
+
+# More of them where few bits are. Five bits are left out: no runtime gains by them.
+CANDIDATES = [(w, a) for w in (2, 3, 4, 6, 8) for a in (4, 6, 8)]
+QUANT = dict(
+    candidates=CANDIDATES,
+    w_quantizer=dict(type='LinearQuantizer', per_channel=True),
+    a_quantizer=dict(type='LSQPlusQuantizer'),
+    groups='layer',
+)
+SCORED = 128  # images that scores are computed from
+CORRECTED = 64  # images that biases are corrected on where nothing is learned
+Step = Callable[[str, int, int], None]
+
+
+@dataclass
+class Result:
+    """What :func:`ptq` found.
+
+    Attributes:
+        model: The quantized net, in evaluation mode.
+        policy: Its policy, with what it was found for.
+        folded: What became of its BatchNorms.
+        seconds: Of each step.
+        learned: Of each layer whose rounding was learned, the error of its outputs as a
+            share of what rounding to the nearest leaves.
+    """
+
+    model: nn.Module
+    policy: Policy
+    folded: FoldReport
+    seconds: dict[str, float] = field(default_factory=dict)
+    learned: dict[str, float] = field(default_factory=dict)
+
+
+def ptq(
+    model: nn.Module,
+    batches: Sequence[Any],
+    budgets: str | Sequence[Any] = (),
+    quant: Mapping[str, Any] | None = None,
+    labels: bool | None = None,
+    rounding: str = 'learned',
+    input_shape: Sequence[int] | None = None,
+    seed: int = 0,
+    step: Step | None = None,
+) -> Result:
+    """Quantizes a trained net under budgets without training it, in minutes.
+
+    BatchNorms are folded where that is exact; ranges calibrated; candidates scored by
+    Fisher-weighted errors, and the policy chosen by MILP; rounding is learned and
+    biases are corrected layer by layer; statistics of BatchNorms that stay are moved.
+
+    Args:
+        model: A float model of a toolbox, or any that takes a batch; changed in place.
+        batches: Of a dataloader, not preprocessed, some hundred images; of a model that
+            is no toolbox's, inputs.
+        budgets: Such as 'W4A8' or ['W4A8', '12 MB']; configs of budgets.
+        quant: As of :func:`mmmpq.quantize`, in place of the defaults here; with
+            ``policy`` nothing is chosen.
+        labels: Whether scores come from the task's loss, for which ``batches`` need
+            labels; else from the distance of the outputs. Default: of toolbox models.
+        rounding: 'learned', or 'nearest'.
+        input_shape: (C, H, W) of the reference input; default: that of its kind.
+        seed: Recorded with the policy.
+        step: Called with what is done now, how much of it, and of how much.
+
+    Returns:
+        Result.
+
+    Raises:
+        ValueError: No batch, no budget, one that cannot be met, or a wrong argument.
+
+    Examples:
+        >>> import torchvision
+        >>> net = torchvision.models.resnet18().eval()
+        >>> images = [torch.randn(2, 3, 64, 64)]
+        >>> found = ptq(net, images, 'W4A8', input_shape=(3, 64, 64))
+        >>> found.policy.meta['budgets'][0]['given']
+        'W4A8'
+    """
+    budgets = [budgets] if isinstance(budgets, str) else list(budgets)
+    if not budgets and (quant or {}).get('policy') is None:
+        raise ValueError("budgets: found none; accepted are such as 'W4A8' and '12 MB'")
+    check_rounding(rounding)
+    clock = Clock()
+    folded = prepare(model, batches, quant, input_shape)
+    clock('prepare')
+    if (quant or {}).get('policy') is None:
+        problem = Problem(model, budgets, input_shape, seed)
+        harms = score(problem, batches, labels, step=step)
+        policy = problem.policy(least_harm(harms, problem.tables))
+        apply_policy(model, policy)
+        clock('choose')
+    else:
+        policy = policy_of(model)
+    learned = settle(model, batches, rounding, step=step)
+    clock('round')
+    return Result(model, policy, folded, clock.seconds, learned)
+
+
+@torch.no_grad()
+def prepare(
+    model: nn.Module,
+    batches: Sequence[Any],
+    quant: Mapping[str, Any] | None = None,
+    input_shape: Sequence[int] | None = None,
+) -> FoldReport:
+    """Folds BatchNorms, quantizes the layers and calibrates their ranges, in place."""
+    if not batches:
+        raise ValueError('images: found none; some hundred of any kind are needed')
+    folded = fold_batchnorm(model.eval(), input_shape)
+    quantize(model, **{**QUANT, **(quant or {})}).eval()
+    calibrate_ranges(model, batches[: count_of(batches, SCORED)])
+    return folded
+
+
+@torch.no_grad()
+def calibrate_ranges(model: nn.Module, batches: Sequence[Any]) -> None:
+    """Fits ranges that are none yet to what layers see when the net evaluates.
+
+    Labels are not needed, and neither dropout nor the statistics of a batch are in it.
+    """
+    with calibrating(model):
+        for batch in batches:
+            forward(model, batch)
+
+
+def score(
+    problem: Problem,
+    batches: Sequence[Any],
+    labels: bool | None = None,
+    file: Path | None = None,
+    step: Step | None = None,
+) -> list[np.ndarray]:
+    """What each candidate of each group harms, see :func:`.fisher.measure`.
+
+    Args:
+        problem: Of a supernet that :func:`prepare` made.
+        batches, labels, step: As of :func:`ptq`.
+        file: Where measurements are kept, so that they need not be made again.
+    """
+    model = problem.model
+    labels = isinstance(model, BaseModel) if labels is None else labels
+    batches = batches[: count_of(batches, SCORED)]
+    settings = dict(fingerprint(model, problem.space), labels=labels, seed=problem.seed)
+    settings['batches'] = len(batches)
+    cache = Measurements(file, settings)
+
+    def told(done: int) -> None:
+        if step is not None:
+            step('scores', done, len(batches))
+
+    with isolated_randomness(problem.seed):
+        return fisher.measure(model, problem.space, batches, cache, told, labels)
+
+
+def settle(
+    model: nn.Module,
+    batches: Sequence[Any],
+    rounding: str = 'learned',
+    kept: Kept | None = None,
+    step: Step | None = None,
+) -> dict[str, float]:
+    """Rounds weights and corrects biases and statistics, in place; what learning has
+    left of each layer's error.
+
+    Args:
+        model: Of fixed precision, calibrated, with the float weights.
+        batches, rounding, step: As of :func:`ptq`.
+        kept: As of :func:`.reconstruction.reconstruct`.
+    """
+    check_rounding(rounding)
+    if rounding == 'nearest':
+        batches = batches[: count_of(batches, CORRECTED)]
+
+    def told(done: int, total: int, name: str) -> None:
+        if step is not None:
+            step(f'{rounding} rounding', done, total)
+
+    model.eval()
+    with rematched(model, batches[0]):
+        return reconstruct(model, batches, rounding, kept, told)
+
+
+def policy_of(model: nn.Module) -> Policy:
+    """The policy of a net of fixed precision."""
+    layers = {n: layer.precision for n, layer in quantized_layers(model).items()}
+    return Policy(layers, dict(quant=model.quantized_with))
+
+
+def count_of(batches: Sequence[Any], images: int) -> int:
+    """How many of the batches have so many images, or all of them."""
+    seen = 0
+    for i, batch in enumerate(batches):
+        seen += len(images_of(batch))
+        if seen >= images:
+            return i + 1
+    return len(batches)
+
+
+def check_rounding(rounding: str) -> None:
+    """Raises ValueError for an unknown one."""
+    if rounding not in ROUNDINGS:
+        raise ValueError(
+            f'rounding: found {rounding!r}; accepted are {", ".join(ROUNDINGS)}'
+        )
+
+
+class Clock:
+    """Notes how long each step took."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.monotonic()
+
+    def __call__(self, name: str) -> None:
+        now = time.monotonic()
+        self.seconds[name] = round(now - self._last, 1)
+        self._last = now

@@ -1,0 +1,140 @@
+"""Weights rounded and biases corrected, layer after layer of the net so far."""
+
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmmpq.layers import QuantLayer, float_mode, quantized_layers
+from mmmpq.policy import SKIP
+from mmmpq.post_training.rounding import bias_of, error_of, learn_rounding
+from mmmpq.post_training.rows import Gram, gram_of, outputs_of
+from mmmpq.quantizers import StoredQuantizer
+
+ROUNDINGS = ('nearest', 'learned')
+LARGEST = 8192  # inputs to an output: their covariance takes 256 MB
+DRIFT = 0.5  # share of the variance beyond which a layer's target is its own
+
+Kept = MutableMapping[str, Mapping[str, Tensor]]
+
+
+@torch.no_grad()
+def reconstruct(
+    model: nn.Module,
+    batches: Sequence[Any],
+    rounding: str = 'learned',
+    kept: Kept | None = None,
+    step: Callable[[int, int, str], None] | None = None,
+) -> dict[str, float]:
+    """Has every layer give what it gives in the float net, as well as it can, in place.
+
+    In the order of their first calls, for each layer: its inputs in the quantized net
+    so far, and its outputs in the float net, at the same sampled positions, say how its
+    weights are rounded (:func:`.rounding.learn_rounding`) and which bias gives outputs
+    of the right mean. The weights end on the grid of their quantizer, so that export
+    and integers need to know nothing of it. Layers whose weight is not what they are
+    quantized from, with more than 8192 inputs to an output, or that share a weight with
+    an earlier one, stay rounded to the nearest; those without a bias keep none.
+
+    Source: Up or Down? (2020, arXiv 2004.10568) for order and inputs; Data-Free
+    Quantization Through Weight Equalization and Bias Correction (2019, arXiv
+    1906.04721) for the bias, here from data.
+
+    Args:
+        model: Of fixed precision, calibrated, with the weights of the float net.
+        batches: As of :func:`.rows.forward`.
+        rounding: 'learned', or 'nearest': biases alone are corrected.
+        kept: Takes weight and bias of each layer; those it holds are not made again.
+        step: Called with ``(done, total, name of the next layer)``.
+
+    Returns:
+        Of each layer that was learned, the error of its outputs as a share of what
+        rounding to the nearest leaves.
+    """
+    kept = {} if kept is None else kept
+    layers = {n: m for n, m in quantized_layers(model).items() if _counts(m)}
+    was_training = model.training
+    model.eval()
+    with float_mode(model):
+        targets = outputs_of(model, layers, batches)
+    seen: set[int] = set()
+    shares = {}
+    for i, (name, calls) in enumerate(targets.items()):
+        if step is not None:
+            step(i, len(targets), name)
+        layer, first = layers[name], id(layers[name].weight) not in seen
+        seen.add(id(layer.weight))
+        if name not in kept:
+            gram = gram_of(model, name, layer, batches, calls)
+            made = _settled(layer, gram, first and rounding == 'learned')
+            shares[name] = made.pop('share', None)
+            kept[name] = made
+        _take(layer, kept[name])
+        targets[name] = []  # no longer needed, and large
+    model.train(was_training)
+    return {n: s for n, s in shares.items() if s is not None}
+
+
+def _counts(layer: nn.Module) -> bool:
+    """Whether anything of a layer is quantized."""
+    return isinstance(layer, QuantLayer) and layer.precision not in (SKIP, (32, 32))
+
+
+def _settled(layer: QuantLayer, gram: Gram, learn: bool) -> dict[str, Any]:
+    """Weight and bias of a layer, and what learning has left of the error."""
+    gram = _own_target(layer, gram)
+    made: dict[str, Any] = {}
+    bits = layer.precision.w_bits
+    weight = layer.w_quantizer(layer._latent_weight(), bits)
+    plain = layer._latent_weight() is layer.weight
+    if learn and plain and bits != 32 and gram.xx.shape[1] <= LARGEST:
+        nearest = weight
+        steps, offsets = layer.w_quantizer.grids(layer.weight, (bits,))
+        zero = torch.zeros_like(steps[0]) if offsets is None else offsets[0]
+        levels = layer.w_quantizer.levels(bits)
+        weight = learn_rounding(layer.weight, steps[0], zero, levels, gram)
+        made['weight'] = weight
+        made['grid'] = torch.stack([steps[0].float(), zero.float().expand_as(steps[0])])
+        made['levels'] = torch.tensor(levels)
+        errors = [
+            float(error_of(_grouped(w, gram), gram).sum()) for w in (weight, nearest)
+        ]
+        made['share'] = errors[0] / max(errors[1], 1e-30)
+    if layer.affine and layer.bias is not None:
+        made['bias'] = bias_of(weight, gram)
+    return made
+
+
+def _take(layer: QuantLayer, made: Mapping[str, Tensor]) -> None:
+    if 'bias' in made:
+        layer.bias.copy_(made['bias'])
+    if 'weight' not in made:
+        return
+    layer.weight.copy_(made['weight'])
+    bits = layer.precision.w_bits
+    if not torch.equal(layer.w_quantizer(layer.weight, bits), made['weight']):
+        # Its grid follows from the weights, and is another one now.
+        stored = StoredQuantizer((bits,))
+        step, zero = made['grid']
+        stored.set_grid(step, zero, tuple(made['levels'].tolist()))
+        layer.store(stored)
+
+
+def _own_target(layer: QuantLayer, gram: Gram) -> Gram:
+    """Where the net so far is another one than the float net, beyond what this layer
+    could mend, what the layer should give is what its own weight does."""
+    w = _grouped(layer._latent_weight(), gram)
+    if error_of(w, gram).sum() <= DRIFT * gram.yy.sum():
+        return gram
+    xy = gram.xx @ w
+    y = gram.x @ w
+    if layer.bias is not None:
+        y = y + layer.bias.float().reshape(len(w), 1, -1)
+    return gram._replace(xy=xy, yy=(w * xy).sum(1), y=y)
+
+
+def _grouped(weight: Tensor, gram: Gram) -> Tensor:
+    """A weight as (G, d, C/G)."""
+    groups, d = gram.xx.shape[:2]
+    return weight.detach().float().reshape(groups, -1, d).transpose(1, 2)

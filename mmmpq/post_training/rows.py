@@ -1,0 +1,237 @@
+"""What layers see and give at some of their output's positions, pass by pass."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, NamedTuple
+from zlib import crc32
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.utils import _pair
+from torch.overrides import TorchFunctionMode
+
+from mmmpq.layers import QuantLayer, first_input
+from mmmpq.randomness import isolated_randomness
+
+# Of a layer and each of its calls, over all batches: so many samples, and of many
+# inputs (depthwise layers, with few to an output) so many values, but not too few.
+ROWS, VALUES, FEWEST = 8192, 2**25, 1024
+DOUBLE = 1024  # inputs to an output, up to which sums are of float64
+
+
+class _Found(Exception):
+    """The operands of a layer's operation; or, a pass has come as far as it should."""
+
+
+class Gram(NamedTuple):
+    """What least squares know of a layer of G groups, with d inputs to each output.
+
+    Attributes:
+        xx: Covariance of its quantized inputs, (G, d, d).
+        xy: Their covariance with what the layer should give, (G, d, C/G).
+        yy: Variance of the latter, (G, C/G).
+        x, y: The means, (G, 1, d) and (G, 1, C/G).
+        rows: Count of the samples.
+    """
+
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+    x: Tensor
+    y: Tensor
+    rows: int
+
+
+def forward(model: nn.Module, batch: Any) -> Any:
+    """The raw outputs for a batch of a dataloader, whether it has labels or not; of a
+    model that is no toolbox's, those for its input."""
+    if not isinstance(model, BaseModel):
+        return model(batch)
+    with isolated_randomness(0):
+        data = model.data_preprocessor(batch, False)
+        return model._run_forward(data, mode='tensor')
+
+
+def images_of(batch: Any) -> Any:
+    """The images of a batch of a dataloader, or of what is one itself."""
+    if isinstance(batch, Tensor):
+        return batch
+    return batch['inputs'] if isinstance(batch, dict) else batch[0]
+
+
+@contextmanager
+def hooked(handles: Sequence[Any]) -> Iterator[None]:
+    """Removes hooks at the end."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def outputs_of(
+    model: nn.Module, layers: dict[str, nn.Module], batches: Sequence[Any]
+) -> 'OrderedDict[str, list[list[Tensor]]]':
+    """Samples of what layers give: for each, in the order of their first calls, for
+    each batch, of each call (rows, C). Layers that no batch reaches are left out.
+
+    Args:
+        model: In evaluation mode; as it computes now.
+        layers: By name.
+        batches: As of :func:`forward`.
+    """
+    found: OrderedDict[str, list[list[Tensor]]] = OrderedDict()
+    now = 0
+
+    def hook(name: str) -> Any:
+        def keep(layer: nn.Module, _: Any, out: Tensor) -> None:
+            calls = found.setdefault(name, [[] for _ in batches])[now]
+            rows = _flat(layer, out)
+            most = _quota(layer, len(batches))
+            places = _places(len(rows), most, name, now, len(calls))
+            calls.append(rows[places].float())
+
+        return keep
+
+    with hooked([m.register_forward_hook(hook(n)) for n, m in layers.items()]):
+        for now, batch in enumerate(batches):  # noqa: B007
+            forward(model, batch)
+    return found
+
+
+@torch.no_grad()
+def gram_of(
+    model: nn.Module,
+    name: str,
+    layer: QuantLayer,
+    batches: Sequence[Any],
+    targets: Sequence[Sequence[Tensor]],
+) -> Gram:
+    """What least squares need of one layer, from passes that end where it was called.
+
+    Args:
+        model: In evaluation mode; the layers before this one compute as they will.
+        name: Of the layer, as it was in :func:`outputs_of`.
+        layer: Its input is quantized here.
+        batches, targets: Of :func:`outputs_of`, the latter of this layer.
+    """
+    sums: list[Tensor] = []
+    rows = call = now = 0
+
+    def add(layer: QuantLayer, args: tuple, kwargs: dict) -> None:
+        nonlocal rows, call
+        x = layer.a_quantizer(first_input(args, kwargs), layer.precision.a_bits)
+        y = targets[now][call]
+        where = _quota(layer, len(batches)), name, now, call
+        patches, places = _patches(layer, x, where)
+        call += 1
+        if len(places) == len(y):  # else the net has drifted to other proposals
+            groups = len(patches)
+            y = y.reshape(len(y), groups, -1).transpose(0, 1)
+            if patches.shape[-1] <= DOUBLE:
+                patches, y = patches.double(), y.double()
+            t = patches.transpose(1, 2)
+            each = [t @ patches, t @ y, (y * y).sum(1)]
+            each += [patches.sum(1, keepdim=True), y.sum(1, keepdim=True)]
+            if sums:
+                torch._foreach_add_(sums, each)
+            else:
+                sums.extend(each)
+            rows += len(places)
+        if call == len(targets[now]):
+            raise _Found
+
+    with hooked([layer.register_forward_pre_hook(add, with_kwargs=True)]):
+        for now, batch in enumerate(batches):
+            call = 0
+            if targets[now]:
+                with suppress(_Found):
+                    forward(model, batch)
+    if not rows:
+        raise ValueError(f'{name}: the quantized net does not reach it any more')
+    xx, xy, yy, x, y = (s / rows for s in sums)
+    xx = xx - x.transpose(1, 2) @ x
+    xy = xy - x.transpose(1, 2) @ y
+    yy = (yy - y[:, 0].square()).clamp_min(0)
+    return Gram(*(t.float() for t in (xx, xy, yy, x, y)), rows)
+
+
+def _flat(layer: nn.Module, out: Tensor) -> Tensor:
+    """The outputs of all positions (rows, C)."""
+    channels = out if isinstance(layer, nn.Linear) else out.movedim(1, -1)
+    return channels.reshape(-1, channels.shape[-1])
+
+
+def _quota(layer: nn.Module, batches: int) -> int:
+    """Samples of one call."""
+    groups = getattr(layer, 'groups', 1)
+    values = layer.weight[0].numel() * groups
+    return -(-max(FEWEST, min(ROWS, VALUES // values)) // batches)
+
+
+def _places(count: int, most: int, name: str, batch: int, call: int) -> Tensor:
+    """Which of ``count`` positions are looked at, at most: always the same."""
+    if count <= most:
+        return torch.arange(count)
+    seed = crc32(f'{name} {batch} {call}'.encode())
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(count, generator=generator)[:most].sort()[0]
+
+
+class _Operands(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (F.conv2d, F.linear):
+            raise _Found(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
+
+
+def _patches(layer: QuantLayer, x: Tensor, where: tuple) -> tuple[Tensor, Tensor]:
+    """What the outputs at the sampled positions are linear in (G, rows, d), and these.
+
+    The layer says by its own forward how it pads and what it convolves.
+    """
+    try:
+        with _Operands():
+            layer.compute(x, layer.weight, layer.bias)
+    except _Found as found:
+        func, args, kwargs = found.args
+    x = args[0]
+    if func is F.linear:
+        rows = x.reshape(-1, x.shape[-1])
+        places = _places(len(rows), *where)
+        return rows[places][None], places
+    names = ('stride', 'padding', 'dilation', 'groups')
+    given = dict(zip(names, args[3:], strict=False)) | kwargs
+    stride, dilation = (_pair(given.get(n, 1)) for n in ('stride', 'dilation'))
+    size = layer.weight.shape[2:]
+    spans = [d * (k - 1) for d, k in zip(dilation, size, strict=True)]
+    x = F.pad(x, _margins(given.get('padding', 0), spans))
+    height, width = (
+        (n - span - 1) // s + 1
+        for n, span, s in zip(x.shape[2:], spans, stride, strict=True)
+    )
+    places = _places(len(x) * height * width, *where)
+    image, at = places // (height * width), places % (height * width)
+    down = torch.arange(size[0]) * dilation[0]
+    right = torch.arange(size[1]) * dilation[1]
+    found = x.movedim(1, -1)[
+        image[:, None, None],
+        (at // width * stride[0])[:, None, None] + down[:, None],
+        (at % width * stride[1])[:, None, None] + right,
+    ]  # (rows, kh, kw, C_in)
+    groups = given.get('groups', 1)
+    found = found.movedim(-1, 1).reshape(len(places), groups, -1)
+    return found.transpose(0, 1), places
+
+
+def _margins(padding: int | str | Sequence[int], spans: Sequence[int]) -> list[int]:
+    """Left, right, top, bottom."""
+    if padding == 'same':
+        each = [(span // 2, span - span // 2) for span in spans]
+    else:
+        each = [(p, p) for p in _pair(0 if padding == 'valid' else padding)]
+    return [*each[1], *each[0]]
