@@ -63,7 +63,7 @@ SMALL = (
     r's12|-l1|r18|w18|128s|mini', r'small|[-_]s[-_]', r'r?50|11', r'base|[-_]b[-_]', '',
 )  # fmt: skip
 SIDE = 128  # of the images of detectors
-SIDES = {'ddod': 256, 'ddq': 256, 'dino': 256, 'ssd': 320, 'centernet': 256}
+SIDES = dict.fromkeys(('ddod', 'ddq', 'dino', 'centernet', 'v3det'), 256) | {'ssd': 320}
 HEAVY, HUGE = 12e6, 400e6  # weights: one epoch of search and no ONNX; no training
 SEARCH = """_base_ = './base.py'
 custom_imports = dict(imports=['mmmpq'], allow_failed_imports=False)
