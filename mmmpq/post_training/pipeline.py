@@ -96,10 +96,10 @@ def ptq(
         ValueError: No batch, no budget, one that cannot be met, or a wrong argument.
 
     Examples:
-        >>> import torchvision
-        >>> net = torchvision.models.resnet18().eval()
-        >>> images = [torch.randn(2, 3, 64, 64)]
-        >>> found = ptq(net, images, 'W4A8', input_shape=(3, 64, 64))
+        >>> sizes = [(3, 8), (8, 8), (8, 8), (8, 4)]
+        >>> net = nn.Sequential(*(nn.Conv2d(i, o, 3) for i, o in sizes))
+        >>> images = [torch.randn(8, 3, 16, 16)]
+        >>> found = ptq(net, images, 'W4A8', input_shape=(3, 16, 16))
         >>> found.policy.meta['budgets'][0]['given']
         'W4A8'
     """
