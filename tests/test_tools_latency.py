@@ -218,11 +218,12 @@ def test_a_table_for_every_width(tmp_path):
     }
     inputs = dict.fromkeys(table, 1) | {CONV: 3}
     rows = entries(table, inputs)
-    assert len(rows) == 81 + 81 + 1
+    assert len(rows) == 90 + 90 + 1  # 9 widths of weights, 10 of inputs
     rows = {(r['type'], r['w_bits'], r['a_bits']): r for r in rows}
     for bits, us, executed in (
         ((8, 8), 21.76, 'W8A8 and W32A32'),
         ((2, 3), 21.76, 'W8A8 and W32A32'),
+        ((4, 16), 37.5, 'W32A32'),
         ((4, 32), 37.5, 'W32A32'),
         ((32, 32), 37.5, 'W32A32'),
     ):

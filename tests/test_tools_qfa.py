@@ -259,7 +259,7 @@ def test_user_errors(files, tmp_path, capsys):
     assert "'10 BOPs' = 10 BOPs cannot be met: the subnets span [" in said
     assert '--metric' in error('--budget', 'W3A3', '--metric', 'mAP')
     assert 'unknown unit' in error('--budget', '3 parsecs')
-    assert "budget '3 ms': needs --table" in error('--budget', '3 ms')
+    assert "budget '3 ms': found no latency table" in error('--budget', '3 ms')
     by_time = ['--budget', 'W3A3', '--objectives', 'Latency']
     assert '--objectives: Latency needs --table' in error(*by_time)
     no_val = ['--cfg-options', 'val_dataloader=', 'val_evaluator=', 'val_cfg=']

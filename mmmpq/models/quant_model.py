@@ -141,7 +141,9 @@ def quantize(
     """
     if candidates is None and policy is None:
         candidates = CANDIDATES
-    if (a_quantizer or {}).get('per_channel'):
+    # Packed files have what `quantizer` was under both keys.
+    alone = a_quantizer is not None and a_quantizer != w_quantizer
+    if alone and a_quantizer.get('per_channel'):
         raise ValueError(
             'quant.a_quantizer.per_channel: found True; accepted is False, as channels '
             'of an input are summed over'

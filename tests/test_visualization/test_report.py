@@ -221,7 +221,7 @@ def test_tool(tmp_path, monkeypatch, capsys, fast):
         return capsys.readouterr().err
 
     sizes.write_text('{}')
-    assert 'sizes must be what tools/export' in refused(tmp_path, '--sizes', sizes)
+    assert 'sizes.json must be what tools/export' in refused(tmp_path, '--sizes', sizes)
     rows.write_text('[{')
     assert 'rows.json is not JSON' in refused(tmp_path, '--rows', rows)
     assert 'policy.json does not exist' in refused(tmp_path / 'nowhere')
