@@ -46,7 +46,7 @@ def reconstruct(
         batches: As of :func:`.rows.forward`.
         rounding: 'learned', or 'nearest': biases alone are corrected.
         kept: Takes weight and bias of each layer; those it holds are not made again.
-        step: Called with ``(done, total, name of the next layer)``.
+        step: Called with ``(done, total, name of the next layer)``, at the end ''.
 
     Returns:
         Of each layer that was learned, the error of its outputs as a share of what
@@ -72,6 +72,8 @@ def reconstruct(
             kept[name] = made
         _take(layer, kept[name])
         targets[name] = []  # no longer needed, and large
+    if step is not None:
+        step(len(targets), len(targets), '')
     model.train(was_training)
     return {n: s for n, s in shares.items() if s is not None}
 
