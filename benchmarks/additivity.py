@@ -44,13 +44,12 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def pair_terms(
-    loss_of, sensitivities: list[np.ndarray], cheapest: list[int]
+    loss_of, base: float, sensitivities: list[np.ndarray], cheapest: list[int]
 ) -> dict[tuple[int, int], float]:
     """What two groups at their cheapest cost beyond their sum, in units of the root of
     the product of their sensitivities."""
     count = len(cheapest)
-    none = [None] * count
-    base, found = loss_of(none), {}
+    found = {}
     for a, b in track([*combinations(range(count), 2)], 'pairs'):
         choice = [cheapest[g] if g in (a, b) else None for g in range(count)]
         each = [max(sensitivities[g][cheapest[g]], 1e-9) for g in (a, b)]
@@ -93,7 +92,7 @@ def main() -> None:
         min(range(len(g.candidates)), key=lambda j, g=g: np.prod(g.candidates[j]))
         for g in space.groups
     ]
-    pairs = pair_terms(loss_of, sensitivities, cheapest)
+    pairs = pair_terms(loss_of, base, sensitivities, cheapest)
     ways = {
         'Fisher': lambda c: foretold(c, scores),
         'sensitivity': lambda c: foretold(c, sensitivities),

@@ -216,16 +216,19 @@ class Policy:
             raise ValueError(
                 f'policy: it was found for {self.meta.get("model", "another model")}, '
                 'whose quantized layers differ from this model: '
-                f'{_some("only in the policy", unknown)}'
-                f'{_some("only in the model", missing)}'
+                f'{_titled("only in the policy", unknown)}'
+                f'{_titled("only in the model", missing)}'
             )
 
 
-def _some(title: str, names: list[str], most: int = 8) -> str:
-    if not names:
-        return ''
+def _titled(title: str, names: list[str]) -> str:
+    return f'{title}: {some_of(names, 8)}. ' if names else ''
+
+
+def some_of(names: Sequence[str], most: int = 3) -> str:
+    """The first of many names, and how many more, for a message."""
     more = f' and {len(names) - most} more' if len(names) > most else ''
-    return f'{title}: {", ".join(names[:most])}{more}. '
+    return ', '.join(names[:most]) + more
 
 
 def near(name: str, known: Iterable[str], most: int = 3) -> str:

@@ -10,6 +10,7 @@ from mmengine.model import BaseModel
 from mmmpq.baselines.measurements import Measurements
 from mmmpq.baselines.probe import Probe, input_errors, weight_errors
 from mmmpq.layers import open_checkpoints
+from mmmpq.models.task_loss import images_of
 from mmmpq.search.space import SearchSpace
 
 
@@ -79,10 +80,7 @@ def _of_batch(probe: Probe, batch: Any) -> dict[str, np.ndarray]:
     flat = [x for block in blocks for x in block]
     grads = iter(torch.autograd.grad(loss, flat, allow_unused=True))
     slopes = [[next(grads) for _ in block] for block in blocks]
-    if isinstance(batch, torch.Tensor):  # of a model that is no toolbox's
-        size = len(batch)
-    else:
-        size = len(batch['inputs'] if isinstance(batch, dict) else batch[0])
+    size = len(images_of(batch))
     count = len(probe.layers)
     found = {}
     for i, (name, layer) in enumerate(probe.layers.items()):

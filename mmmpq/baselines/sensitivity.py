@@ -10,10 +10,8 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from mmmpq.baselines.measurements import Measurements
-from mmmpq.layers import leaves
-from mmmpq.models.task_loss import mean_loss
+from mmmpq.models.task_loss import mean_loss, output_tensors
 from mmmpq.policy import FLOAT
-from mmmpq.randomness import isolated_randomness
 from mmmpq.search.at_choice import at_choice
 from mmmpq.search.space import SearchSpace
 
@@ -118,10 +116,7 @@ class _OutputDistance:
     @torch.no_grad()
     def _outputs(self) -> Iterator[list[Tensor]]:
         for batch in self.batches:
-            with isolated_randomness(0):
-                data = self.model.data_preprocessor(batch, True)
-                out = self.model._run_forward(data, mode='tensor')
-            yield [part for part in leaves(out) if isinstance(part, Tensor)]
+            yield output_tensors(self.model, batch, training=True)
 
 
 def output_distance(base: Sequence[Tensor], other: Sequence[Tensor]) -> float:

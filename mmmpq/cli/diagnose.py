@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.table import Table
 
 from mmmpq.cli.flags.diagnose import parse_args
 from mmmpq.engine.batches import unwrapped
 from mmmpq.engine.launch import load_config
-from mmmpq.engine.post_training import images_of, quant_of, runner_of
+from mmmpq.engine.post_training import quant_of, runner_of, training_images
 from mmmpq.fileio import atomic_write, check_place
 from mmmpq.post_training.diagnosis import Finding, diagnose
 from mmmpq.post_training.pipeline import prepare
@@ -20,23 +21,21 @@ from mmmpq.visualization.theme import LIGHT, draw
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     console = terminal(140)
-    replaced = check_place(args.out / 'diagnosis.json', '--out')
+    out = Path(args.work_dir)
+    replaced = check_place(out / 'diagnosis.json', '--out')
     cfg = load_config(args)
-    if args.policy:
-        quant = quant_of(cfg, args.policy)
-        runner = runner_of(cfg, args.checkpoint, args.seed)
-        batches = images_of(runner, args.images)
+    quant = quant_of(cfg, args.policy) if args.policy else None
+    runner = runner_of(cfg, args.checkpoint, args.seed)
+    batches = training_images(runner, args.images)
+    if quant:
         prepare(unwrapped(runner), batches, quant)
-    else:
-        runner = runner_of(cfg, args.checkpoint, args.seed)
-        batches = images_of(runner, args.images)
     with progress_bar(console, 'parts', 1) as bar:
         findings = diagnose(unwrapped(runner), batches[0], bar)
     found = [f.to_dict() for f in findings]
-    atomic_write(args.out / 'diagnosis.json', json.dumps(found, indent=1) + '\n')
-    atomic_write(args.out / 'diagnosis.png', draw(noise, LIGHT, findings))
+    atomic_write(out / 'diagnosis.json', json.dumps(found, indent=1) + '\n')
+    atomic_write(out / 'diagnosis.png', draw(noise, LIGHT, findings))
     console.print(table(findings[: args.rows]))
-    console.print(f'wrote {args.out}/diagnosis.json, diagnosis.png{replaced}')
+    console.print(f'wrote {out}/diagnosis.json, diagnosis.png{replaced}')
 
 
 def table(findings: Sequence[Finding]) -> Table:

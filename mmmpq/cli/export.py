@@ -28,7 +28,7 @@ from mmmpq.fileio import atomic_write, check_file, check_place
 from mmmpq.layers import quantized_layers
 from mmmpq.models import build_model
 from mmmpq.models.loading import load_whole
-from mmmpq.policy import Policy
+from mmmpq.policy import Policy, some_of
 from mmmpq.units import human
 from mmmpq.visualization.progress import terminal
 from mmmpq.visualization.sizes import size_table
@@ -167,8 +167,7 @@ def onnx_notes(
     )
     for key, text in told.items():
         if names := found[key]:
-            more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-            yield f'{", ".join(names[:3])}{more} {text}'
+            yield f'{some_of(names)} {text}'
 
 
 @torch.no_grad()

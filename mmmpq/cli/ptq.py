@@ -21,7 +21,7 @@ from mmmpq.costs.profile import reference_input_shape
 from mmmpq.engine.batches import unwrapped
 from mmmpq.engine.evaluation import Evaluation
 from mmmpq.engine.launch import load_config
-from mmmpq.engine.post_training import images_of, quant_of, runner_of
+from mmmpq.engine.post_training import quant_of, runner_of, training_images
 from mmmpq.engine.search_config import search_reference
 from mmmpq.export.packed import save_packed
 from mmmpq.fileio import atomic_write, check_place
@@ -53,21 +53,20 @@ class PostTraining:
         _, common = search_reference(self.cfg)
         self.quant = quant_of(self.cfg, args.policy)
         self.runner = runner_of(self.cfg, args.checkpoint, args.seed)
-        self.float = unwrapped(self.runner)
+        self.supernet = unwrapped(self.runner)  # the float net, until it is prepared
         self.common = dict(common)
         shape = args.input_shape or common.get('input_shape')
-        shape = shape or reference_input_shape(self.float)
+        shape = shape or reference_input_shape(self.supernet)
         self.shape = self.common['input_shape'] = tuple(shape)
-        self.batches = images_of(self.runner, args.images)
+        self.batches = training_images(self.runner, args.images)
         self.clock = Clock()
         self.evaluate = Evaluation(self.runner, args.test_images or 0)
-        settings = dict(weights=digest(self.float), tested=self.evaluate.images)
+        settings = dict(weights=digest(self.supernet), tested=self.evaluate.images)
         self.metrics = Measurements(self.folder / 'metrics.json', settings)
         of = (settings, args.images, args.seed, args.rounding, {**QUANT, **self.quant})
         self.settings = json.dumps(of, default=str)
-        self.float_metrics = self.tested('float', self.float)
+        self.float_metrics = self.tested('float', self.supernet)
         self.clock('test')
-        self.supernet = self.float
         with console.status('folding BatchNorms, calibrating ranges'):
             self.folded = prepare(self.supernet, self.batches, self.quant, self.shape)
         self.clock('prepare')

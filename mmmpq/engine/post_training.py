@@ -63,7 +63,7 @@ def runner_of(cfg: Config, checkpoint: str, seed: int) -> Runner:
     return runner
 
 
-def images_of(runner: Runner, images: int) -> list[Any]:
+def training_images(runner: Runner, images: int) -> list[Any]:
     """So many training images, in batches."""
     size = runner.train_dataloader.batch_size or 1
     return train_batches(runner, max(1, -(-images // size)))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from mmmpq.layers.base import QuantLayer
-from mmmpq.policy import SKIP
+from mmmpq.policy import SKIP, some_of
 from mmmpq.quantizers import NO_RANGE, Quantizer
 
 
@@ -107,8 +107,7 @@ def check_calibrated(layers: Mapping[str, QuantLayer], inputs: bool = True) -> N
     ]
     names = list(dict.fromkeys(names))
     if names:
-        more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-        raise ValueError(f'not calibrated: {", ".join(names[:3])}{more}: {NO_RANGE}')
+        raise ValueError(f'not calibrated: {some_of(names)}: {NO_RANGE}')
 
 
 def _calibrated(quantizer: Quantizer) -> Quantizer:

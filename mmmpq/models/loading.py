@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmpq.layers import quantized_layers, quantized_part
-from mmmpq.policy import Policy, Precision
+from mmmpq.policy import Policy, Precision, some_of
 from mmmpq.quantizers import NO_RANGE
 
 AS_FLOAT = "model.quant.policy=W32A32 'model.quant.fixed.*=None'"
@@ -76,10 +76,9 @@ def check_policy(model: nn.Module, policy: Policy) -> None:
         if policy.layers[n] != p
     ]
     if others:
-        more = f' and {len(others) - 3} more' if len(others) > 3 else ''
         raise ValueError(
             'policy: the checkpoint is of another policy than the model: '
-            f'{", ".join(others[:3])}{more}'
+            f'{some_of(others)}'
         )
 
 

@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from mmmpq.costs.flow import Flow
-from mmmpq.policy import Precision, near, parse_candidates
+from mmmpq.policy import Precision, near, parse_candidates, some_of
 
 # Final prediction layers of the toolboxes' heads, where no forward tells which they
 # are. Matched against the parts of a layer's name.
@@ -193,10 +193,9 @@ def group_candidates(
     """
     without = [n for members in groups.values() for n in members if n not in candidates]
     if without:
-        more = f' and {len(without) - 3} more' if len(without) > 3 else ''
         raise ValueError(
-            f'quant.candidates: no pattern matches {", ".join(without[:3])}{more}; '
-            '"*" stands for all layers'
+            f'quant.candidates: no pattern matches {some_of(without)}; "*" stands for '
+            'all layers'
         )
     found = {}
     for group, members in groups.items():

@@ -15,12 +15,12 @@ from mmmpq.layers import (
     computing,
     first_input,
     float_mode,
-    leaves,
     quantized_layers,
 )
+from mmmpq.models.task_loss import output_tensors, raw_outputs
 from mmmpq.policy import SKIP
 from mmmpq.post_training.norms import moments, norms_of
-from mmmpq.post_training.rows import forward, hooked, outputs_of
+from mmmpq.post_training.rows import hooked, outputs_of
 
 CLIPPED = 0.05  # share of the inputs' energy
 STRETCHED = 8.0  # range over the 99.9th percentile of the inputs
@@ -76,7 +76,7 @@ def diagnose(
 
     Args:
         model: Of fixed precision, calibrated.
-        batch: Of a dataloader, as of :func:`.rows.forward`; some ten images.
+        batch: As of :func:`mmmpq.models.task_loss.raw_outputs`; some ten images.
         step: Called with ``(done, total)``.
 
     Raises:
@@ -93,7 +93,7 @@ def diagnose(
     model.eval()
     with float_mode(model):
         clean = outputs_of(model, layers, [batch])
-        base = _outputs(model, batch)
+        base = output_tensors(model, batch)
         found = _alone(model, layers, batch)
     for name, calls in outputs_of(model, layers, [batch]).items():
         pairs = zip(clean.get(name, [[]])[0], calls[0], strict=False)
@@ -101,19 +101,17 @@ def diagnose(
         if name in found:
             found[name].cumulated = _ratio(pairs)
     stale = _stale(model, batch)
-    total = len(found) + len(stale)
-    for name, finding in found.items():
-        with float_mode(model), computing([layers[name]], Mode.QUANTIZED):
-            finding.harm = _distance(base, _outputs(model, batch), finding)
-        if step is not None:
-            step(list(found).index(name) + 1, total)
-    for finding, norm, mean, var in stale:
-        with float_mode(model), _statistics(norm, mean, var):
-            finding.harm = _distance(base, _outputs(model, batch), finding)
-        found[finding.name] = finding
-    for finding in found.values():
+    tried = [
+        (f, computing([layers[name]], Mode.QUANTIZED)) for name, f in found.items()
+    ]
+    tried += [(f, _statistics(*statistics)) for f, *statistics in stale]
+    for done, (finding, alone) in enumerate(tried, 1):
+        with float_mode(model), alone:
+            finding.harm = _distance(base, output_tensors(model, batch), finding)
         finding.faults = faults_of(finding)
-    ordered = sorted(found.values(), key=lambda f: -f.harm)
+        if step is not None:
+            step(done, len(tried))
+    ordered = sorted((f for f, _ in tried), key=lambda f: -f.harm)
     idle = [n for n in layers if n not in found]
     advice = 'no forward reaches it: its range is not known; leave it out (exclude)'
     return ordered + [
@@ -193,7 +191,7 @@ def _alone(
         m.register_forward_hook(hook(n), with_kwargs=True) for n, m in layers.items()
     ]
     with hooked(handles):
-        forward(model, batch)
+        raw_outputs(model, batch)
     for name, (both, weights, inputs) in errors.items():
         finding = found[name]
         finding.alone, finding.weights = _ratio(both), _ratio(weights)
@@ -264,7 +262,7 @@ def _stale(
 
         handles = [n.register_forward_pre_hook(look, with_kwargs=True) for n in names]
         with hooked(handles):
-            forward(model, batch)
+            raw_outputs(model, batch)
     return list(found.values())
 
 
@@ -278,10 +276,6 @@ def _statistics(norm: nn.Module, mean: Tensor, var: Tensor):
     finally:
         norm.running_mean.copy_(before[0])
         norm.running_var.copy_(before[1])
-
-
-def _outputs(model: nn.Module, batch: Any) -> list[Tensor]:
-    return [y for y in leaves(forward(model, batch)) if isinstance(y, Tensor)]
 
 
 def _distance(base: list[Tensor], other: list[Tensor], finding: Finding) -> float:

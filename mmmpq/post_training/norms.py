@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmpq.layers import first_input, float_mode
-from mmmpq.post_training.rows import forward, hooked
+from mmmpq.models.task_loss import raw_outputs
+from mmmpq.post_training.rows import hooked
 
 
 def norms_of(model: nn.Module) -> dict[str, _BatchNorm]:
@@ -68,6 +69,6 @@ def rematched(model: nn.Module, batch: Any) -> Iterator[None]:
         with hooked(handles):
             if norms and hook is keep:
                 with float_mode(model):
-                    forward(model, batch)
+                    raw_outputs(model, batch)
             elif norms:
-                forward(model, batch)
+                raw_outputs(model, batch)

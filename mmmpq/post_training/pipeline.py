@@ -18,10 +18,10 @@ from mmmpq.baselines.measurements import Measurements, fingerprint
 from mmmpq.export.fold import FoldReport, fold_batchnorm
 from mmmpq.layers import calibrating, quantized_layers
 from mmmpq.models import apply_policy, quantize
+from mmmpq.models.task_loss import images_of, raw_outputs
 from mmmpq.policy import Policy
 from mmmpq.post_training.norms import rematched
 from mmmpq.post_training.reconstruction import ROUNDINGS, Kept, reconstruct
-from mmmpq.post_training.rows import forward, images_of
 from mmmpq.randomness import isolated_randomness
 from mmmpq.search import Problem
 
@@ -147,7 +147,7 @@ def calibrate_ranges(model: nn.Module, batches: Sequence[Any]) -> None:
     """
     with calibrating(model):
         for batch in batches:
-            forward(model, batch)
+            raw_outputs(model, batch)
 
 
 def score(

@@ -43,7 +43,7 @@ def reconstruct(
 
     Args:
         model: Of fixed precision, calibrated, with the weights of the float net.
-        batches: As of :func:`.rows.forward`.
+        batches: As of :func:`mmmpq.models.task_loss.raw_outputs`, some.
         rounding: 'learned', or 'nearest': biases alone are corrected.
         kept: Takes weight and bias of each layer; those it holds are not made again.
         step: Called with ``(done, total, name of the next layer)``, at the end ''.

@@ -7,14 +7,13 @@ from typing import Any, NamedTuple
 from zlib import crc32
 
 import torch
-from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
 from mmmpq.layers import QuantLayer, first_input
-from mmmpq.randomness import isolated_randomness
+from mmmpq.models.task_loss import raw_outputs
 
 # Of a layer and each of its calls, over all batches: so many samples, and of many
 # inputs (depthwise layers, with few to an output) so many values, but not too few.
@@ -45,23 +44,6 @@ class Gram(NamedTuple):
     rows: int
 
 
-def forward(model: nn.Module, batch: Any) -> Any:
-    """The raw outputs for a batch of a dataloader, whether it has labels or not; of a
-    model that is no toolbox's, those for its input."""
-    if not isinstance(model, BaseModel):
-        return model(batch)
-    with isolated_randomness(0):
-        data = model.data_preprocessor(batch, False)
-        return model._run_forward(data, mode='tensor')
-
-
-def images_of(batch: Any) -> Any:
-    """The images of a batch of a dataloader, or of what is one itself."""
-    if isinstance(batch, Tensor):
-        return batch
-    return batch['inputs'] if isinstance(batch, dict) else batch[0]
-
-
 @contextmanager
 def hooked(handles: Sequence[Any]) -> Iterator[None]:
     """Removes hooks at the end."""
@@ -82,7 +64,7 @@ def outputs_of(
     Args:
         model: In evaluation mode; as it computes now.
         layers: By name.
-        batches: As of :func:`forward`.
+        batches: As of :func:`mmmpq.models.task_loss.raw_outputs`.
     """
     found: OrderedDict[str, list[list[Tensor]]] = OrderedDict()
     now = 0
@@ -99,7 +81,7 @@ def outputs_of(
 
     with hooked([m.register_forward_hook(hook(n)) for n, m in layers.items()]):
         for now, batch in enumerate(batches):  # noqa: B007
-            forward(model, batch)
+            raw_outputs(model, batch)
     return found
 
 
@@ -150,7 +132,7 @@ def gram_of(
             call = 0
             if targets[now]:
                 with suppress(_Found):
-                    forward(model, batch)
+                    raw_outputs(model, batch)
     if not rows:
         raise ValueError(f'{name}: the quantized net does not reach it any more')
     xx, xy, yy, x, y = (s / rows for s in sums)

@@ -11,10 +11,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmpq.layers import quantized_layers
 from mmmpq.models import quantize
+from mmmpq.models.task_loss import raw_outputs
 from mmmpq.policy import Precision
 from mmmpq.post_training.diagnosis import diagnose
 from mmmpq.post_training.pipeline import calibrate_ranges
-from mmmpq.post_training.rows import forward
 from mmmpq.visualization.noise import noise
 from mmmpq.visualization.theme import LIGHT, draw
 
@@ -117,13 +117,13 @@ def test_a_stale_batchnorm_is_named_first(net):
 def test_a_sound_net_has_no_faults_and_stays_as_it_is(net, tmp_path):
     model, batch = net
     before = {k: v.clone() for k, v in model.state_dict().items()}
-    outputs = forward(model, batch)
+    outputs = raw_outputs(model, batch)
     found = diagnose(model, batch)
     assert not [f for f in found if f.faults]
     assert all(f.alone > 25 and f.cumulated > 10 for f in found)
     assert {f.precision for f in found} == {str(Precision(8, 8))}
     assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
-    assert str(forward(model, batch)) == str(outputs)
+    assert str(raw_outputs(model, batch)) == str(outputs)
     assert json.loads(json.dumps([f.to_dict() for f in found]))[0]['harm'] >= 0
     assert draw(noise, LIGHT, found).startswith(b'\x89PNG')
 

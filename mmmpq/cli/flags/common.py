@@ -70,8 +70,8 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_reference_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for the input that a cost is counted at."""
+def add_input_shape(parser: argparse.ArgumentParser) -> None:
+    """Add the flag for the input that a cost is counted at."""
     parser.add_argument(
         '--input-shape',
         type=int,
@@ -80,6 +80,11 @@ def add_reference_arguments(parser: argparse.ArgumentParser) -> None:
         help="reference input; default: the search budget's, else 3 224 224 for "
         'classifiers and 3 800 1333 for detectors',
     )
+
+
+def add_reference_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for that input, and for what two-stage detectors propose there."""
+    add_input_shape(parser)
     parser.add_argument(
         '--proposals',
         type=int,

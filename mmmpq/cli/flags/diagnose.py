@@ -44,15 +44,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--out',
-        type=Path,
+        dest='work_dir',
         metavar='OUT',
         help='folder (default: work_dirs/<name of the config>_diagnosis)',
     )
     parser.add_argument('--seed', type=int, default=0, help='(default: 0)')
     add_cfg_options(parser)
     args = parser.parse_args(argv)
-    args.work_dir = args.out = args.out or Path(
-        f'work_dirs/{Path(args.config).stem}_diagnosis'
-    )
-    args.work_dir = str(args.work_dir)
+    if args.work_dir is None:
+        args.work_dir = f'work_dirs/{Path(args.config).stem}_diagnosis'
     return args

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmmpq.cli.flags.common import add_cfg_options, positive
+from mmmpq.cli.flags.common import add_cfg_options, add_input_shape, positive
 
 ROUNDINGS = ('learned', 'nearest')
 EXAMPLE = """examples:
@@ -73,14 +73,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action='store_true',
         help='score candidates by the distance of the outputs, not by the loss',
     )
-    parser.add_argument(
-        '--input-shape',
-        type=int,
-        nargs=3,
-        metavar=('C', 'H', 'W'),
-        help='reference input of costs (default: 3 224 224 for classifiers, 3 800 1333 '
-        "for detectors, or that of the config's search)",
-    )
+    add_input_shape(parser)
     parser.add_argument(
         '--test-images',
         type=positive,

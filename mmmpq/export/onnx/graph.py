@@ -16,7 +16,7 @@ from mmmpq.export.onnx import trace as onnx_trace
 from mmmpq.export.onnx.levels import CONTAINERS, containers_of
 from mmmpq.fileio import atomic_write
 from mmmpq.layers import QuantizedLayer, QuantLayer, quantized_layers
-from mmmpq.policy import SKIP
+from mmmpq.policy import SKIP, some_of
 from mmmpq.version import __version__
 
 FORMAT = 'mmmpq-onnx'
@@ -255,9 +255,8 @@ def _check_opset(
         and {4, 16}.intersection(containers_of(layer.precision, containers))
     ]
     if opset < INT4_OPSET and low:
-        more = f' and {len(low) - 8} more' if len(low) > 8 else ''
         raise ValueError(
             f'opset: found {opset}, which has no types of 4 and of 16 bits; '
             f"{INT4_OPSET} or later is needed, or containers '8bit' and activations of "
-            f'at most 8, for {", ".join(low[:8])}{more}'
+            f'at most 8, for {some_of(low, 8)}'
         )

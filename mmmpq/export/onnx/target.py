@@ -1,13 +1,13 @@
 """What a runtime computes in integers, from a data file of this folder."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from mmmpq.export.integers import activation_levels, weight_integers, weight_levels
 from mmmpq.fileio import strict_json
 from mmmpq.layers.base import QuantLayer
-from mmmpq.policy import SKIP
+from mmmpq.policy import SKIP, some_of
 
 FOLDER = Path(__file__).parent / 'targets'
 TARGETS = tuple(sorted(path.stem for path in FOLDER.glob('*.json')))
@@ -75,7 +75,7 @@ class Target:
         if wide:
             raise ValueError(
                 f'target {self.name}: it computes in integers of 8 bits; found inputs '
-                f'of 16 in {_some(wide)}; accepted are 1 to 8, and 32'
+                f'of 16 in {some_of(wide)}; accepted are 1 to 8, and 32'
             )
         if self.type != 'int8':
             return
@@ -83,14 +83,9 @@ class Target:
         if names:
             raise ValueError(
                 f'target {self.name}: it has int8 around 0 alone; found levels that '
-                f'leave it in {_some(names)}; accepted are inputs from 0 '
+                f'leave it in {some_of(names)}; accepted are inputs from 0 '
                 'of at most 7 bits, signed ones of at most 8, and symmetric weights'
             )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f' and {len(names) - 3} more' if len(names) > 3 else ''
-    return ', '.join(names[:3]) + more
 
 
 def _leaves(layer: QuantLayer) -> bool:
