@@ -16,6 +16,7 @@ from mmmpq.baselines.choices import least_harm
 from mmmpq.baselines.measurements import Measurements, digest
 from mmmpq.cli.export import check_outputs, check_packed, costs_of
 from mmmpq.cli.flags.ptq import parse_args
+from mmmpq.costs import Budget
 from mmmpq.costs.budget_text import with_texts
 from mmmpq.costs.profile import reference_input_shape
 from mmmpq.engine.batches import unwrapped
@@ -58,6 +59,8 @@ class PostTraining:
         shape = args.input_shape or common.get('input_shape')
         shape = shape or reference_input_shape(self.supernet)
         self.shape = self.common['input_shape'] = tuple(shape)
+        budgets = with_texts(args.budget or (), self.common)
+        self.budgets = [Budget.build(budget, '--budget') for budget in budgets]
         self.batches = training_images(self.runner, args.images)
         self.clock = Clock()
         self.evaluate = Evaluation(self.runner, args.test_images or 0)
@@ -83,8 +86,7 @@ class PostTraining:
     def choices(self) -> tuple[Problem, list[list[int]]]:
         """What there is to choose from, the best inside the budgets last."""
         args = self.args
-        budgets = with_texts(args.budget, self.common)
-        problem = Problem(self.supernet, budgets, self.shape, args.seed)
+        problem = Problem(self.supernet, self.budgets, self.shape, args.seed)
         with steps_bar(self.console) as step:
             labels = False if args.no_labels else None
             file = self.folder / f'scores{"_no_labels" * args.no_labels}.json'
