@@ -5,6 +5,7 @@ scope is found by its package name, so that this works with ``custom_imports`` a
 mmmpq is installed, without.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
@@ -49,6 +50,27 @@ RELAXATIONS = Registry('relaxation', scope='mmmpq', locations=['mmmpq.layers'])
 MIXINGS = Registry('mixing', scope='mmmpq', locations=['mmmpq.layers'])
 COSTS = MMEngineRegistry('cost', scope='mmmpq', locations=['mmmpq.costs'])
 LOSSES = Registry('loss', scope='mmmpq', locations=['mmmpq.losses'])
+
+
+def class_of(registry: MMEngineRegistry, kind: Any, key: str) -> Callable:
+    """The class that a config names by its type, as the toolboxes find it.
+
+    Args:
+        registry: One of MMEngine's: its child of the default scope is asked, too.
+        kind: The type: a name, or the class itself.
+        key: That names it, for the message of the error.
+
+    Raises:
+        ValueError: There is no such class (near names).
+    """
+    if callable(kind):
+        return kind
+    with registry.switch_scope_and_registry(None) as own:
+        found = own.get(str(kind))
+    if found is None:
+        known = dict.fromkeys((*own.module_dict, *registry.module_dict))
+        raise ValueError(f'{key}: found {kind!r}; {near(str(kind), known)}')
+    return found
 
 
 def build(registry: Registry, cfg: dict, key: str = '', **default_args: Any) -> Any:

@@ -2,19 +2,19 @@
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from mmengine import dist
 from mmengine.optim import OptimWrapper
-from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS, Registry
+from mmengine.registry import OPTIMIZERS, PARAM_SCHEDULERS
 from torch import Tensor, nn
 
 from mmmpq.layers import Handed
 from mmmpq.losses import Terms
-from mmmpq.policy import near
+from mmmpq.registry import class_of
 from mmmpq.user_config import type_name
 
 
@@ -25,7 +25,7 @@ def build_optimizer(
 
     One of torch's steps all of them in a few operations (``foreach``).
     """
-    kind = _kind(cfg, OPTIMIZERS)
+    kind = class_of(OPTIMIZERS, cfg.get('type'), 'type')
     cfg = dict(cfg, params=list(logits))
     if 'foreach' in inspect.signature(kind).parameters and not cfg.get('fused'):
         cfg.setdefault('foreach', True)
@@ -48,7 +48,7 @@ def build_scheduler(
     """
     if cfg is None:
         return None
-    _kind(cfg, PARAM_SCHEDULERS)
+    class_of(PARAM_SCHEDULERS, cfg.get('type'), 'type')
     cfg = dict(cfg)
     by_epoch = cfg.setdefault('by_epoch', False)
     if type_name(cfg) == 'CosineAnnealingLR':
@@ -57,17 +57,6 @@ def build_scheduler(
         epoch_length = max(1, round(per_epoch))
         cfg.update(convert_to_iter_based=True, epoch_length=epoch_length)
     return PARAM_SCHEDULERS.build(cfg, default_args=dict(optimizer=optimizer))
-
-
-def _kind(cfg: Mapping, registry: Registry) -> Callable:
-    """The class that a config names."""
-    kind = cfg.get('type')
-    found = kind if callable(kind) else registry.get(str(kind))
-    if found is None:
-        raise ValueError(
-            f'unknown type {kind!r}; {near(str(kind), registry.module_dict)}'
-        )
-    return found
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from torch import nn
 from mmmpq import exempt_ranges, quantize
 from mmmpq.models.decay import warn_of_decay
 from mmmpq.quantizers import Quantizer
+from mmmpq.search.logits import build_optimizer
 
 ADAM = dict(type='AdamW', lr=1e-3, weight_decay=0.05)
 SEARCH = dict(candidates=['W2A2', 'W4A4'], groups='layer')
@@ -117,6 +118,21 @@ def test_layer_decay_of_mmpretrain():
     found = options(model, wrapper.optimizer)
     check(model, found)
     assert len({group['lr'] for group in found.values()}) > 2
+
+
+@pytest.mark.parametrize('scope, kind', [('mmpretrain', 'LARS'), ('mmdet', 'SGD')])
+def test_optimizers_of_the_toolbox(scope, kind):
+    init_default_scope(scope)
+    model = quantize(net(), policy='W4A4')
+    built(model, optimizer=dict(type=kind, lr=0.1, momentum=0.9, weight_decay=0.01))
+    search = build_optimizer(
+        dict(type=kind, lr=0.1), [nn.Parameter(torch.zeros(1))], None
+    )
+    assert type(search.optimizer).__name__ == kind
+    with pytest.raises(
+        ValueError, match=f'type: found .{kind}s.; near names: .*{kind}'
+    ):
+        built(model, optimizer=dict(type=f'{kind}s', lr=0.1))
 
 
 def test_layer_decay_of_mmdet():
