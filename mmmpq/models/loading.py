@@ -82,6 +82,19 @@ def check_policy(model: nn.Module, policy: Policy) -> None:
         )
 
 
+def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> Any:
+    """``model.load_state_dict(state, strict=False)``, in whatever mode it is.
+
+    What modules compute of their weights when they begin to evaluate (the biases of
+    TinyViT's attention) is computed anew.
+    """
+    found = model.load_state_dict(state, strict=False)
+    if not model.training:
+        model.train()
+        model.eval()
+    return found
+
+
 def load_whole(
     model: nn.Module,
     checkpoint: Mapping[str, Any],
@@ -111,7 +124,7 @@ def load_whole(
     state = _state(checkpoint)
     given = set(state)
     try:
-        found = model.load_state_dict(state, strict=False)
+        found = load_state(model, state)
     except RuntimeError as error:
         raise ValueError(
             f'{where} is of another model: {str(error).splitlines()[-1].strip()}'
@@ -159,7 +172,7 @@ def load_float(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> No
         ValueError: It has not all of them.
     """
     weights, layers = _state(checkpoint), quantized_layers(model)
-    model.load_state_dict(weights, strict=False)
+    load_state(model, weights)
     missing = [n for n in layers if f'{n}.weight' not in weights]
     if missing:
         raise ValueError(

@@ -3,9 +3,11 @@
 import torch
 from mmengine.model import BaseModel
 from mmengine.runner.checkpoint import _load_checkpoint_to_model
+from mmpretrain.models.utils import LeAttention
 from torch import nn
 
 from mmmpq.models import quantize
+from mmmpq.models.loading import load_whole
 
 CANDIDATES = [(2, 2), (4, 4), (8, 8)]
 
@@ -46,6 +48,17 @@ def test_ranges_of_unknown_widths_are_calibrated_anew():
     missing = model.load_state_dict(state, strict=False).missing_keys
     assert {'1.w_quantizer.range', '1.w_quantizer.signed'} <= set(missing)
     assert not model[1].w_quantizer.calibrated
+
+
+def test_what_is_computed_as_evaluation_begins_is_of_the_loaded_weights():
+    x = torch.randn(1, 4, 8)
+    nets = [nn.Sequential(LeAttention(8, 4, 2, 1, (2, 2))) for _ in range(2)]
+    nets = [quantize(net, policy='W4A8', fixed={}) for net in nets]
+    with torch.no_grad():
+        nets[0][0].attention_biases.normal_()
+        nets[0](x)
+    load_whole(nets[1].eval(), nets[0].state_dict(), 'a.pth')
+    assert torch.equal(nets[1](x), nets[0].eval()(x))
 
 
 def layers():

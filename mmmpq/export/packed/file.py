@@ -25,7 +25,7 @@ from mmmpq.export.packed.config import from_json
 from mmmpq.export.packed.index import DTYPES, check_index, stored_elements
 from mmmpq.export.packed.safetensors import check_tensors, parse
 from mmmpq.export.packed.untrusted import check_texts, check_types, fewer_parameters
-from mmmpq.models.loading import prepare
+from mmmpq.models.loading import load_state, prepare
 from mmmpq.policy import QUANT, Policy, Precision
 from mmmpq.version import __version__
 
@@ -142,7 +142,7 @@ class Packed:
                 for name, tensor in model.state_dict(keep_vars=True).items():
                     if name in state:
                         tensor.data = tensor.data.to(state[name].dtype)
-            found = model.load_state_dict(state, strict=False)
+            found = load_state(model, state)
             # What a model drops from a state, it computes anew (Swin V2).
             missing = [n for n in found.missing_keys if n not in state]
             if names := missing + found.unexpected_keys:
