@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
@@ -173,7 +175,7 @@ def onnx_notes(
 @torch.no_grad()
 def check_outputs(model: nn.Module, path: Path, shape: Sequence[int]) -> None:
     """Reads a packed checkpoint back and compares what classifiers and detectors give
-    for two random images."""
+    for two random images; nothing of a net that needs more than images (SparK)."""
     try:
         cut.head_of(model)
     except ValueError:
@@ -181,9 +183,17 @@ def check_outputs(model: nn.Module, path: Path, shape: Sequence[int]) -> None:
     sides = [min(s, SIDE) for s in shape[1:]] if cut.is_detector(model) else shape[1:]
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, shape[0], *sides, generator=generator)
-    wanted, found = (
-        cut.leaves(cut.network(net, images)) for net in (model, load_packed(path))
-    )
+    try:
+        wanted = cut.leaves(cut.network(model, images))
+    except Exception as error:
+        print_log(
+            'the outputs of the packed net are not compared, as the net cannot run on '
+            f'images alone: {type(error).__name__}: {error}',
+            logger='current',
+            level=logging.WARNING,
+        )
+        return
+    found = cut.leaves(cut.network(load_packed(path), images))
     for one, other in zip(wanted, found, strict=True):
         if (one - other).abs().max() > 1e-3 * one.abs().max():
             raise RuntimeError(

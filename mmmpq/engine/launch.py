@@ -24,6 +24,7 @@ from mmengine.registry import OPTIM_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 
 from mmmpq.costs.budget_text import with_texts
+from mmmpq.engine.lr_schedule import named_schedules
 from mmmpq.fileio import check_file
 from mmmpq.policy import Policy
 from mmmpq.user_config import dicts, read_config, scope_of, type_name
@@ -132,7 +133,9 @@ def build_runner(cfg: Config) -> Runner:
                 **(cfg.get('model_wrapper_cfg') or {}),
                 'device_ids': None,
             }
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    built = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    named_schedules(built)
+    return built
 
 
 def run(main: Callable[[], None]) -> None:

@@ -20,7 +20,8 @@ def fit_schedule(cfg: Config) -> list[str]:
 
     An epoch n of the schedule becomes ``⌊n · length / whole⌋``, at least 1, where whole
     is the length of the nearest base whose training the schedule fits; schedulers of no
-    length are left out. So are the epochs at which hooks switch pipelines or modes.
+    length are left out. So are the epochs at which hooks switch pipelines or modes, and
+    phases in iterations, as those of 300 epochs, of the base that they are written in.
 
     Returns:
         A line for each change.
@@ -37,7 +38,7 @@ def fit_schedule(cfg: Config) -> list[str]:
         return []
     unit = key.removeprefix('max_')
     schedulers = [s for s in dicts(cfg.get('param_scheduler')) if _is_in(s, unit)]
-    whole, notes = 0, []
+    written, whole, notes = cfg.get('param_scheduler'), 0, []
     if max(map(_last, schedulers), default=0) > length:
         whole = _written_for(cfg, key, schedulers)
         cfg.param_scheduler = _fitted(cfg.param_scheduler, unit, whole, length)
@@ -47,8 +48,26 @@ def fit_schedule(cfg: Config) -> list[str]:
             f'param_scheduler = {_plain(cfg.param_scheduler)} and change it'
         )
     if unit == 'epochs':
+        notes += _fit_phases(cfg, written, length)
         notes += _fit_hooks(cfg, whole, length)
     return notes
+
+
+def named_schedules(runner: Runner) -> None:
+    """Has MMEngine's errors about schedules name the key, and the training's length."""
+    build = runner.build_param_scheduler
+
+    def build_param_scheduler(schedulers: Any) -> Any:
+        try:
+            return build(schedulers)
+        except ValueError as error:
+            raise ValueError(
+                f'param_scheduler: {error}; the training has {runner.max_epochs} '
+                f'epochs, {runner.max_iters} iterations in all: shorten it, such as by '
+                '--cfg-options param_scheduler=None'
+            ) from error
+
+    runner.build_param_scheduler = build_param_scheduler
 
 
 def warn_of_schedules(runner: Runner) -> None:
@@ -114,17 +133,23 @@ def _written_for(cfg: Config, key: str, schedulers: list[dict]) -> int:
     return last
 
 
-def _lengths(cfg: Config, key: str) -> Iterator[int]:
-    """The lengths of training of a config's file and of its bases, nearest first."""
+def _files(cfg: Config) -> Iterator[Config]:
+    """A config's file and its bases, nearest first, each with what it inherits."""
     files = [cfg.filename] if cfg.filename else []
     for path in files:  # grows meanwhile
         if not Path(path).is_file():
             continue
-        found = (Config.fromfile(path).get('train_cfg') or {}).get(key)
-        if isinstance(found, int):
-            yield found
+        yield Config.fromfile(path)
         bases = Config._get_base_files(path)
         files += [Config._get_cfg_path(base, path)[0] for base in bases]
+
+
+def _lengths(cfg: Config, key: str) -> Iterator[int]:
+    """The lengths of training of a config's file and of its bases, nearest first."""
+    for base in _files(cfg):
+        found = (base.get('train_cfg') or {}).get(key)
+        if isinstance(found, int):
+            yield found
 
 
 def _at(n: float, whole: int, length: int) -> int:
@@ -132,15 +157,17 @@ def _at(n: float, whole: int, length: int) -> int:
     return max(int(n * length / whole + 1e-9), 1 if length > 1 and n > 0 else 0)
 
 
-def _fitted(value: Any, unit: str, whole: int, length: int) -> Any:
+def _fitted(
+    value: Any, unit: str, whole: int, length: int, last: float | None = None
+) -> Any:
     """Schedulers, one or in lists and dicts, scaled; None for one of no length."""
     if isinstance(value, (list, tuple)):
-        found = [_fitted(v, unit, whole, length) for v in value]
+        found = [_fitted(v, unit, whole, length, last) for v in value]
         return [v for v in found if v is not None]
     if not isinstance(value, dict):
         return value
     if 'type' not in value:
-        return {k: _fitted(v, unit, whole, length) for k, v in value.items()}
+        return {k: _fitted(v, unit, whole, length, last) for k, v in value.items()}
     if not _is_in(value, unit):
         return value
 
@@ -155,9 +182,35 @@ def _fitted(value: Any, unit: str, whole: int, length: int) -> Any:
         new['periods'] = [max(at(n), 1) for n in new['periods']]
     if 'milestones' in new:
         new['milestones'] = sorted({at(n) for n in new['milestones']} - {0, length})
-    if at(begin) >= new.get('end', length):
+    if at(begin) >= new.get('end', length if last is None else last):
         return None
     return new
+
+
+def _fit_phases(cfg: Config, written: Any, length: int) -> list[str]:
+    """Scales schedulers that count iterations, where one begins after another: their
+    training was to be as many epochs as that of the farthest base that has them."""
+    counted = [s for s in dicts(written) if _is_in(s, 'iters')]
+    if not any(s.get('begin') for s in counted):
+        return []  # a warm-up alone
+    whole = 0
+    for base in _files(cfg):
+        found = (base.get('train_cfg') or {}).get('max_epochs')
+        same = _bare(base.get('param_scheduler')) == _bare(written)
+        if same and isinstance(found, int):
+            whole = found
+    if whole <= length:
+        return []
+    cfg.param_scheduler = _fitted(cfg.param_scheduler, 'iters', whole, length, INF)
+    return [
+        f'param_scheduler: its iterations were made for {whole} epochs, the training '
+        f'has {length}; they were multiplied by {length}/{whole}'
+    ]
+
+
+def _bare(schedulers: Any) -> list[dict]:
+    """Schedulers without what inheritance adds to them."""
+    return [{k: s[k] for k in s if k != '_scope_'} for s in dicts(schedulers)]
 
 
 def _fit_hooks(cfg: Config, whole: int, length: int) -> list[str]:

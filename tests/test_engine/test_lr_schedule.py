@@ -81,6 +81,19 @@ def test_one_epoch_is_no_warm_up(tmp_path):
     assert (cosine.type, cosine.begin) == ('CosineAnnealingLR', 0)
 
 
+def test_phases_in_iterations_are_those_of_the_epochs_they_were_made_for(tmp_path):
+    base = 'mmpretrain::_base_/schedules/imagenet_bs1024_linearlr_bn_nowd.py'
+    cfg = short(tmp_path, base, 'train_cfg = dict(max_epochs=6)')
+    (note,) = fit_schedule(cfg)  # of 300: 5,000 iterations, then the rest
+    assert [s.get('begin') for s in cfg.param_scheduler] == [0, 100]
+    assert cfg.param_scheduler[0].end == 100
+    assert 'made for 300 epochs, the training has 6' in note
+    assert fit_schedule(cfg) == []
+    own = "dict(type='PolyLR', eta_min=0, by_epoch=False, begin=50)"
+    cfg = short(tmp_path, base, f'param_scheduler = [{own}]')
+    assert fit_schedule(cfg) == []
+
+
 def test_iterations_of_a_loop_by_iterations():
     model = dict(type='mmmpq.QuantModel')
     steps = dict(type='MultiStepLR', by_epoch=False, end=90_000, milestones=[60_000])

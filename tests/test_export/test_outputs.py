@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
+from torch import nn
 
 from mmmpq.cli import export
 from mmmpq.models import quantize
@@ -26,3 +27,11 @@ def test_outputs_are_compared(monkeypatch, tmp_path):
         other.head.fc.bias += 0.1
     with pytest.raises(RuntimeError, match='gives other outputs'):
         export.check_outputs(model, tmp_path, (3, 32, 32))
+
+
+def test_a_net_that_needs_more_than_images_is_not_compared(tmp_path, caplog):
+    model = nn.Module()
+    model.head = nn.Linear(2, 2)
+    model.extract_feat = lambda images: images * model.mask
+    export.check_outputs(model, tmp_path, (3, 32, 32))
+    assert 'cannot run on images alone' in caplog.text and 'mask' in caplog.text
