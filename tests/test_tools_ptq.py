@@ -10,7 +10,9 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from mmmpq import cli
 from mmmpq.cli import diagnose, ptq
+from mmmpq.cli.stages import Stages
 from mmmpq.engine import launch
 from mmmpq.export.packed import load_packed
 from mmmpq.policy import Policy
@@ -167,3 +169,52 @@ def test_of_a_packed_and_of_a_float_net(folder, tmp_path, capsys):
         assert bool(few) == (i == 1)  # packed weights have no errors of their own
         assert (out / 'diagnosis.png').read_bytes().startswith(b'\x89PNG')
         assert 'what to do' in capsys.readouterr().out
+
+
+SEARCH = """
+_base_ = 'tiny.py'
+model = dict(
+    type='mmmpq.QuantModel', base_type='ImageClassifier',
+    quant=dict(candidates=['W2A4', 'W4A8', 'W8A8'], groups='layer'))
+load_from = {float!r}
+budget = dict(type='BOPs', limit='W4A8', input_shape=(3, 16, 16))
+custom_hooks = [
+    dict(type='mmmpq.SearchHook', budgets=[budget], calibration=2, measure=0)]
+val_dataloader = dict(
+    batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='CustomDataset', data_prefix={pictures!r},
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='PackInputs')]))
+val_cfg = dict()
+val_evaluator = dict(type='Accuracy', topk=(1,))
+"""
+
+
+def test_a_ladder_says_what_each_rung_bought(folder, tmp_path, monkeypatch):
+    """One command; one rung more, and the same stages are not run again."""
+    paths = dict(pictures=str(folder / 'pictures'), float=str(folder / 'float.pth'))
+    (folder / 'search.py').write_text(SEARCH.format(**paths))
+    titles = []
+
+    def in_this_process(self, title, words):
+        titles.append(title)
+        cli.main(words)
+        return 2.0
+
+    monkeypatch.setattr(Stages, '_run', in_this_process)
+    words = ['run', str(folder / 'search.py'), '--work-dir', str(tmp_path), '--rungs']
+    found = {}
+    ladder = ['ptq', 'finetune', 'search']
+    for rungs in (ladder[:1], ladder[:2], ladder, ladder):
+        cli.main([*words, *rungs])
+        found = json.loads((tmp_path / 'results.json').read_text())
+        assert load_packed(found['packed'])
+        assert ('report' in found) == ('search' in rungs)
+    assert sorted(titles) == sorted(set(titles))  # each once
+    names = [row['name'] for row in found['rows']]
+    assert names == ['float', 'ptq', 'ptq, fine-tuned', 'searched']
+    assert [row['seconds'] for row in found['rows']] == [0, 2, 4, 4]
+    limit = Policy.load(found['policy']).meta['budgets'][0]['limit']
+    assert all(row['bops'] <= limit for row in found['rows'][1:])
+    page = (tmp_path / 'report' / 'index.html').read_text()
+    assert 'ptq, fine-tuned' in page and '4 s' in page

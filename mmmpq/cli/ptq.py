@@ -23,7 +23,7 @@ from mmmpq.engine.batches import unwrapped
 from mmmpq.engine.evaluation import Evaluation
 from mmmpq.engine.launch import load_config
 from mmmpq.engine.post_training import quant_of, runner_of, training_images
-from mmmpq.engine.search_config import search_reference
+from mmmpq.engine.search_config import search_budgets, search_reference
 from mmmpq.export.packed import save_packed
 from mmmpq.fileio import atomic_write, check_place
 from mmmpq.models import apply_policy
@@ -52,6 +52,9 @@ class PostTraining:
         self.folder = Path(args.work_dir)
         self.cfg = load_config(args)
         _, common = search_reference(self.cfg)
+        budgets = ()
+        if args.budget is None and args.policy is None:
+            budgets = search_budgets(self.cfg, None)['budgets']
         self.quant = quant_of(self.cfg, args.policy)
         self.runner = runner_of(self.cfg, args.checkpoint, args.seed)
         self.supernet = unwrapped(self.runner)  # the float net, until it is prepared
@@ -59,7 +62,7 @@ class PostTraining:
         shape = args.input_shape or common.get('input_shape')
         shape = shape or reference_input_shape(self.supernet)
         self.shape = self.common['input_shape'] = tuple(shape)
-        budgets = with_texts(args.budget or (), self.common)
+        budgets = budgets or with_texts(args.budget or (), self.common)
         self.budgets = [Budget.build(budget, '--budget') for budget in budgets]
         self.batches = training_images(self.runner, args.images)
         self.clock = Clock()

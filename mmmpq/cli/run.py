@@ -12,7 +12,7 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
-from mmmpq.cli.flags.run import parse_args
+from mmmpq.cli.flags.run import RUNGS, parse_args
 from mmmpq.cli.stages import Stages, identity, last_checkpoint
 from mmmpq.engine.launch import (
     load_config,
@@ -24,6 +24,9 @@ from mmmpq.fileio import atomic_write, check_file
 from mmmpq.policy import Policy
 from mmmpq.visualization import write_report
 from mmmpq.visualization.progress import terminal
+
+# What each rung makes, as folders and stages are named.
+NETS = dict(zip(RUNGS, ('ptq', 'ptq_finetuned', 'searched'), strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -37,12 +40,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         for note in fit_schedule(cfg):
             console.print(f'{name}: {note}', soft_wrap=True)
     stages = Stages(work_dir, console, args.jobs)
-    results = run(stages, search, finetune, args.compare, args.seed)
+    results = run(stages, search, finetune, args.compare, args.seed, args.rungs)
     show(results, console)
-    console.print(
-        f'report: {results["report"]}\npacked file: {results["packed"]}',
-        soft_wrap=True,
-    )
+    for title, key in (('report', 'report'), ('packed file', 'packed')):
+        if key in results:
+            console.print(f'{title}: {results[key]}', soft_wrap=True)
 
 
 def finetune_config(args: argparse.Namespace) -> Config:
@@ -69,6 +71,7 @@ def run(
     finetune: Config,
     compare: Sequence[str] = (),
     seed: int | None = None,
+    rungs: Sequence[str] = ('search',),
 ) -> dict[str, Any]:
     """Runs all stages.
 
@@ -78,10 +81,12 @@ def run(
         finetune: Config of the fine-tuning, without policy and ``load_from``.
         compare: Methods of ``mmmpq baseline`` to hold against the search.
         seed: Of search and fine-tuning.
+        rungs: Of :data:`.flags.run.RUNGS`.
 
     Returns:
-        ``rows`` (a net each: name, metric, bops, weight_bytes), ``metric`` (its name),
-        ``report``, ``packed``, ``policy`` (paths), ``seconds``.
+        ``rows`` (a net each: name, metric, bops, weight_bytes, seconds), ``metric``
+        (its name), ``report`` (of a search), ``packed``, ``policy`` (paths of the
+        last rung), ``sizes``, ``seconds`` of the stages.
 
     Raises:
         ValueError: The config is of no search or names no float checkpoint; a stage
@@ -104,9 +109,18 @@ def run(
     begin = [identity(start)]
     config = _written(search, work_dir / 'configs' / 'search.py')
     folder = work_dir / 'search'
-    packed = work_dir / 'exported' / 'searched.safetensors'
+    post = work_dir / 'ptq'
+    nets = [NETS[rung] for rung in RUNGS if rung in rungs]
+    last = nets[-1]
+    if nets[0] == 'ptq_finetuned':
+        nets.insert(0, 'ptq')
     policies = {m: work_dir / f'policy_{m}' / 'policy.json' for m in compare}
-    policies['searched'] = folder / 'policy.json'
+    policies |= {
+        net: (folder if net == 'searched' else post) / 'policy.json' for net in nets
+    }
+    packed = work_dir / 'exported' / f'{last}.safetensors'
+    if last == 'ptq':
+        packed = post / 'net.safetensors'
     metrics: dict[str, dict[str, float]] = {}
 
     def test(name: str, config: Path, checkpoint: str, *after: str) -> None:
@@ -122,7 +136,7 @@ def run(
         metrics[name] = json.loads(out.read_text())
 
     def finetuned(name: str, weights: Any, found: str) -> None:
-        """Fine-tunes and tests the net of a policy, and packs the searched one."""
+        """Fine-tunes and tests the net of a policy, and packs that of the last rung."""
         cfg = copy.deepcopy(finetune)
         cfg.model.quant.policy = str(policies[name])
         cfg.load_from = str(weights)
@@ -131,9 +145,9 @@ def run(
         trained = stages(f'fine-tune {name}', 'train', *args, after=[found])
         checkpoint = last_checkpoint(work_dir / name)
         test(name, own, checkpoint, trained)
-        if name == 'searched':
+        if name == last:
             args = (own, checkpoint, '--format', 'packed', '--out', packed)
-            stages('export searched', 'export', *args, after=[trained])
+            stages(f'export {name}', 'export', *args, after=[trained])
 
     def searched() -> None:
         args = (config, '--work-dir', folder, *seeded)
@@ -141,6 +155,12 @@ def run(
         finetuned('searched', folder / 'searched.pth', found)
 
     def others() -> None:
+        if 'ptq' in nets:
+            args = (config, start, '--work-dir', post, *seeded)
+            found = stages('ptq', 'ptq', *args, after=begin)
+            metrics['ptq'] = json.loads((post / 'ptq.json').read_text())['metrics']
+        if 'ptq_finetuned' in nets:
+            finetuned('ptq_finetuned', start, found)
         for method in compare:
             own = policies[method].parent
             args = (config, '--method', method, '--work-dir', own, *seeded)
@@ -150,12 +170,13 @@ def run(
     # Where load_from is no such net this is refused before hours of search.
     as_float = _written(_as_float(search), work_dir / 'configs' / 'float.py')
     test('float', as_float, start, *begin)
-    stages.together(searched, others)
+    stages.together(*[searched][: 'searched' in nets], others)
 
     metric = _metric(metrics)
     found = {name: Policy.load(policy) for name, policy in policies.items()}
-    costs = dict(float=found['searched'].meta['costs']['float'])
+    costs = dict(float=found[last].meta['costs']['float'])
     costs |= {name: policy.meta['costs']['searched'] for name, policy in found.items()}
+    seconds = {k: v['seconds'] for k, v in stages.done.items() if 'seconds' in v}
     # A detector that finds no box at all has no mAP.
     rows = [
         dict(
@@ -163,19 +184,18 @@ def run(
             metric=metrics[name].get(metric, 0.0),
             bops=costs[name]['bops'],
             weight_bytes=costs[name]['weight_bytes'],
+            seconds=sum(seconds.get(stage, 0) for stage in _stages_of(name)),
         )
-        for name in ('float', *compare, 'searched')
+        for name in ('float', *compare, *nets)
     ]
-    sizes = json.loads((packed.parent / 'sizes.json').read_text())
-    results = dict(
-        rows=rows,
-        metric=metric,
-        report=str(write_report(folder, rows, work_dir / 'report', sizes)),
-        packed=str(packed),
-        policy=str(folder / 'policy.json'),
-        sizes=sizes['total'],
-        seconds={k: v['seconds'] for k, v in stages.done.items() if 'seconds' in v},
-    )
+    results = dict(rows=rows, metric=metric, seconds=seconds, packed=str(packed))
+    results['policy'] = str(policies[last])
+    sizes = None
+    if last != 'ptq':
+        sizes = json.loads((packed.parent / 'sizes.json').read_text())
+        results['sizes'] = sizes['total']
+    if 'searched' in nets:
+        results['report'] = str(write_report(folder, rows, work_dir / 'report', sizes))
     atomic_write(work_dir / 'results.json', json.dumps(results, indent=2) + '\n')
     return results
 
@@ -183,7 +203,7 @@ def run(
 def show(results: dict[str, Any], console: Console) -> None:
     """Prints a table, a net a row."""
     rows = results['rows']
-    table = Table('', results['metric'], 'GBOPs', '', 'weight bytes', '')
+    table = Table('', results['metric'], 'GBOPs', '', 'weight bytes', '', 's')
     for row in rows:
         table.add_row(
             row['name'],
@@ -192,6 +212,7 @@ def show(results: dict[str, Any], console: Console) -> None:
             f'{rows[0]["bops"] / row["bops"]:.1f}x',
             f'{row["weight_bytes"]:,.0f}',
             f'{rows[0]["weight_bytes"] / row["weight_bytes"]:.1f}x',
+            f'{row["seconds"]:,.0f}' if row['seconds'] else '',
         )
     console.print(table)
 
@@ -214,8 +235,14 @@ def _as_float(search: Config) -> Config:
 def _label(name: str, policy: Policy | None) -> str:
     """A net's name in tables; of a uniform one with the precision of most layers."""
     if name != 'uniform':
-        return name
+        return name.replace('_fine', ', fine-')
     return f'uniform {Counter(policy.layers.values()).most_common(1)[0][0]}'
+
+
+def _stages_of(name: str) -> list[str]:
+    """The stages that make a net from the float one."""
+    first = dict(searched='search', ptq='ptq', ptq_finetuned='ptq')
+    return [first.get(name, f'policy {name}'), f'fine-tune {name}']
 
 
 def _metric(metrics: dict[str, dict[str, float]]) -> str:

@@ -53,7 +53,7 @@ class Stages:
         Args:
             title: Its name, on the screen and of its log.
             verb: Such as 'train'.
-            *args: Its arguments; of a config among them, given as a path, the text
+            *args: Its arguments; of a config among them, given as a Path, the text
                 counts.
             after: Keys of the stages whose results it reads.
 
@@ -63,7 +63,8 @@ class Stages:
         if self._failed:
             raise ValueError(f'{title} is not begun: {self._failed}')
         words = [*verb.split(), *map(str, args)]
-        configs = [p.read_text() for p in args if isinstance(p, Path) and p.is_file()]
+        files = [p for p in args if isinstance(p, Path) and p.suffix == '.py']
+        configs = [p.read_text() for p in files]
         key = hashlib.sha256(json.dumps([words, configs, *after]).encode())
         key = key.hexdigest()[:16]
         if self.done.get(title, {}).get('key') == key:

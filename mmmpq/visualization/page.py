@@ -181,11 +181,13 @@ def _budgets(meta: Mapping[str, Any], history: SearchHistory) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """Float, uniform, searched: accuracy, BOPs, weight bytes, compression."""
+    """Float, uniform, searched: accuracy, costs, compression, time if it is known."""
     if not rows:
         return ''
     base = next((row for row in rows if row['name'].startswith('float')), {})
-    heads = 'net', 'accuracy', 'BOPs', 'BOPs compression', 'weights'
+    heads = ['net', 'accuracy', 'BOPs', 'BOPs compression', 'weights']
+    heads.append('weight compression')
+    timed = any(row.get('seconds') for row in rows)
     cells = []
     for row in rows:
         bops = _cost(row.get('bops'), 'BOPs')
@@ -199,6 +201,7 @@ def _table(rows: Sequence[Row]) -> str:
                 _compression(row, base, 'bops'),
                 _cost(row.get('weight_bytes'), 'bytes'),
                 _compression(row, base, 'weight_bytes'),
+                *([_time(row)] if timed else ()),
             )
         )
     caption = (
@@ -206,12 +209,19 @@ def _table(rows: Sequence[Row]) -> str:
         'reference input. Weights: their bytes, packed. Compression: float net over '
         'this net.'
     )
-    table = html_table((*heads, 'weight compression'), cells, caption, ('searched',))
+    if timed:
+        heads.append('time')
+        caption += ' Time: of all that made the net from the float one.'
+    table = html_table(heads, cells, caption, ('searched',))
     return f'<section><h2>What it costs, what it keeps</h2>{table}</section>'
 
 
 def _cost(value: float | None, unit: str) -> str:
     return '–' if value is None else human(value, unit)
+
+
+def _time(row: Row) -> str:
+    return f'{row["seconds"]:,.0f} s' if row.get('seconds') else '–'
 
 
 def _accuracy(row: Row, base: Row) -> str:

@@ -13,7 +13,7 @@ from mmmpq.visualization.page import Row
 from mmmpq.visualization.sizes import Sizes, check_sizes
 from mmmpq.visualization.theme import DARK, LIGHT, draw
 
-_ROW_KEYS = ('name', 'metric', 'bops', 'weight_bytes', 'expected_bops')
+_ROW_KEYS = ('name', 'metric', 'bops', 'weight_bytes', 'expected_bops', 'seconds')
 LARGE = 2_200_000  # bytes of pictures, a third more as text: then one theme is enough
 _COST_KEYS = {'BOPs': 'bops', 'WeightBytes': 'weight_bytes'}
 
@@ -34,7 +34,7 @@ def write_report(
         work_dir: Folder of a finished or running search.
         rows: Nets to compare, the float one first: ``name``,
             and where known ``metric`` (accuracy), ``bops``, ``weight_bytes``,
-            ``expected_bops``. Default: what the policy's meta tells.
+            ``expected_bops``, ``seconds``. Default: what the policy's meta tells.
         out_dir: Default ``<work_dir>/report``.
         sizes: Of the exported files, from the sizes.json of ``mmmpq export``.
 

@@ -31,7 +31,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         nargs='+',
         action='extend',
         metavar='LIMIT',
-        help="W4A8, 0.9*W4A4, '30 GBOPs', '12 MB'; several hold at once",
+        help="W4A8, 0.9*W4A4, '30 GBOPs', '12 MB'; several hold at once (default: "
+        "those of the config's SearchHook)",
     )
     parser.add_argument(
         '--policy',
@@ -93,8 +94,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.work_dir is None:
         args.work_dir = f'work_dirs/{Path(args.config).stem}_ptq'
-    if (args.budget is None) == (args.policy is None):
-        parser.error("give --budget, such as W4A8 or '12 MB', or --policy")
+    if args.budget and args.policy:
+        parser.error("give --budget, such as W4A8 or '12 MB', or --policy, not both")
     if args.max_drop is not None and (args.policy or not args.max_drop > 0):
         parser.error('--max-drop: accepted are points above 0, with --budget')
     return args

@@ -7,13 +7,17 @@ from pathlib import Path
 from mmmpq.cli.flags.baseline import METHODS
 from mmmpq.cli.flags.common import add_cfg_options, positive
 
-EXAMPLE = """example:
+RUNGS = ('ptq', 'finetune', 'search')
+EXAMPLE = """examples:
   mmmpq run configs/bpnas/resnet_digits.py --budget W4A4 --compare uniform sensitivity
+  mmmpq run configs/bpnas/resnet_digits.py --budget W4A4 --rungs ptq finetune search
 
 CONFIG is one of a search; its load_from names the float checkpoint. The schedule of the
 fine-tuning is that of CONFIG_finetune.py, where such a file lies beside it, else
-CONFIG's own. Everything goes to DIR, each stage once: the same command goes on where it
-was killed, and one more --compare adds what it needs."""
+CONFIG's own. Rungs of a ladder, each dearer than the one before: ptq trains nothing
+(mmmpq ptq), finetune trains the net that ptq chose, search is a search and its
+fine-tuning. Everything goes to DIR, each stage once: the same command goes on where it
+was killed, and one more --compare or rung adds what it needs."""
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -37,6 +41,14 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         choices=METHODS,
         metavar='METHOD',
         help=f'fine-tune these policies as well: {", ".join(METHODS)}',
+    )
+    parser.add_argument(
+        '--rungs',
+        nargs='+',
+        default=['search'],
+        choices=RUNGS,
+        metavar='RUNG',
+        help=f'which of {", ".join(RUNGS)} (default: search)',
     )
     parser.add_argument(
         '--finetune', metavar='CONFIG', help='config of the fine-tuning (see below)'
