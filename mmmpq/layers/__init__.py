@@ -1,5 +1,6 @@
 """Quantized layers: of one precision, and with all candidates of a search."""
 
+from mmmpq.layers.attention import open_attention
 from mmmpq.layers.base import (
     LINEAR,
     Mode,
@@ -54,6 +55,7 @@ __all__ = [
     'float_twin',
     'leaves',
     'on_host',
+    'open_attention',
     'open_checkpoints',
     'padded',
     'quantizable',

@@ -159,8 +159,8 @@ def load_float(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> No
         ValueError: It has not all of them.
     """
     weights, layers = _state(checkpoint), quantized_layers(model)
-    model.load_state_dict(weights, strict=False)
-    missing = [n for n in layers if f'{n}.weight' not in weights]
+    lacking = set(model.load_state_dict(weights, strict=False).missing_keys)
+    missing = [n for n in layers if f'{n}.weight' in lacking]
     if missing:
         raise ValueError(
             f'load_from: {path} has no weights for {len(missing)} of {len(layers)} '
