@@ -12,6 +12,7 @@ from mmmpq.layers.base import (
     quantized_layers,
 )
 from mmmpq.layers.batched_relaxation import BatchedRelaxation
+from mmmpq.layers.by_weight import call_by_weight
 from mmmpq.layers.checkpointing import open_checkpoints
 from mmmpq.layers.conv import MixedConv2d, QuantConv2d
 from mmmpq.layers.handed import Handed
@@ -48,6 +49,7 @@ __all__ = [
     'Softmax',
     'UniformSampling',
     'calibrating',
+    'call_by_weight',
     'computing',
     'first_input',
     'flat',

@@ -13,6 +13,7 @@ from mmmpq.layers import (
     LINEAR,
     QuantizedLayer,
     Skip,
+    call_by_weight,
     float_twin,
     open_attention,
     watch_passes,
@@ -154,6 +155,7 @@ def quantize(
     policy = None if policy is None else read_policy(policy)
     carried = policy.meta.get('quant') if isinstance(policy, Policy) else None
     open_attention(model)
+    call_by_weight(model)
     if carried:
         given = quantizers_of(carried, given)
         exclude, fixed = still_there(carried['float_layers'], model), {}
