@@ -5,7 +5,16 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from mmmpq.layers.base import QuantLayer
-from mmmpq.layers.conv import MixedConv2d, QuantConv2d
+from mmmpq.layers.conv import (
+    MixedConv1d,
+    MixedConv2d,
+    MixedConv3d,
+    MixedConvTranspose2d,
+    QuantConv1d,
+    QuantConv2d,
+    QuantConv3d,
+    QuantConvTranspose2d,
+)
 from mmmpq.layers.linear import MixedLinear, QuantLinear
 from mmmpq.layers.mixed import MixedLayer
 from mmmpq.layers.padded import pads_and_convolves
@@ -13,10 +22,14 @@ from mmmpq.layers.standardised import WEIGHT_STANDARDISED
 from mmmpq.quantizers import recomputing
 
 Kind = TypeVar('Kind', bound=type)
+PLAIN = nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear  # their first side is C_out
 # float -> (mixed, fixed)
 KINDS: dict[type, tuple[type, type]] = {
     nn.Conv2d: (MixedConv2d, QuantConv2d),
     nn.Linear: (MixedLinear, QuantLinear),
+    nn.ConvTranspose2d: (MixedConvTranspose2d, QuantConvTranspose2d),
+    nn.Conv1d: (MixedConv1d, QuantConv1d),
+    nn.Conv3d: (MixedConv3d, QuantConv3d),
     **WEIGHT_STANDARDISED,
 }
 
@@ -27,10 +40,13 @@ def float_twin(module: nn.Module) -> tuple[type, type] | None:
     Only registered classes qualify, and subclasses of ``nn.Conv2d`` whose own forward
     is seen to pad and to convolve: any other may compute something else. The wrappers
     of mmcv differ for empty inputs of old torch versions alone. A weight that is
-    computed (``weight_norm``) is none to be quantized.
+    computed (``weight_norm``) is none to be quantized, and neither is that of a
+    transposed convolution of several groups.
     """
     kind = type(module)
     if module._parameters.get('weight') is None:
+        return None
+    if isinstance(module, nn.ConvTranspose2d) and module.groups > 1:
         return None
     if kind.__module__ == 'mmcv.cnn.bricks.wrappers':
         kind = kind.__base__
@@ -48,7 +64,7 @@ def quantizable(
     """Has layers of a class of one's own quantized; a decorator as well.
 
     Args:
-        kind: A subclass of ``nn.Conv2d`` or ``nn.Linear``. Its ``forward(x)``, or that
+        kind: A subclass of one of :data:`PLAIN`. Its ``forward(x)``, or that
             of its parent, computes with ``self.weight`` and ``self.bias`` and changes
             nothing in place: it will find there, and in ``x``, what is quantized. With
             ``affine = True`` it says that it gives W x + b for a linear W: BatchNorm is
@@ -68,10 +84,10 @@ def quantizable(
         >>> [twin.__name__ for twin in float_twin(Padded(1, 1, 2))]
         ['MixedPadded', 'QuantPadded']
     """
-    if not issubclass(kind, (nn.Conv2d, nn.Linear)):
+    if not issubclass(kind, PLAIN):
         raise ValueError(
-            f'quantizable: found {kind.__name__}; accepted are subclasses of nn.Conv2d '
-            'and nn.Linear'
+            f'quantizable: found {kind.__name__}; accepted are subclasses of '
+            f'{", ".join(f"nn.{plain.__name__}" for plain in PLAIN)}'
         )
     said = dict(affine=affine or getattr(kind, 'affine', False))
     fixed = fixed or _made('Quant', QuantLayer, kind, **said)

@@ -55,7 +55,8 @@ def without_batchnorm(model: nn.Module, folded: Mapping[str, str]) -> nn.Module:
         weight, bias = modules[layer].weight, modules[layer].bias
         if bias is None:
             # An optimizer that is there already would not know it.
-            bias = nn.Parameter(weight.new_zeros(len(weight)), requires_grad=False)
+            channels = weight.shape[getattr(modules[layer], 'out_dim', 0)]
+            bias = nn.Parameter(weight.new_zeros(channels), requires_grad=False)
             modules[layer].bias = bias
     return model
 

@@ -104,8 +104,8 @@ def quantize(
     cannot be quantized stay float and are listed once.
 
     Args:
-        model: Any model of ``nn.Conv2d``, ``nn.Linear`` and ``nn.MultiheadAttention``,
-            whose projections become layers.
+        model: Any model of plain convolutions, ``nn.Linear`` and
+            ``nn.MultiheadAttention``, whose projections become layers.
         candidates: Precisions that every searchable layer may take (default: eleven,
             :data:`mmmpq.models.plan.CANDIDATES`), or
             ``{pattern: precisions}``: later patterns win, and a layer that one names

@@ -16,6 +16,7 @@ from torch.autograd import Function
 
 from mmmpq.export.onnx import cut as onnx_cut
 from mmmpq.layers import QuantizedLayer, quantized_layers
+from mmmpq.layers.quantized_weight import outputs_first
 
 MARKER = 'mmmpq', 'Quantized'
 # What the exporters of the oldest and the newest torch both write. The converter of
@@ -162,7 +163,10 @@ def _marking(name: str, layer: QuantizedLayer, integers: bool):
     def forward(input: Tensor) -> Tensor:
         x = input
         w_bits, a_bits = layer.precision
-        weight = _Mark.apply(layer._latent_weight(), name, 'weight')
+        # As its parameter holds it: the exporter drops what turns it to and fro.
+        weight = outputs_first(layer._latent_weight(), layer.out_dim)
+        weight = _Mark.apply(weight, name, 'weight')
+        weight = outputs_first(weight, layer.out_dim)
         if a_bits != 32:
             x = _Mark.apply(x, name, 'activation')
         if not layer.affine:
@@ -181,7 +185,8 @@ def _marking(name: str, layer: QuantizedLayer, integers: bool):
         inside |= integers and a_bits != 16  # which no convolution takes
         if layer.bias is None or inside:
             return layer.compute(x, weight, layer.bias)
-        return layer.compute(x, weight, None) + layer.bias[:, None, None]
+        bias = layer.bias.view(-1, *[1] * len(layer.kernel_size))
+        return layer.compute(x, weight, None) + bias
 
     return forward
 
