@@ -9,6 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.nn import functional as F
 
+from mmmpq.baselines.probe import weight_errors
 from mmmpq.costs import profile
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.integer_check import checking
@@ -140,6 +141,19 @@ def test_transposed_weights_have_a_step_for_each_output_channel(quantizer):
     ).square().sum().backward()
     model[0](x).square().sum().backward()
     torch.testing.assert_close(model[0].weight.grad, weight.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_errors_of_transposed_weights_meet_their_own_slopes():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.ConvTranspose2d(4, 4, 3))
+    quant = dict(candidates=['W2A2', 'W4A4'], quantizer=CHANNELS, fixed={'0': None})
+    layer = quantize(net, **quant)[0]
+    layer.calibrate([torch.randn(99)])
+    slope = torch.randn(4, 4, 3, 3)
+    for found, bits in zip(weight_errors(layer, slope), (2, 4), strict=True):
+        rows = layer.w_quantizer(layer.weight.transpose(0, 1).contiguous(), bits)
+        error = (rows.transpose(0, 1) - layer.weight) * slope
+        torch.testing.assert_close(found, error.double().square().sum().item())
 
 
 def test_an_output_size_is_kept():
