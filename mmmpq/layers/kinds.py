@@ -21,6 +21,16 @@ from mmmpq.layers.padded import pads_and_convolves
 from mmmpq.layers.standardised import WEIGHT_STANDARDISED
 from mmmpq.quantizers import recomputing
 
+try:
+    from mmcv import ops
+except ImportError:  # classifiers need none
+    DEFORMED: tuple[type, ...] = ()
+else:
+    DEFORMED = (
+        *(ops.DeformConv2d, ops.DeformConv2dPack),
+        *(ops.ModulatedDeformConv2d, ops.ModulatedDeformConv2dPack),
+    )
+
 Kind = TypeVar('Kind', bound=type)
 PLAIN = nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear  # their first side is C_out
 # float -> (mixed, fixed)
@@ -89,17 +99,54 @@ def quantizable(
             f'quantizable: found {kind.__name__}; accepted are subclasses of '
             f'{", ".join(f"nn.{plain.__name__}" for plain in PLAIN)}'
         )
-    said = dict(affine=affine or getattr(kind, 'affine', False))
+    return _twins(kind, mixed, fixed, affine or getattr(kind, 'affine', False))
+
+
+def _twins(
+    kind: Kind,
+    mixed: type | None = None,
+    fixed: type | None = None,
+    affine: bool = False,
+) -> Kind:
+    said = dict(affine=affine)
     fixed = fixed or _made('Quant', QuantLayer, kind, **said)
     mixed = mixed or _made('Mixed', MixedLayer, kind, fixed_class=fixed, **said)
     KINDS[kind] = mixed, fixed
     return kind
 
 
+class _Deformed:
+    """Samples its quantized input where the float one, or its parent, says.
+
+    The samples lie between the levels, so that there is nothing for integers to check.
+    """
+
+    affine = False
+
+    def _init_quant(self, *args: Any, **kwargs: Any) -> None:
+        if not hasattr(self, 'bias'):
+            self.register_parameter('bias', None)
+        super()._init_quant(*args, **kwargs)
+
+    def forward(self, input: Tensor, *where: Tensor) -> Tensor:
+        own = dict(_where=where)
+        if 'conv_offset' in self._modules:
+            offset = self.conv_offset(input)
+            own['conv_offset'] = lambda _: offset
+        self.__dict__.update(own)
+        try:
+            return super().forward(input)
+        finally:
+            for name in own:
+                del self.__dict__[name]
+
+
 def _made(prefix: str, base: type, kind: type, **attributes: Any) -> type:
     # Its direct bases are those of ``kind``, too, for the sake of ``init_cfg``, as in
     # conv.py.
     bases = base, _OwnForward, kind, *kind.__bases__
+    if kind in DEFORMED:
+        bases = _Deformed, *bases
     attributes |= dict(float_class=kind)
     attributes |= dict(__module__=kind.__module__, __doc__=base.__doc__)
     return type(f'{prefix}{kind.__name__}', bases, attributes)
@@ -109,12 +156,17 @@ class _OwnForward:
     """The float operation is the forward of ``float_class``."""
 
     float_class: type
+    _where: tuple[Tensor, ...] = ()  # what it is called with beside its input
 
     def compute(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         # An attribute of the object hides the parameter of that name.
         self.__dict__.update(weight=weight, bias=bias)
         try:
             with recomputing(x, weight):
-                return self.float_class.forward(self, x)
+                return self.float_class.forward(self, x, *self._where)
         finally:
             del self.__dict__['weight'], self.__dict__['bias']
+
+
+for _kind in DEFORMED:
+    _twins(_kind)
