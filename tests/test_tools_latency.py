@@ -175,7 +175,9 @@ def test_what_cannot_be_quantized_or_has_no_operator():
     shape = dict(pads=(0,) * 4, dilation=(1, 1), output_padding=(0, 0))
     transposed = Work('ConvTranspose2d', 4, 4, **SQUARE, **shape)
     deformed = Work('DeformConv2d', 4, 4, **SQUARE, **shape)
-    assert list(latency_bench.time_layer(transposed, 1, 2, 0)) == [FLOAT]
+    whole = Work('MultiheadAttention', 8, 8, (1,), (1,), 1, (5,))
+    assert list(latency_bench.time_layer(transposed, 1, 2, 0)) == [FLOAT, INTEGER]
+    assert list(latency_bench.time_layer(whole, 1, 2, 0)) == [FLOAT]
     assert latency_bench.time_layer(deformed, 1, 2, 0) == {}
 
 

@@ -19,6 +19,7 @@ from mmmpq.layers import (
     leaves,
     quantized_part,
 )
+from mmmpq.layers.quantized_weight import outputs_first
 from mmmpq.policy import SKIP
 from mmmpq.randomness import isolated_randomness
 
@@ -154,10 +155,12 @@ def weight_errors(layer: MixedLayer, slope: Tensor | float | None = 1.0) -> np.n
         slope: Of the shape of W, a number, or None for 0.
     """
     w = layer.weight
-    found = [
-        _error(0 * w if c == SKIP else layer.candidate_weight(j), w, slope)
-        for j, c in enumerate(layer.candidates)
-    ]
+    found = []
+    for j, c in enumerate(layer.candidates):
+        quantized = 0 * w
+        if c != SKIP:
+            quantized = outputs_first(layer.candidate_weight(j), layer.out_dim)
+        found.append(_error(quantized, w, slope))
     return np.array(found)
 
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mmmpq.costs.dry_run import dry_run
-from mmmpq.costs.layer_types import layer_type
+from mmmpq.costs.layer_types import CONVS, layer_type
 from mmmpq.costs.profile import counted_layers, reference_input_shape
 from mmmpq.costs.tally import Tally
 
@@ -156,10 +156,12 @@ def flow_of(model: nn.Module) -> Flow:
 
 
 def _shapes(model: nn.Module) -> Iterator[tuple[int, ...]]:
-    layers = (m for m in model.modules() if isinstance(m, (nn.Conv2d, nn.Linear)))
+    layers = (m for m in model.modules() if isinstance(m, (*CONVS, nn.Linear)))
     stem = next(layers, None)
     if isinstance(stem, nn.Linear):
         yield (stem.in_features,)
+    elif stem is not None and not isinstance(stem, nn.Conv2d):
+        yield stem.in_channels, *(min(SIDES),) * len(stem.kernel_size)
     usual, *size = reference_input_shape(model)
     sizes = [*((s, s) for s in SIDES), tuple(size)]
     for module in model.modules():

@@ -9,16 +9,16 @@ try:
 except ImportError:  # mmcv-lite, or no mmcv: classifiers need no ops
     DeformConv2d = ModulatedDeformConv2d = ()
 
-_CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _FAMILIES = {
-    **{cls.__name__: cls for cls in _CONVS + _TRANSPOSED},
+    **{cls.__name__: cls for cls in CONVS + _TRANSPOSED},
     'Linear': nn.Linear,
     'DeformConv2d': DeformConv2d,
     'ModulatedDeformConv2d': ModulatedDeformConv2d,
     'MultiheadAttention': nn.MultiheadAttention,
 }
-LAYER_TYPES = (*_FAMILIES, *(f'Depthwise{cls.__name__}' for cls in _CONVS))
+LAYER_TYPES = (*_FAMILIES, *(f'Depthwise{cls.__name__}' for cls in CONVS))
 
 
 def layer_type(module: nn.Module) -> str | None:
@@ -31,7 +31,7 @@ def layer_type(module: nn.Module) -> str | None:
     for name, cls in _FAMILIES.items():
         if isinstance(module, cls):
             depthwise = (
-                isinstance(module, _CONVS) and module.groups == module.in_channels > 1
+                isinstance(module, CONVS) and module.groups == module.in_channels > 1
             )
             return f'Depthwise{name}' if depthwise else name
     return None
@@ -42,7 +42,7 @@ def weights_of(module: nn.Module) -> int:
     if isinstance(module, nn.MultiheadAttention):
         named = module.named_parameters()
         return sum(p.numel() for name, p in named if name.endswith('weight'))
-    if isinstance(module, _CONVS):  # an elastic one says what part of it is in use
+    if isinstance(module, CONVS):  # an elastic one says what part of it is in use
         per_output = module.in_channels // module.groups * prod(module.kernel_size)
         return module.out_channels * per_output
     return module.weight.numel()

@@ -19,13 +19,14 @@ from mmmpq.export.integers import (
     weight_integers,
     weight_levels,
 )
+from mmmpq.layers import PLAIN
 from mmmpq.layers.base import QuantLayer
 from mmmpq.layers.inputs import first_input, leaves
+from mmmpq.layers.quantized_weight import outputs_first
 from mmmpq.models.loading import without_batchnorm
 from mmmpq.policy import SKIP
 from mmmpq.quantizers import StoredQuantizer
 
-FOLDABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 SMALLEST = 1e-30  # in place of a scale of 0, whose inverse would be infinite
 
 
@@ -108,9 +109,10 @@ def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
         shift += norm.bias.double()
     layer.bias.copy_(layer.bias * gain + shift)
     gain = gain.reshape(-1, *[1] * (layer.weight.dim() - 1))
+    out_dim = getattr(layer, 'out_dim', 0)
     found = weight_integers(layer) if isinstance(layer, QuantLayer) else None
     if found is None:
-        layer.weight.copy_(layer.weight * gain)
+        layer.weight.copy_(layer.weight * outputs_first(gain, out_dim))
         return
     q, scale, zero = found
     low, high = weight_levels(layer)
@@ -119,7 +121,8 @@ def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
     zero = torch.zeros_like(scale) if zero is None else zero
     zero = torch.where(negative, low + high - zero, zero)
     scale = (scale.double() * gain.abs()).float().clamp_min(SMALLEST)
-    layer.weight.copy_(from_integers(q, scale, zero, layer.weight.dtype))
+    weight = from_integers(q, scale, zero, layer.weight.dtype)
+    layer.weight.copy_(outputs_first(weight, out_dim))
     quantizer = StoredQuantizer((layer.precision.w_bits,))
     quantizer.set_grid(scale, zero, (low, high))
     layer.store(quantizer)
@@ -144,7 +147,7 @@ def _pairs(
     flow = _Flow()
     hooks = [model.register_forward_hook(flow.returned)]
     for module in names:
-        if isinstance(module, FOLDABLE):
+        if isinstance(module, (*PLAIN, QuantLayer)):
             hooks.append(module.register_forward_hook(flow.made))
         elif isinstance(module, _BatchNorm):
             hooks.append(

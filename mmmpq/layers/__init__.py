@@ -1,5 +1,6 @@
 """Quantized layers: of one precision, and with all candidates of a search."""
 
+from mmmpq.layers.attention import open_attention
 from mmmpq.layers.base import (
     LINEAR,
     Mode,
@@ -11,11 +12,21 @@ from mmmpq.layers.base import (
     quantized_layers,
 )
 from mmmpq.layers.batched_relaxation import BatchedRelaxation
+from mmmpq.layers.by_weight import call_by_weight
 from mmmpq.layers.checkpointing import open_checkpoints
-from mmmpq.layers.conv import MixedConv2d, QuantConv2d
+from mmmpq.layers.conv import (
+    MixedConv1d,
+    MixedConv2d,
+    MixedConv3d,
+    MixedConvTranspose2d,
+    QuantConv1d,
+    QuantConv2d,
+    QuantConv3d,
+    QuantConvTranspose2d,
+)
 from mmmpq.layers.handed import Handed
 from mmmpq.layers.inputs import first_input, leaves
-from mmmpq.layers.kinds import float_twin, quantizable
+from mmmpq.layers.kinds import PLAIN, float_twin, quantizable
 from mmmpq.layers.linear import MixedLinear, QuantLinear
 from mmmpq.layers.mixed import MixedLayer
 from mmmpq.layers.mixing import Mixing
@@ -29,16 +40,23 @@ from mmmpq.layers.weights_ahead import watch_passes
 
 __all__ = [
     'LINEAR',
+    'PLAIN',
     'BatchedRelaxation',
     'GumbelSoftmax',
     'Handed',
+    'MixedConv1d',
     'MixedConv2d',
+    'MixedConv3d',
+    'MixedConvTranspose2d',
     'MixedLayer',
     'MixedLinear',
     'Mixing',
     'Mode',
     'Probs',
+    'QuantConv1d',
     'QuantConv2d',
+    'QuantConv3d',
+    'QuantConvTranspose2d',
     'QuantLayer',
     'QuantLinear',
     'QuantizedLayer',
@@ -47,6 +65,7 @@ __all__ = [
     'Softmax',
     'UniformSampling',
     'calibrating',
+    'call_by_weight',
     'computing',
     'first_input',
     'flat',
@@ -54,6 +73,7 @@ __all__ = [
     'float_twin',
     'leaves',
     'on_host',
+    'open_attention',
     'open_checkpoints',
     'padded',
     'quantizable',

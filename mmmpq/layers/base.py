@@ -9,7 +9,12 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from mmmpq.layers.quantized_weight import QuantizedWeight, computed_dtype
+from mmmpq.layers.inputs import sample
+from mmmpq.layers.quantized_weight import (
+    QuantizedWeight,
+    computed_dtype,
+    outputs_first,
+)
 from mmmpq.policy import SKIP, Precision
 from mmmpq.quantizers import Quantizer, StoredQuantizer
 from mmmpq.quantizers.functional import saving_is_hooked
@@ -44,7 +49,7 @@ class Ahead(NamedTuple):
 
 
 class QuantizedLayer:
-    """Mixin beside ``nn.Conv2d`` or ``nn.Linear``: quantizers of weights and input.
+    """Mixin beside a convolution or ``nn.Linear``: quantizers of weights and input.
 
     The float layer's parameters keep their names, so that pretrained checkpoints,
     ``init_cfg`` and paramwise rules go on working. ``compute(x, weight, bias)``, the
@@ -56,8 +61,8 @@ class QuantizedLayer:
     w_quantizer: Quantizer
     a_quantizer: Quantizer
 
-    # Whether its output is W x + b, so that export may fold into W and b.
-    affine = True
+    affine = True  # its output is W x + b: export may fold into W and b
+    out_dim = 0  # of the weight, where its output channels are
     mode = Mode.QUANTIZED
     _loading = False
     # (state, weight) if it has been quantized with those of other layers.
@@ -90,7 +95,7 @@ class QuantizedLayer:
         self.a_quantizer.channel_dim = -1 if isinstance(self, nn.Linear) else 1
 
     def _w_quantizer(self, bits: Sequence[int], cfg: dict | None) -> Quantizer:
-        channels = self.weight.shape[0]
+        channels = self.weight.shape[self.out_dim]
         given = dict(bits=bits, target='weight', channels=channels)
         quantizer = build(QUANTIZERS, cfg or LINEAR, 'w_quantizer', **given)
         return quantizer.to(self.weight.device)
@@ -116,8 +121,8 @@ class QuantizedLayer:
         return None
 
     def _latent_weight(self) -> Tensor:
-        """What is quantized: the weight, or what a subclass makes of it."""
-        return self.weight
+        """What is quantized, (C_out, ...): the weight, or what is made of it."""
+        return outputs_first(self.weight, self.out_dim)
 
     def __setattr__(self, name: str, value: Any) -> None:
         made = name == 'weight' and 'a_quantizer' in self._modules
@@ -144,13 +149,13 @@ class QuantizedLayer:
         if self.mode is Mode.QUANTIZED:
             return self._quantized(input)
         if self.mode is Mode.RECORDING and input.numel():
-            self.recorded.append(_sample(input))
+            self.recorded.append(sample(input))
         return self.compute(input, self._latent_weight(), self.bias)
 
     def calibrate(self, samples: Sequence[Tensor]) -> None:
         """Fits what is not calibrated yet: to the weights, to samples of the inputs."""
         if not self.w_quantizer.calibrated:
-            self.w_quantizer.calibrate(self.weight)
+            self.w_quantizer.calibrate(self._latent_weight())
         if samples and not self.a_quantizer.calibrated:
             self.a_quantizer.calibrate(torch.cat(list(samples)))
 
@@ -283,18 +288,3 @@ def calibrating(model: nn.Module):
             f'calibrated on the first that is other than zero: {", ".join(unseen)}',
             logger='current',
         )
-
-
-def _sample(x: Tensor, most: int = 16384) -> Tensor:
-    """Values at even distances as a flat float32 tensor.
-
-    Where they show neither the sign nor any value, a tiny negative one, or all that is
-    not zero, stands for it: an extreme among so few would count as if it were many.
-    """
-    flat = x.detach().float().flatten()
-    values = flat[:: (flat.numel() // most) | 1]
-    if not values.any():
-        values = flat[flat != 0][:most]
-    if (flat < 0).any() and not (values < 0).any():
-        values = torch.cat([values, values.new_full((1,), -1e-12)])
-    return values

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from mmmpq.layers.base import Ahead, QuantizedLayer, refuse_skip
 from mmmpq.layers.idle import with_idle
 from mmmpq.layers.mixing import mixing_of
+from mmmpq.layers.quantized_weight import outputs_first
 from mmmpq.layers.relaxation import Relaxation
 from mmmpq.layers.shares import select, shares
 from mmmpq.policy import SKIP, Precision, parse_candidates
@@ -110,7 +111,7 @@ class MixedLayer(QuantizedLayer):
             self.own = nn.ModuleDict()
             for j in others:
                 own = self._w_quantizer((self.candidates[j].w_bits,), cfg)
-                self.own[str(j)] = OwnWeight(self.weight, own)
+                self.own[str(j)] = OwnWeight(self.weight, own, self.out_dim)
             self._copied = False
         else:
             self.own = {}
@@ -220,7 +221,7 @@ class MixedLayer(QuantizedLayer):
         super().calibrate(samples)
         for own in self.own.values():
             if not own.w_quantizer.calibrated:
-                own.w_quantizer.calibrate(own.weight)
+                own.w_quantizer.calibrate(own.latent)
 
     @torch.no_grad()
     def _copy_weights(self) -> None:
@@ -270,13 +271,18 @@ class MixedLayer(QuantizedLayer):
 class OwnWeight(nn.Module):
     """The weight of one candidate and its quantizer: ``() -> Q_w(W_j)``."""
 
-    def __init__(self, weight: Tensor, w_quantizer: Quantizer) -> None:
+    def __init__(self, weight: Tensor, w_quantizer: Quantizer, out_dim: int) -> None:
         super().__init__()
+        self.out_dim = out_dim
         self.weight = nn.Parameter(weight.detach().clone(), weight.requires_grad)
         self.w_quantizer = w_quantizer
 
+    @property
+    def latent(self) -> Tensor:
+        return outputs_first(self.weight, self.out_dim)
+
     def forward(self) -> Tensor:
-        return self.w_quantizer(self.weight, self.w_quantizer.bits[0])
+        return self.w_quantizer(self.latent, self.w_quantizer.bits[0])
 
 
 def _without_statistics(

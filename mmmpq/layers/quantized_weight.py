@@ -78,3 +78,9 @@ class QuantizedWeight:
 
     def __reduce__(self) -> tuple:
         return QuantizedWeight, ()
+
+
+def outputs_first(weight: Tensor, out_dim: int) -> Tensor:
+    """A weight with its first dimension and that of the output channels exchanged: as
+    quantizers see it; and, of such a one, as its layer holds it."""
+    return weight.transpose(0, out_dim).contiguous() if out_dim else weight

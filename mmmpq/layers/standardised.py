@@ -1,6 +1,5 @@
 """Convolutions with standardised weights: it is these that are quantized."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from mmcv.cnn.bricks.conv_ws import ConvAWS2d, ConvWS2d
@@ -34,11 +33,6 @@ class _Standardised(_Conv):
         if isinstance(self.w_quantizer, StoredQuantizer):
             return self.weight
         return self._standardised()
-
-    def calibrate(self, samples: Sequence[Tensor]) -> None:
-        if not self.w_quantizer.calibrated:
-            self.w_quantizer.calibrate(self._latent_weight())
-        super().calibrate(samples)
 
 
 class _WS(_Standardised):

@@ -134,6 +134,7 @@ def _plain(layer: type, quantizer: type) -> bool:
     names = ('forward', 'mix', '_fake_quantize', 'grids')
     return (
         layer._latent_weight is QuantizedLayer._latent_weight
+        and not layer.out_dim
         and all(getattr(quantizer, n) is getattr(Quantizer, n) for n in names)
         and quantizer.gradient == 'lsq'
     )

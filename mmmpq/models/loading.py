@@ -55,7 +55,8 @@ def without_batchnorm(model: nn.Module, folded: Mapping[str, str]) -> nn.Module:
         weight, bias = modules[layer].weight, modules[layer].bias
         if bias is None:
             # An optimizer that is there already would not know it.
-            bias = nn.Parameter(weight.new_zeros(len(weight)), requires_grad=False)
+            channels = weight.shape[getattr(modules[layer], 'out_dim', 0)]
+            bias = nn.Parameter(weight.new_zeros(channels), requires_grad=False)
             modules[layer].bias = bias
     return model
 
@@ -172,8 +173,8 @@ def load_float(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> No
         ValueError: It has not all of them.
     """
     weights, layers = _state(checkpoint), quantized_layers(model)
-    load_state(model, weights)
-    missing = [n for n in layers if f'{n}.weight' not in weights]
+    lacking = set(load_state(model, weights).missing_keys)
+    missing = [n for n in layers if f'{n}.weight' in lacking]
     if missing:
         raise ValueError(
             f'load_from: {path} has no weights for {len(missing)} of {len(layers)} '

@@ -13,7 +13,9 @@ from mmmpq.layers import (
     LINEAR,
     QuantizedLayer,
     Skip,
+    call_by_weight,
     float_twin,
+    open_attention,
     watch_passes,
 )
 from mmmpq.models.kept import keep_layers
@@ -102,7 +104,8 @@ def quantize(
     cannot be quantized stay float and are listed once.
 
     Args:
-        model: Any model of ``nn.Conv2d`` and ``nn.Linear``.
+        model: Any model of plain convolutions, ``nn.Linear`` and
+            ``nn.MultiheadAttention``, whose projections become layers.
         candidates: Precisions that every searchable layer may take (default: eleven,
             :data:`mmmpq.models.plan.CANDIDATES`), or
             ``{pattern: precisions}``: later patterns win, and a layer that one names
@@ -151,6 +154,8 @@ def quantize(
     given = w_quantizer or quantizer, a_quantizer or quantizer
     policy = None if policy is None else read_policy(policy)
     carried = policy.meta.get('quant') if isinstance(policy, Policy) else None
+    open_attention(model)
+    call_by_weight(model)
     if carried:
         given = quantizers_of(carried, given)
         exclude, fixed = still_there(carried['float_layers'], model), {}

@@ -9,6 +9,7 @@ from mmengine.model import BaseModel
 from torch import nn
 
 from mmmpq.costs.flow import Flow
+from mmmpq.layers import PLAIN
 from mmmpq.policy import Precision, near, parse_candidates, some_of
 
 # Final prediction layers of the toolboxes' heads, where no forward tells which they
@@ -133,9 +134,7 @@ def default_fixed(
 
 def stem_of(model: nn.Module) -> str:
     """The layer that sees the image: the first of ``model.backbone``, if it has one."""
-    layers = [
-        n for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))
-    ]
+    layers = [n for n, m in model.named_modules() if isinstance(m, PLAIN)]
     layers.append('')  # the model itself, should it have no such layer
     return next((n for n in layers if n.startswith('backbone.')), layers[0])
 

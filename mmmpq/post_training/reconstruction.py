@@ -35,7 +35,8 @@ def reconstruct(
     of the right mean. The weights end on the grid of their quantizer, so that export
     and integers need to know nothing of it. Layers whose weight is not what they are
     quantized from, with more than 8192 inputs to an output, or that share a weight with
-    an earlier one, stay rounded to the nearest; those without a bias keep none.
+    an earlier one, and convolutions other than Conv2d, stay rounded to the nearest;
+    those without a bias keep none.
 
     Source: Up or Down? (2020, arXiv 2004.10568) for order and inputs; Data-Free
     Quantization Through Weight Equalization and Bias Correction (2019, arXiv
@@ -79,8 +80,9 @@ def reconstruct(
 
 
 def _counts(layer: nn.Module) -> bool:
-    """Whether anything of a layer is quantized."""
-    return isinstance(layer, QuantLayer) and layer.precision not in (SKIP, (32, 32))
+    """Whether anything of a layer is quantized, and its rows are known."""
+    known = isinstance(layer, QuantLayer) and isinstance(layer, (nn.Conv2d, nn.Linear))
+    return known and layer.precision not in (SKIP, (32, 32))
 
 
 def _settled(layer: QuantLayer, gram: Gram, learn: bool) -> dict[str, Any]:

@@ -297,9 +297,9 @@ def test_uniform_policy(small, build):
 class Odd(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(1, 1, 1)
-        self.up = nn.ConvTranspose2d(1, 1, 2)
-        self.tail = nn.Conv2d(1, 1, 1)
+        self.conv = nn.Conv2d(1, 2, 1)
+        self.up = nn.ConvTranspose2d(2, 2, 2, groups=2)
+        self.tail = nn.Conv2d(2, 1, 1)
 
     def forward(self, x):
         return self.tail(self.up(self.conv(x)))

@@ -87,7 +87,7 @@ def small(name, **backbone):
 
 
 def test_beit():
-    """The attention of BEiT reads the weight of ``qkv`` by itself."""
+    """The attention of BEiT hands the weight of ``qkv`` to ``F.linear`` by itself."""
     arch = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
     name = 'mmpretrain::beit/benchmarks/beit-base-p16_8xb128-coslr-100e_in1k.py'
     cfg = small(name, arch=arch, img_size=32)
@@ -96,9 +96,9 @@ def test_beit():
     model = MODELS.build(cfg)
     calls = {p.name: p.calls for p in profile(model, (3, 32, 32))}
     layers = quantized_layers(model)
-    assert len(layers) == 8
+    assert len(layers) == 10
     assert all(calls[name] == 1 for name in layers)
-    assert type(model.backbone.layers[0].attn.qkv) is nn.Linear
+    assert isinstance(model.backbone.layers[0].attn.qkv, QuantLayer)
     assert isinstance(model.backbone.layers[0].attn.proj, QuantLayer)
 
 

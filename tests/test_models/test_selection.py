@@ -6,8 +6,10 @@ from mmcv.cnn.bricks.wrappers import Linear as WrappedLinear
 from torch import nn
 
 from mmmpq.layers import (
+    MixedConv1d,
     MixedConv2d,
     MixedLinear,
+    QuantConv1d,
     QuantConv2d,
     QuantLinear,
     float_twin,
@@ -55,8 +57,8 @@ def net():
         (nn.Linear(1, 1), (MixedLinear, QuantLinear)),
         (WrappedLinear(1, 1), (MixedLinear, QuantLinear)),
         (OddConv(1, 1, 1), None),
-        (nn.Conv1d(1, 1, 1), None),
-        (nn.ConvTranspose2d(1, 1, 1), None),
+        (nn.Conv1d(1, 1, 1), (MixedConv1d, QuantConv1d)),
+        (nn.ConvTranspose1d(1, 1, 1), None),
         (nn.MultiheadAttention(2, 1).out_proj, None),
         (QuantConv2d(1, 1, 1, w_bits=4, a_bits=4), None),
     ],

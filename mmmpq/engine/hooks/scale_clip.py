@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import nn
 
 from mmmpq.engine.batches import unwrapped
+from mmmpq.layers import PLAIN, QuantizedLayer
 from mmmpq.quantizers import scale_clip_range
 from mmmpq.registry import HOOKS
 
@@ -39,7 +39,7 @@ class ScaleClipHook(Hook):
         outputs: dict | None = None,
     ) -> None:
         for module in unwrapped(runner).modules():
-            quantizable = isinstance(module, (nn.Conv2d, nn.Linear))
+            quantizable = isinstance(module, (QuantizedLayer, *PLAIN))
             if quantizable and module.weight.requires_grad:
                 limit = scale_clip_range(module.weight, self.k)
                 module.weight.clamp_(-limit, limit)

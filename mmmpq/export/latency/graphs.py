@@ -12,7 +12,10 @@ from mmmpq.export.onnx.model import sums_are_cut
 
 OPSET, IR_VERSION = 21, 10
 # Layers of these types can be quantized.
-QUANTIZABLE = ('Conv2d', 'DepthwiseConv2d', 'Linear')
+QUANTIZABLE = (
+    *('Conv1d', 'Conv2d', 'Conv3d', 'ConvTranspose2d', 'Linear'),
+    *('DepthwiseConv1d', 'DepthwiseConv2d', 'DepthwiseConv3d'),
+)
 _STEP = 0.02
 
 

@@ -86,7 +86,8 @@ class _Writer(LayerWriter):
             0 if zero is None else zero,
             signed=False if unsigned else None,
         )
-        axis = {} if scale.size == 1 else {'axis': 0}
+        q = q.swapaxes(0, layer.out_dim)
+        axis = {} if scale.size == 1 else {'axis': layer.out_dim}
         shape = scale.size if axis else ()
         fine = finer(at, layer.precision.a_bits) if bits == 8 else 1
         inputs = [
@@ -99,7 +100,9 @@ class _Writer(LayerWriter):
         added = [self.initializers[i] for i in inputs]
         new = self.node('DequantizeLinear', inputs, f'{name}.weight', **axis)
         if at.rest.any():
-            rest = self.floats(f'{name}.weight_rest', scale * at.rest)
+            rest = scale * at.rest
+            rest = rest.swapaxes(0, layer.out_dim) if axis else rest
+            rest = self.floats(f'{name}.weight_rest', rest)
             added.append(self.initializers[rest])
             new = self.node('Sub', [new, rest], f'{name}.weight')
         entry.update(weight=at.type, weight_bytes=sum(len(t.raw_data) for t in added))

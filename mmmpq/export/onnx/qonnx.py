@@ -21,6 +21,7 @@ from mmmpq.export.integers import (
 )
 from mmmpq.export.onnx.builder import LayerWriter
 from mmmpq.layers.base import QuantLayer
+from mmmpq.layers.quantized_weight import outputs_first
 
 DOMAIN = 'qonnx.custom_op.general'
 
@@ -74,7 +75,10 @@ class _Writer(LayerWriter):
         found = weight_integers(layer)
         if found is None:
             return latent
-        q, scale, zero = found
+        q, scale, zero = (
+            outputs_first(t, layer.out_dim if t is not None and t.dim() else 0)
+            for t in found
+        )
         values = from_integers(q, scale, zero).cpu().numpy()
         scale = scale.cpu().numpy()
         zero = 0 if zero is None else zero.cpu().numpy()

@@ -16,6 +16,7 @@ from torch.autograd import Function
 
 from mmmpq.export.onnx import cut as onnx_cut
 from mmmpq.layers import QuantizedLayer, quantized_layers
+from mmmpq.layers.quantized_weight import outputs_first
 
 MARKER = 'mmmpq', 'Quantized'
 # What the exporters of the oldest and the newest torch both write. The converter of
@@ -56,7 +57,7 @@ def trace(
 
     By the exporter of TorchScript: the toolboxes' heads pass through it as they are, in
     a thirtieth of the time that torch.export takes for them, and it is in every
-    version of torch from 2.1 on. Only the forward of the quantized layers is replaced,
+    version of torch from 2.1 on. Only what the quantized layers compute is replaced,
     by the float operation on marked weights and inputs.
 
     Args:
@@ -150,19 +151,21 @@ def _marked(model: nn.Module, containers: str) -> Iterator[None]:
     """Within it, quantized layers compute in float, on marked weights and inputs."""
     layers = quantized_layers(model)
     for name, layer in layers.items():
-        layer.forward = _marking(name, layer, containers == '8bit')
+        layer._quantized = _marking(name, layer, containers == '8bit')
     try:
         yield
     finally:
         for layer in layers.values():
-            del layer.forward
+            del layer._quantized
 
 
 def _marking(name: str, layer: QuantizedLayer, integers: bool):
-    def forward(input: Tensor) -> Tensor:
-        x = input
+    def marked(x: Tensor) -> Tensor:
         w_bits, a_bits = layer.precision
-        weight = _Mark.apply(layer._latent_weight(), name, 'weight')
+        # As its parameter holds it: the exporter drops what turns it to and fro.
+        weight = outputs_first(layer._latent_weight(), layer.out_dim)
+        weight = _Mark.apply(weight, name, 'weight')
+        weight = outputs_first(weight, layer.out_dim)
         if a_bits != 32:
             x = _Mark.apply(x, name, 'activation')
         if not layer.affine:
@@ -181,9 +184,10 @@ def _marking(name: str, layer: QuantizedLayer, integers: bool):
         inside |= integers and a_bits != 16  # which no convolution takes
         if layer.bias is None or inside:
             return layer.compute(x, weight, layer.bias)
-        return layer.compute(x, weight, None) + layer.bias[:, None, None]
+        bias = layer.bias.view(-1, *[1] * len(layer.kernel_size))
+        return layer.compute(x, weight, None) + bias
 
-    return forward
+    return marked
 
 
 def _module_at_fault(model: nn.Module, images: Tensor, error: Exception) -> str:

@@ -25,6 +25,7 @@ from mmmpq.export.packed.config import from_json
 from mmmpq.export.packed.index import DTYPES, check_index, stored_elements
 from mmmpq.export.packed.safetensors import check_tensors, parse
 from mmmpq.export.packed.untrusted import check_texts, check_types, fewer_parameters
+from mmmpq.layers.quantized_weight import outputs_first
 from mmmpq.models.loading import load_state, prepare
 from mmmpq.policy import QUANT, Policy, Precision
 from mmmpq.version import __version__
@@ -89,15 +90,18 @@ class Packed:
 
     def _weight(self, name: str, entry: dict, state: dict[str, Tensor]) -> None:
         dtype, shape = DTYPES[entry['dtype']], entry['shape']
+        out_dim = entry.get('out_dim', 0)
         if not entry['bits']:  # of a skipped block
-            state[f'{name}.weight'] = torch.zeros((), dtype=dtype).expand(shape)
+            zeros = torch.zeros((), dtype=dtype).expand(shape)
+            state[f'{name}.weight'] = zeros.transpose(0, out_dim)
             return
         codes = unpack(self.tensors[f'{name}.weight'], entry['bits'], shape)
         grid = f'{name}.w_quantizer'
         scale = state[f'{grid}.scale']
         zero = state.setdefault(f'{grid}.zero', torch.zeros_like(scale))
         q = codes.to(torch.int16) + entry['levels'][0]
-        state[f'{name}.weight'] = from_integers(q, scale, zero, dtype)
+        weight = from_integers(q, scale, zero, dtype)
+        state[f'{name}.weight'] = outputs_first(weight, out_dim)
         state[f'{grid}.bounds'] = torch.tensor(entry['levels'], dtype=torch.int32)
         state[f'{grid}.signed'] = torch.tensor(1, dtype=torch.int8)
 

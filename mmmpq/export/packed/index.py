@@ -100,6 +100,11 @@ def _check_weight(
     )
     dtype, shape = entry.get('dtype'), _shape(name, entry.get('shape'))
     _require(str(dtype) in DTYPES, f'{name}: found the dtype {dtype!r:.60}')
+    out_dim = entry.get('out_dim', 0)
+    _require(
+        _is_int(out_dim) and 0 <= out_dim < max(len(shape), 1),
+        f'{name}: found the out_dim {out_dim!r:.60}',
+    )
     _require(f'{name}.weight' not in shapes, f'{name}.weight: it is there twice')
     if not bits:
         return

@@ -30,6 +30,7 @@ from mmmpq.export.packed.index import name_of
 from mmmpq.fileio import atomic_write
 from mmmpq.layers import quantized_layers
 from mmmpq.layers.base import QuantLayer
+from mmmpq.layers.quantized_weight import outputs_first
 from mmmpq.models.loading import Folded
 from mmmpq.version import __version__
 
@@ -141,10 +142,12 @@ def _tensors(
             aliases[f'{name}.weight'] = f'{owner}.weight'
             del state[f'{name}.weight']
             continue
-        weight = state.pop(f'{name}.weight')
+        weight = outputs_first(state.pop(f'{name}.weight'), layer.out_dim)
         entry = weights[name] = dict(
             bits=bits, shape=list(weight.shape), dtype=name_of(weight.dtype)
         )
+        if layer.out_dim:
+            entry['out_dim'] = layer.out_dim
         if bits == 0:
             continue
         entry['levels'] = weight_levels(layer)
