@@ -1,16 +1,20 @@
 """Nothing silent: what a quantized layer is said to do, it does, in thirty nets.
 
-Of every quantized layer: it is called as often as its float twin; its weight is used
-through its quantizer alone; it is priced as it is called; a gradient reaches its
-logits; and it gives the same after packing.
+Of every quantized layer: it is called as often as its float twin, or as what holds the
+twin hands its weight to ``F.linear``; its weight is used through its quantizer alone; it
+is priced as it is called; a gradient reaches its logits; and it gives the same after
+packing.
 """
 
 import copy
+from collections import Counter
 
 import pytest
 import torch
 from mmengine.hub import get_config
 from mmengine.registry import MODELS, DefaultScope, init_default_scope
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from mmmpq.costs import profile
 from mmmpq.export.packed import load_packed, save_packed
@@ -157,6 +161,21 @@ def features(model, x):
     return tensors(head(out))
 
 
+class HandedWeights(TorchFunctionMode):
+    """Counts calls of ``F.linear`` with weights, given as names by their ids."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weights, self.counts = weights, Counter()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.linear:
+            weight = args[1] if len(args) > 1 else kwargs['weight']
+            self.counts[self.weights.get(id(weight))] += 1
+        return func(*args, **kwargs)
+
+
 def audit(cfg):
     torch.manual_seed(0)
     x = torch.randn(2, 3, SIDE, SIDE)
@@ -184,7 +203,10 @@ def audit(cfg):
 
     for net in (model, twin):
         net.train()
-    wanted = calls(twin)[0]
+    weights = {id(twin.get_submodule(n).weight): n for n in layers}
+    with HandedWeights(weights) as handed:
+        wanted = calls(twin)[0]
+    wanted = {n: count or handed.counts[n] for n, count in wanted.items()}
     features(model, x)  # calibrates
     space = SearchSpace(model)
     for logits in space.logits:
