@@ -81,13 +81,13 @@ def batches(size: tuple[int, ...]) -> list[np.ndarray]:
 class OnnxRuntime:
     """ONNX Runtime and `onnxruntime.quantization`."""
 
-    def quantize(self, source: Path, out: Path, size: tuple[int, ...]) -> None:
+    def quantize(self, source: Path, out: Path, images: Sequence[np.ndarray]) -> None:
         from onnxruntime import quantization
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
         class Images(quantization.CalibrationDataReader):
             def __init__(self) -> None:
-                self.left = [dict(images=batch) for batch in batches(size)]
+                self.left = [dict(images=image) for image in images]
 
             def get_next(self) -> dict | None:
                 return self.left.pop() if self.left else None
@@ -113,11 +113,11 @@ class OnnxRuntime:
 class OpenVINO:
     """OpenVINO and NNCF."""
 
-    def quantize(self, source: Path, out: Path, size: tuple[int, ...]) -> None:
+    def quantize(self, source: Path, out: Path, images: Sequence[np.ndarray]) -> None:
         import nncf
         import openvino
 
-        images = nncf.Dataset(batches(size), lambda x: x)
+        images = nncf.Dataset(images, lambda x: x)
         net = openvino.Core().read_model(source)
         openvino.save_model(nncf.quantize(net, images), out, compress_to_fp16=False)
 
@@ -158,7 +158,7 @@ def files_of(model: str, runtime: str, folder: Path) -> dict[str, Path]:
                 write(model, policy, files[name], target)
     ending = 'onnx' if runtime == 'onnxruntime' else 'xml'
     files[OWN] = folder / f'{model}_{runtime}_own.{ending}'
-    RUNTIMES[runtime]().quantize(files['float'], files[OWN], size)
+    RUNTIMES[runtime]().quantize(files['float'], files[OWN], batches(size))
     return files
 
 

@@ -217,6 +217,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     load_whole(model, checkpoint, args.checkpoint)
     shape = args.input_shape or meta.get('input_shape') or reference_input_shape(model)
     rest = rest_bytes(model)
+    known = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
+    classes = known.get('classes') or ()
     if not meta.get('costs'):
         meta = dict(meta, input_shape=list(shape), costs=costs_of(model, shape))
     if args.fold:
@@ -234,7 +236,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             from mmmpq.export.onnx.graph import export_onnx
 
             with console.status('tracing'):
-                options = dict(containers=args.containers, vnni=args.vnni)
+                options = dict(
+                    containers=args.containers,
+                    vnni=args.vnni,
+                    classes=classes,
+                    end_to_end=args.end_to_end,
+                    normalize=args.normalize,
+                )
                 if args.target:
                     images = preprocessed(model, cfg, args.batches)
                     options.update(target=args.target, images=images)
@@ -243,10 +251,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             from mmmpq.export.onnx.graph import export_qonnx
 
             with console.status('tracing'):
-                export_qonnx(model, new['qonnx'], shape)
+                export_qonnx(model, new['qonnx'], shape, classes)
         if 'packed' in new:
             with console.status('packing'):
-                known = (checkpoint.get('meta') or {}).get('dataset_meta')
                 save_packed(model, new['packed'], cfg, meta, known)
                 check_packed(model, new['packed'])
                 check_outputs(model, new['packed'], shape)

@@ -9,7 +9,9 @@ from rich.table import Table
 from mmmpq.units import human
 from mmmpq.visualization.html import html_table
 
-HEADS = dict(float='float', theory='theory', packed='packed file', onnx='ONNX file')
+HEADS = dict(
+    float='float', theory='theory', packed='packed file, compressed', onnx='ONNX file'
+)
 Sizes = Mapping[str, Any]  # of mmmpq.export.sizes.sizes
 
 
@@ -57,9 +59,10 @@ def size_section(sizes: Sizes) -> str:
     cut = len(sizes['layers'])
     caption = (
         'Bytes, with the factor that they are smaller by than float. Theory: '
-        'bits × weights / 8. With a layer go its scales and zero points; the rest are '
-        'BatchNorms, biases, layers that stay float, and in a file also names, policy '
-        'and config, or the graph.'
+        'bits × weights / 8, which is what a budget of weight bytes counts; the packed '
+        'file is compressed besides, which no budget knows. With a layer go its scales '
+        'and zero points; the rest are BatchNorms, biases, layers that stay float, and '
+        'in a file also names, policy and config, or the graph.'
     )
     return (
         '<section id="sizes"><h2>What the files take</h2>'

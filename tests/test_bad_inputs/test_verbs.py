@@ -135,6 +135,9 @@ COMMANDS = {  # a command line: what is said
         [
             'export net.py x.pth', 'export net.py x.pth --format tflite',
             'export net.py x.pth --format onnx --opset x',
+            'export net.py x.pth --format packed --end-to-end',
+            'export net.py x.pth --format onnx --no-normalize',
+            'export net.py x.pth --end-to-end --out x.bin',
             'export net.py x.pth --format onnx --containers 4bit',
             'export net.py x.pth --format onnx --out x.bin',
             'export net.py x.pth --format onnx --input-shape 3 0 8',

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmmpq.export.packed.bits import pack, packed_bytes, unpack
+from mmmpq.export.packed.bits import compress, expand, pack, packed_bytes, unpack
 
 SHAPES = st.lists(st.integers(0, 7), min_size=0, max_size=4)
 
@@ -66,3 +66,28 @@ def test_refuses_widths_out_of_range(bits):
 def test_refuses_what_has_another_length_or_dtype(packed):
     with pytest.raises(ValueError, match=r'8 codes of 3 bits are \(3,\)'):
         unpack(packed, 3, (2, 4))
+
+
+@pytest.mark.parametrize('bits', range(1, 9))
+def test_compressed_codes_come_back(bits):
+    generator = torch.Generator().manual_seed(bits)
+    spread = 2 ** (bits - 1) + torch.randn(9, 40, generator=generator) * 2 ** (bits / 2)
+    codes = spread.round().clamp(0, 2**bits - 1).to(torch.uint8)
+    assert torch.equal(expand(compress(codes), bits, (9, 40)), codes)
+    none = torch.zeros(0, 3, dtype=torch.uint8)
+    assert expand(compress(none), bits, (0, 3)).shape == (0, 3)
+
+
+def test_compressed_codes_that_are_refused():
+    codes = torch.tensor([0, 1, 2, 3] * 50)
+    stream = compress(codes)
+    more = torch.cat([stream, stream[:1]])
+    changed = stream.clone()
+    changed[-1] ^= 1  # of the checksum
+    for data, bits, shape in (
+        (stream[:-5], 2, (200,)), (more, 2, (200,)), (stream, 1, (200,)),
+        (stream, 2, (199,)), (stream, 2, (201,)), (changed, 2, (200,)),
+        (stream[:0], 2, (200,)), (stream, 2, (0,)),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=r'^compressed codes: '):
+            expand(data, bits, shape)

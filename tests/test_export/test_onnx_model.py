@@ -9,7 +9,8 @@ from mmengine.hub import get_config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmmpq.export.onnx import cut as onnx_cut
-from mmmpq.export.onnx.graph import FORMAT, export_onnx
+from mmmpq.export.onnx.about import FORMAT
+from mmmpq.export.onnx.graph import export_onnx
 from mmmpq.export.onnx.model import OnnxNetwork, use_onnx
 from mmmpq.layers.base import calibrating
 from mmmpq.models import quantize
@@ -110,9 +111,9 @@ def test_files_that_are_refused(classifier, settled, tmp_path):
     refused(graph.SerializeToString()[:5000], 'cannot open')
     newer = copy.deepcopy(graph)
     newer.metadata_props[0].value = newer.metadata_props[0].value.replace(
-        '"version": 1', '"version": 2'
+        '"version": 2', '"version": 3'
     )
-    refused(newer.SerializeToString(), 'format version 2')
+    refused(newer.SerializeToString(), 'format version 3')
     assert newer.metadata_props[0].key == FORMAT
     newer.metadata_props[0].value = '{"version": 1, "model": 3}'
     refused(newer.SerializeToString(), 'damaged: model: found 3')

@@ -14,7 +14,9 @@ from mmengine.runner import load_checkpoint
 from torch import nn
 
 from mmmpq.export.packed import load_packed, save_packed
+from mmmpq.export.packed.bits import pack
 from mmmpq.export.packed.file import INDEX, digest_of, digest_of_all
+from mmmpq.export.packed.index import codes_of
 from mmmpq.export.packed.safetensors import parse
 from mmmpq.export.packed.untrusted import fewer_parameters
 
@@ -32,7 +34,9 @@ def whole(tmp_path_factory):
 def parts(whole, tmp_path, classifier, settled):
     if not whole:
         config = classifier()
-        file = save_packed(settled(config), tmp_path / 'whole.safetensors', config)
+        net = settled(config)
+        net.backbone.layer2[1].conv2.weight.data.pow_(3)  # few levels: it is compressed
+        file = save_packed(net, tmp_path / 'whole.safetensors', config)
         data = file.read_bytes()
         metadata, _ = parse(data, str(file))
         tensors = safetensors.torch.load(data)
@@ -175,3 +179,39 @@ def test_only_this_thread_is_limited():
         with pytest.raises(ValueError, match=r'Linear\.weight of shape \[1, 3\]'):
             nn.Linear(3, 1)
     assert others and nn.Linear(9, 9)
+
+
+def test_codes_that_unfold(parts, tmp_path):
+    """Compressed codes open to as many as shape and bits say, or to none."""
+    name, entry = next(
+        (n, e) for n, e in parts['documents']['index']['weights'].items()
+        if 'coding' in e
+    )  # fmt: skip
+    stored = parts['tensors'][f'{name}.weight']
+    bomb = torch.frombuffer(
+        bytearray(zlib.compress(bytes(2**28), 9)), dtype=torch.uint8
+    )
+    bomb = bomb[: len(stored)]  # a part of it opens to a thousand times its size
+    refused = r'x\.safetensors: its index is not what mmmpq writes'
+    for data in (bomb, stored[torch.randperm(len(stored))], stored * 0):
+        parts['tensors'][f'{name}.weight'] = data
+        with pytest.raises(ValueError, match=f'{refused}: compressed codes'):
+            load_packed(sealed(parts, tmp_path / 'x.safetensors'))
+    parts['tensors'][f'{name}.weight'] = stored
+    for coding in ('lzma', 3, []):
+        entry['coding'] = coding
+        with pytest.raises(ValueError, match=refused):
+            load_packed(sealed(parts, tmp_path / 'x.safetensors'))
+
+
+def test_version_1(parts, tmp_path):
+    """Files without compressed codes, as the first version wrote them."""
+    wanted = load_packed(sealed(parts, tmp_path / 'two.safetensors')).state_dict()
+    for name, entry in parts['documents']['index']['weights'].items():
+        codes = codes_of(parts['tensors'][f'{name}.weight'], entry)
+        parts['tensors'][f'{name}.weight'] = pack(codes, entry['bits'])
+        entry.pop('coding', None)
+    parts['metadata']['version'] = '1'
+    found = load_packed(sealed(parts, tmp_path / 'one.safetensors')).state_dict()
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)

@@ -1,8 +1,8 @@
 """Nothing silent: what a quantized layer is said to do, it does, in thirty nets.
 
 Of every quantized layer: it is called as often as its float twin, or as what holds the
-twin hands its weight to ``F.linear``; its weight is used through its quantizer alone; it
-is priced as it is called; a gradient reaches its logits; and it gives the same after
+twin hands its weight to ``F.linear``; its weight is used through its quantizer alone;
+it is priced as it is called; a gradient reaches its logits; and it gives the same after
 packing.
 """
 

@@ -16,11 +16,18 @@ EXAMPLE = f"""formats:
   qonnx    Quant nodes of 1 to 8 bits, for FINN, hls4ml and other flows that build
            their hardware; needs pip install mmmpq[deploy]
 
+--end-to-end makes of a one-stage detector (RetinaNet, FCOS, ATSS, RTMDet, YOLOX) one
+file that takes an image and gives boxes, for examples/detect_onnx.py and others: one
+image of a fixed size at a time, --input-shape. What the preprocessor does, decoding and
+NMS are in it, with the settings of model.test_cfg.
+
 examples:
   mmmpq export configs/bpnas/resnet_digits_finetune.py \\
       work_dirs/resnet_digits_finetune/epoch_20.pth --format packed
   mmmpq export configs/bpnas/retinanet_shapes_finetune.py CHECKPOINT \\
       --format packed onnx --fold --target onnxruntime --out work_dirs/shapes/shapes
+  mmmpq export configs/bpnas/retinanet_shapes_finetune.py CHECKPOINT \\
+      --out shapes.onnx --end-to-end --input-shape 3 128 128
   mmmpq export configs/bpnas/retinanet_shapes_finetune.py \\
       work_dirs/retinanet_shapes_float/epoch_12.pth --format onnx --fold \\
       --cfg-options {AS_FLOAT}
@@ -41,7 +48,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'checkpoint', metavar='CHECKPOINT', help='its .pth, or a packed .safetensors'
     )
     parser.add_argument(
-        '--format', nargs='+', choices=SUFFIX, required=True, help='see below'
+        '--format',
+        nargs='+',
+        choices=SUFFIX,
+        help='see below (default: by the ending of --out)',
     )
     parser.add_argument(
         '--out',
@@ -91,14 +101,40 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         type=positive,
         nargs=3,
         metavar=('C', 'H', 'W'),
-        help="of an image, to trace with (default: the policy's reference input, else "
+        help='of an image, to trace with; with --end-to-end that of every image '
+        "(default: the policy's reference input, else "
         '3 224 224 for classifiers and 3 800 1333 for detectors)',
+    )
+    parser.add_argument(
+        '--end-to-end',
+        action='store_true',
+        help='onnx of a one-stage detector with preprocessing, decoding and NMS, for '
+        'one image of --input-shape at a time',
+    )
+    parser.add_argument(
+        '--normalize',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='with --end-to-end: whether the file takes images as the test pipeline '
+        'gives them, in the order of its channels and from 0 to 255, or, with '
+        '--no-normalize, as the preprocessor does, padded (default: yes)',
     )
     add_cfg_options(parser)
     args = parser.parse_args(argv)
+    if not args.format:
+        kinds = [k for k, e in SUFFIX.items() if (args.out or '').endswith(e)]
+        if not kinds:
+            parser.error(
+                f'--format: found none; accepted are {", ".join(SUFFIX)}, or an --out '
+                f'that ends in {", ".join(SUFFIX.values())}'
+            )
+        args.format = kinds[-1:]
     ending = SUFFIX[args.format[0]]
-    if args.target and 'onnx' not in args.format:
-        parser.error('--target needs --format onnx')
+    for flag, given in (('--target', args.target), ('--end-to-end', args.end_to_end)):
+        if given and 'onnx' not in args.format:
+            parser.error(f'{flag} needs --format onnx')
+    if not (args.normalize or args.end_to_end):
+        parser.error('--no-normalize needs --end-to-end')
     if args.out and len(args.format) == 1 and not args.out.endswith(ending):
         parser.error(f'--out {args.out}: {args.format[0]} files end in {ending}')
     return args

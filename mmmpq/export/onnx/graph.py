@@ -13,14 +13,13 @@ from torch import nn
 
 from mmmpq.export.onnx import cut as onnx_cut
 from mmmpq.export.onnx import trace as onnx_trace
+from mmmpq.export.onnx.about import FORMAT, about_model
 from mmmpq.export.onnx.levels import CONTAINERS, containers_of
 from mmmpq.fileio import atomic_write
 from mmmpq.layers import QuantizedLayer, QuantLayer, quantized_layers
 from mmmpq.policy import SKIP, some_of
 from mmmpq.version import __version__
 
-FORMAT = 'mmmpq-onnx'
-VERSION = 1
 OPSETS = range(13, 26)
 INT4_OPSET = 21  # the first with types of 4 bits, and of 16
 TRACED_SIZE = 320  # pixels of an image that suffice where any size may come later
@@ -35,6 +34,9 @@ def export_onnx(
     vnni: bool = False,
     target: str | None = None,
     images: Sequence[np.ndarray] = (),
+    classes: Sequence[str] = (),
+    end_to_end: bool = False,
+    normalize: bool = True,
 ) -> dict[str, Any]:
     """Writes the network of ``model`` as ONNX with quantized weights and activations.
 
@@ -49,6 +51,10 @@ def export_onnx(
     With ``containers`` 'auto' weights of up to four bits are int4 or uint4, and inputs
     beside them if that suffices. The file is smaller, and no runtime computes such
     layers in integers.
+
+    With ``end_to_end`` a detector goes in whole, behind what its preprocessor does and
+    with decoding and NMS (:mod:`.whole`): one image of ``input_shape`` comes in, boxes
+    in its pixels go out. These parts are computed in float.
 
     With ``target`` all that is between layers is quantized to 8 bits as well, where
     that runtime computes it in integers (:mod:`.islands`).
@@ -83,6 +89,10 @@ def export_onnx(
             which is exact on every processor, but makes no use of VNNI.
         target: One of :data:`.target.TARGETS`, or None.
         images: With ``target``, batches (N, C, H, W), preprocessed, for its ranges.
+        classes: Their names, for the metadata (:mod:`.about`).
+        end_to_end: Whether boxes of one image are wanted.
+        normalize: With ``end_to_end``, whether the image comes as the test pipeline
+            gives it; else as the preprocessor does.
 
     Returns:
         'path', 'opset', 'bytes' of the file, 'nodes' by type, 'layers': by name of
@@ -93,8 +103,8 @@ def export_onnx(
         ValueError: The extra `deploy` is missing; an opset, shape or containers that
             are not accepted; layers without a fixed precision, without calibration, or
             of a width that the opset lacks; a module that the exporter cannot
-            translate; a target that is unknown or lacks a type. Layers and modules are
-            named.
+            translate; a target that is unknown or lacks a type; with ``end_to_end`` a
+            model whose boxes a graph cannot decode. Layers and modules are named.
     """
     deploy_extra('onnx')
     if target is not None:
@@ -114,18 +124,31 @@ def export_onnx(
     runtime = None if target is None else Target.load(target)
     if runtime is not None:
         runtime.check(layers, containers)
+    if end_to_end:
+        from mmmpq.export.onnx.decode import OUTPUTS, check_decodable
+        from mmmpq.export.onnx.whole import make_whole
+
+        check_decodable(model)
     graph, outputs = _traced(model, shape, opset, containers)
     report = to_qdq(graph, layers, containers, vnni, runtime)
     graph.ir_version = max(graph.ir_version, 10 if opset >= INT4_OPSET else 8)
     islands = add_islands(graph, runtime, images) if runtime else None
     if runtime is None or runtime.clip == 'integer':
         fold_clips(graph.graph)
-    written = _write(graph, path, model, shape, outputs, layers)
+    about = about_model(model, shape, outputs, layers, classes)
+    if end_to_end:
+        graph = make_whole(graph, model, outputs, shape, opset, normalize)
+        about['outputs'] = {name: name for name in OUTPUTS}
+        about.update(end_to_end=True, normalize=normalize)
+    written = _write(graph, path, about)
     return dict(written, opset=opset, layers=report, islands=islands)
 
 
 def export_qonnx(
-    model: nn.Module, path: str | Path, input_shape: Sequence[int]
+    model: nn.Module,
+    path: str | Path,
+    input_shape: Sequence[int],
+    classes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Writes the network of ``model`` as QONNX, for flows that build their hardware.
 
@@ -144,7 +167,7 @@ def export_qonnx(
     layers, shape = _fixed_layers(model), _checked_shape(input_shape)
     graph, outputs = _traced(model, shape, onnx_trace.TRACED_OPSET, '8bit')
     to_qonnx(graph, layers)
-    return _write(graph, path, model, shape, outputs, layers)
+    return _write(graph, path, about_model(model, shape, outputs, layers, classes))
 
 
 def _traced(
@@ -173,23 +196,12 @@ def _traced(
 def _write(
     graph: Any,
     path: str | Path,
-    model: nn.Module,
-    shape: tuple[int, ...],
-    outputs: dict[str, Any],
-    layers: dict[str, QuantLayer],
+    about: dict[str, Any],
 ) -> dict[str, Any]:
     """Checks the graph and writes it, with what it is of."""
     import onnx
 
     graph.producer_name, graph.producer_version = 'mmmpq', __version__
-    about = {
-        'format': FORMAT,
-        'version': VERSION,
-        'model': type(model).__name__,
-        'input_shape': shape,
-        'outputs': outputs,
-        'policy': {name: list(layer.precision) for name, layer in layers.items()},
-    }
     onnx.helper.set_model_props(graph, {FORMAT: json.dumps(about)})
     onnx.checker.check_model(graph, full_check=True)
     data = graph.SerializeToString()

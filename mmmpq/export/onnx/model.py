@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.export.onnx import cut as onnx_cut
-from mmmpq.export.onnx.graph import FORMAT, VERSION, deploy_extra
+from mmmpq.export.onnx.about import FORMAT, VERSION
+from mmmpq.export.onnx.graph import deploy_extra
 from mmmpq.fileio import check_file, strict_json
 
 
@@ -110,7 +111,8 @@ def use_onnx(model: nn.Module, network: OnnxNetwork) -> nn.Module:
     """Lets ``network`` compute features and head of ``model``, in place; returns it.
 
     Preprocessing, decoding, NMS and the second stage of a two-stage detector stay the
-    model's, so that its test loop and evaluator run as ever.
+    model's, so that its test loop and evaluator run as ever. Of a file that is a whole
+    detector loading and resizing alone do.
 
     Args:
         model: Built from the config, in evaluation. It needs the weights of what comes
@@ -126,7 +128,34 @@ def use_onnx(model: nn.Module, network: OnnxNetwork) -> nn.Module:
             f'ONNX model: it was exported from a {made}; the model of the config is a '
             f'{found}'
         )
+    if network.about.get('end_to_end'):
+        return _replace_predict(model, network)
     return onnx_cut.replace(model, network)
+
+
+def _replace_predict(model: nn.Module, network: OnnxNetwork) -> nn.Module:
+    """Lets a file that is a whole detector predict in place of ``model``."""
+    from mmengine.structures import InstanceData
+
+    normalizes = network.about['normalize']
+    if normalizes:  # the file does both
+        model.data_preprocessor._enable_normalize = False
+        model.data_preprocessor._channel_conversion = False
+
+    def predict(images: Tensor, samples: list, rescale: bool = True) -> list:
+        results = []
+        for image, sample in zip(images, samples, strict=True):
+            if normalizes:
+                height, width = sample.img_shape[:2]
+                image = image[:, :height, :width]  # it pads, too
+            boxes, scores, labels = network(image[None]).values()
+            if rescale:
+                boxes = boxes / boxes.new_tensor(sample.scale_factor).repeat(2)
+            results.append(InstanceData(bboxes=boxes, scores=scores, labels=labels))
+        return model.add_pred_to_datasample(samples, results)
+
+    model.predict = predict
+    return model
 
 
 def _about(metadata: dict[str, str], path: str | Path) -> dict[str, Any]:

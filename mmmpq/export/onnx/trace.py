@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -98,8 +98,7 @@ def _written(
     containers: str,
     axes: dict[int, str],
 ) -> tuple[bytes, dict[str, Any]]:
-    with torch.no_grad(), _marked(model, containers), warnings.catch_warnings():
-        warnings.simplefilter('ignore')
+    with torch.no_grad(), _marked(model, containers):
         try:
             found = onnx_cut.network(model, images)
             names = onnx_cut.names(model, found)
@@ -107,19 +106,13 @@ def _written(
                 zip(onnx_cut.leaves(names), onnx_cut.leaves(found), strict=True)
             )
             model.forward = lambda x: tuple(onnx_cut.leaves(onnx_cut.network(model, x)))
-            data = io.BytesIO()
-            torch.onnx.export(
+            data = exported(
                 model,
-                (images,),
-                data,
-                opset_version=opset,
-                input_names=['images'],
-                output_names=list(outputs),
-                dynamic_axes={
-                    'images': axes,
-                    **{n: _axes(n, t, axes) for n, t in outputs.items()},
-                },
-                **_TORCHSCRIPT,
+                [images],
+                ['images'],
+                list(outputs),
+                opset,
+                {'images': axes, **{n: _axes(n, t, axes) for n, t in outputs.items()}},
             )
         except Exception as error:
             where = _module_at_fault(model, images, error)
@@ -129,7 +122,39 @@ def _written(
             ) from error
         finally:
             model.__dict__.pop('forward', None)
-    return data.getvalue(), names
+    return data, names
+
+
+def exported(
+    module: nn.Module,
+    inputs: Sequence[Tensor],
+    reads: Sequence[str],
+    gives: Sequence[str],
+    opset: int,
+    axes: Mapping[str, Mapping[int, str]] | None = None,
+) -> bytes:
+    """The graph of a module's forward, serialized.
+
+    Args:
+        inputs: To trace with.
+        reads: Names of the inputs.
+        gives: Names of the outputs.
+        axes: By name, those of any length.
+    """
+    data = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        torch.onnx.export(
+            module,
+            tuple(inputs),
+            data,
+            opset_version=opset,
+            input_names=list(reads),
+            output_names=list(gives),
+            dynamic_axes=axes,
+            **_TORCHSCRIPT,
+        )
+    return data.getvalue()
 
 
 _TORCHSCRIPT = (

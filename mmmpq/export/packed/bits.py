@@ -1,6 +1,7 @@
-"""Codes of 1 to 8 bits, one behind the other, without a gap between them."""
+"""Codes of 1 to 8 bits, one behind the other without a gap, or compressed."""
 
 import math
+import zlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -84,6 +85,49 @@ def unpack(packed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
     for j in range(8):
         codes[:, j] = (words >> _WORD.type(j * bits)) & _WORD.type(2**bits - 1)
     return torch.from_numpy(codes.reshape(-1)[:count]).reshape(tuple(shape))
+
+
+def compress(codes: Tensor) -> Tensor:
+    """A zlib stream of the codes, a byte each, by Huffman's code alone: weights have
+    no repetitions, but some levels are more frequent than others.
+
+    Args:
+        codes: Integers of any shape, 0 to 255, on the CPU.
+
+    Returns:
+        uint8, one-dimensional.
+    """
+    stream = zlib.compressobj(9, strategy=zlib.Z_HUFFMAN_ONLY)
+    data = stream.compress(codes.reshape(-1).to(torch.uint8).numpy().tobytes())
+    return torch.frombuffer(bytearray(data + stream.flush()), dtype=torch.uint8)
+
+
+def expand(compressed: Tensor, bits: int, shape: Sequence[int]) -> Tensor:
+    """The codes that :func:`compress` has compressed; takes no more memory than they.
+
+    Args:
+        compressed: uint8, one-dimensional.
+        bits: Width, 1 to 8.
+        shape: Of the codes.
+
+    Returns:
+        uint8 of ``shape``.
+
+    Raises:
+        ValueError: It is damaged, or not as many codes of that width.
+    """
+    _check_bits(bits)
+    count = math.prod(shape)
+    stream = zlib.decompressobj()
+    try:
+        data = stream.decompress(compressed.numpy().tobytes(), count + 1)
+    except zlib.error as error:
+        raise ValueError(f'compressed codes: {error}') from error
+    whole = stream.eof and not stream.unused_data and len(data) == count
+    codes = np.frombuffer(data, np.uint8)
+    if not whole or codes.max(initial=0) >= 2**bits:
+        raise ValueError(f'compressed codes: found other than {count} of {bits} bits')
+    return torch.from_numpy(codes.copy()).reshape(tuple(shape))
 
 
 def _check_bits(bits: int) -> None:

@@ -20,9 +20,8 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from mmmpq.export.integers import from_integers
-from mmmpq.export.packed.bits import unpack
 from mmmpq.export.packed.config import from_json
-from mmmpq.export.packed.index import DTYPES, check_index, stored_elements
+from mmmpq.export.packed.index import DTYPES, check_index, codes_of, stored_elements
 from mmmpq.export.packed.safetensors import check_tensors, parse
 from mmmpq.export.packed.untrusted import check_texts, check_types, fewer_parameters
 from mmmpq.layers.quantized_weight import outputs_first
@@ -31,7 +30,7 @@ from mmmpq.policy import QUANT, Policy, Precision
 from mmmpq.version import __version__
 
 FORMAT = 'mmmpq-packed'
-VERSION = 1
+VERSION = 2
 INDEX = 'index'
 GROWTH = 64  # bytes of the index's JSON for one of the file, at most; 10 are usual
 PARAMETERS = 8, 2**22  # of the model for one number of the file, and any number of them
@@ -95,7 +94,7 @@ class Packed:
             zeros = torch.zeros((), dtype=dtype).expand(shape)
             state[f'{name}.weight'] = zeros.transpose(0, out_dim)
             return
-        codes = unpack(self.tensors[f'{name}.weight'], entry['bits'], shape)
+        codes = codes_of(self.tensors[f'{name}.weight'], entry)
         grid = f'{name}.w_quantizer'
         scale = state[f'{grid}.scale']
         zero = state.setdefault(f'{grid}.zero', torch.zeros_like(scale))
@@ -213,6 +212,10 @@ def read_packed(path: str | Path) -> Packed:
     for name, tensor in tensors.items():
         if digest_of(tensor) != index['digests'].get(name):
             raise ValueError(f'{path}: the tensor {name!r} is not what was written')
+    with _explained(path, 'its index is not what mmmpq writes'):
+        for name, entry in index['weights'].items():
+            if 'coding' in entry:
+                codes_of(tensors[f'{name}.weight'], entry)
     return Packed(path, config, policy, dataset_meta, index, tensors)
 
 

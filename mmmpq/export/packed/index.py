@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmmpq.export.packed.bits import packed_bytes
+from mmmpq.export.packed.bits import expand, packed_bytes, unpack
 from mmmpq.policy import Policy
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 PARTS = ('weights', 'remainder', 'aliases', 'folded', 'digests')
+HUFFMAN = 'huffman'
 SHARED = 16  # tensors of a module with several names, on an average at most
 
 
@@ -78,6 +79,16 @@ def check_index(index: Any, tensors: Mapping[str, Tensor], policy: Policy) -> No
     )
 
 
+def codes_of(tensor: Tensor, entry: Mapping[str, Any]) -> Tensor:
+    """The codes c = q - qmin of a weight of a checked index, uint8.
+
+    Raises:
+        ValueError: They are compressed, and not what the entry says.
+    """
+    read = expand if entry.get('coding') else unpack
+    return read(tensor, entry['bits'], entry['shape'])
+
+
 def stored_elements(index: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
     """How many numbers of a checked index the file really holds."""
     weights = index['weights'].values()
@@ -109,11 +120,16 @@ def _check_weight(
     if not bits:
         return
     packed = tensors.get(f'{name}.weight')
-    wanted = packed_bytes(math.prod(shape), bits)
+    count, coding = math.prod(shape), entry.get('coding')
+    wanted = packed_bytes(count, bits)
+    # A Huffman code has a bit at least; what is not smaller is not compressed.
+    sizes = {None: range(wanted, wanted + 1), HUFFMAN: range(-(-count // 8), wanted)}
+    _require(coding in sizes, f'{name}: found the coding {coding!r:.60}')
     _require(
         packed is not None
         and packed.dtype == torch.uint8
-        and tuple(packed.shape) == (wanted,),
+        and packed.dim() == 1
+        and len(packed) in sizes[coding],
         f'{name}: the file has not the {wanted} bytes of {list(shape)} at {bits} bits',
     )
     levels = entry.get('levels')

@@ -16,7 +16,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from mmmpq.export.integers import check_calibrated, weight_integers, weight_levels
-from mmmpq.export.packed.bits import pack
+from mmmpq.export.packed.bits import compress, pack
 from mmmpq.export.packed.config import rebuildable, to_json
 from mmmpq.export.packed.file import (
     FORMAT,
@@ -26,7 +26,7 @@ from mmmpq.export.packed.file import (
     digest_of_all,
     read_packed,
 )
-from mmmpq.export.packed.index import name_of
+from mmmpq.export.packed.index import HUFFMAN, name_of
 from mmmpq.fileio import atomic_write
 from mmmpq.layers import quantized_layers
 from mmmpq.layers.base import QuantLayer
@@ -152,7 +152,10 @@ def _tensors(
             continue
         entry['levels'] = weight_levels(layer)
         q, scale, zero = weight_integers(layer)
-        tensors[f'{name}.weight'] = pack((q.short() - entry['levels'][0]).cpu(), bits)
+        codes = (q.short() - entry['levels'][0]).cpu()
+        tensors[f'{name}.weight'] = pack(codes, bits)
+        if len(smaller := compress(codes)) < len(tensors[f'{name}.weight']):
+            tensors[f'{name}.weight'], entry['coding'] = smaller, HUFFMAN
         for key in [k for k in state if k.startswith(f'{name}.w_quantizer.')]:
             del state[key]
         state[f'{name}.w_quantizer.scale'] = scale

@@ -1,0 +1,101 @@
+"""What the metadata of an ONNX file say of the model: all that is needed around it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmmpq.export.onnx import cut as onnx_cut
+from mmmpq.layers import QuantLayer
+
+FORMAT = 'mmmpq-onnx'
+VERSION = 2
+
+
+def about_model(
+    model: nn.Module,
+    shape: Sequence[int],
+    outputs: Mapping[str, Any],
+    layers: Mapping[str, QuantLayer],
+    classes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """For JSON; docs/deploy.md says what the keys mean.
+
+    Args:
+        model: A toolbox model.
+        shape: (C, H, W) of an image, in pixels.
+        outputs: Names of the file's outputs, nested as :func:`.cut.names` does.
+        layers: By name.
+        classes: Their names, in the order of the labels.
+    """
+    return {
+        'format': FORMAT,
+        'version': VERSION,
+        'model': type(model).__name__,
+        'input_shape': list(shape),
+        'outputs': outputs,
+        'policy': {name: list(layer.precision) for name, layer in layers.items()},
+        'end_to_end': False,
+        'normalize': False,
+        'classes': list(classes),
+        'preprocessing': preprocessing(model),
+        'decoding': decoding(model),
+    }
+
+
+def preprocessing(model: nn.Module) -> dict[str, Any]:
+    """What the model's preprocessor does to an image of the test pipeline."""
+    found = getattr(model, 'data_preprocessor', None)
+    swapped = bool(getattr(found, '_channel_conversion', False))
+    normalizes = bool(getattr(found, '_enable_normalize', False))
+    value = getattr(found, 'pad_value', 0)
+    fill = found.mean + found.std * value if normalizes else torch.tensor([value])
+    fill = fill.flatten().tolist()
+    return {
+        'channels': 'RGB' if swapped else 'BGR',
+        'swap_channels': swapped,
+        'mean': found.mean.flatten().tolist() if normalizes else None,
+        'std': found.std.flatten().tolist() if normalizes else None,
+        'pad_size_divisor': getattr(found, 'pad_size_divisor', 1),
+        'pad_value': value,
+        'fill': fill[::-1] if swapped else fill,  # becomes pad_value
+    }
+
+
+def decoding(model: nn.Module) -> dict[str, Any] | None:
+    """How the outputs of a detector's dense head become boxes; None of others."""
+    if not onnx_cut.is_detector(model):
+        return None
+    head = onnx_cut.head_of(model)
+    priors = getattr(head, 'prior_generator', None)
+    coder = getattr(head, 'bbox_coder', None)
+    known = ('means', 'stds', 'clip_border', 'add_ctr_clamp', 'ctr_clamp')
+    return {
+        'head': type(head).__name__,
+        'score': 'sigmoid' if getattr(head, 'use_sigmoid_cls', True) else 'softmax',
+        'strides': _plain(getattr(priors, 'strides', None)),
+        'anchors': _plain(getattr(priors, 'base_anchors', None)),
+        'offset': _plain(getattr(priors, 'offset', None)),
+        'coder': coder
+        and {
+            'type': type(coder).__name__,
+            **{
+                key: _plain(getattr(coder, key)) for key in known if hasattr(coder, key)
+            },
+        },
+        'test_cfg': _plain(getattr(model, 'test_cfg', None)),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """As JSON has it."""
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return (
+        value if isinstance(value, (bool, int, float, str, type(None))) else str(value)
+    )
