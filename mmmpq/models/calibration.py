@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from mmengine import dist
+from mmengine.logging import print_log
 from mmengine.model import BaseModel
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmmpq.layers import calibrating
+from mmmpq.layers import calibrating, quantized_layers
 from mmmpq.quantizers import Quantizer, per_subnet
 
 
@@ -43,6 +44,27 @@ def calibrate(model: nn.Module, batches: Iterable[Any]) -> None:
             for tensor in [*quantizer.parameters(), *quantizer.buffers()]:
                 dist.broadcast(tensor.data, src=0)
             quantizer.sync_host()
+
+
+@torch.no_grad()
+def calibrate_blank(model: nn.Module) -> None:
+    """Gives a range to inputs that were zero whenever they came, which is said.
+
+    Called after a training, or where there is none: the values of a DETR's first
+    decoder layer are zero for good, and any range serves them.
+    """
+    names = []
+    for name, layer in quantized_layers(model).items():
+        quantizer = layer.a_quantizer
+        if quantizer.blank and not quantizer.calibrated:
+            quantizer.calibrate(torch.ones(1, device=quantizer.signed.device))
+            names.append(name)
+    if names:
+        print_log(
+            'nothing but zeros reached these layers; the range of their input is that '
+            f'of ones: {", ".join(names)}',
+            logger='current',
+        )
 
 
 @torch.no_grad()

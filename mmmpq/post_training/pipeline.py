@@ -18,6 +18,7 @@ from mmmpq.baselines.measurements import Measurements, fingerprint
 from mmmpq.export.fold import FoldReport, fold_batchnorm
 from mmmpq.layers import calibrating, quantized_layers
 from mmmpq.models import apply_policy, quantize
+from mmmpq.models.calibration import calibrate_blank
 from mmmpq.models.task_loss import images_of, raw_outputs
 from mmmpq.policy import Policy
 from mmmpq.post_training.norms import rematched
@@ -136,6 +137,7 @@ def prepare(
     folded = fold_batchnorm(model.eval(), input_shape)
     quantize(model, **{**QUANT, **(quant or {})}).eval()
     calibrate_ranges(model, batches[: count_of(batches, SCORED)])
+    calibrate_blank(model)
     return folded
 
 

@@ -77,6 +77,7 @@ class Quantizer(nn.Module):
         # spares a device synchronisation per call.
         self.register_buffer('signed', torch.tensor(-1, dtype=torch.int8))
         self._signed = -1
+        self.blank = False  # whether what it has seen was zero
         self._register_state_dict_hook(_note_widths)
 
     @property
@@ -151,7 +152,10 @@ class Quantizer(nn.Module):
         quantizer then waits for its next input.
         """
         x = x.detach().float()
-        if x.numel() == 0 or (self.target == 'activation' and not x.any()):
+        if x.numel() == 0:
+            return None
+        self.blank = self.target == 'activation' and not x.any()
+        if self.blank:
             return None
         self.set_sign(self.target == 'weight' or bool((x < 0).any()))
         if self.target == 'weight':

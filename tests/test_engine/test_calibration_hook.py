@@ -115,6 +115,22 @@ def test_a_checkpoint_names_its_policy(make):
     assert [4, 4] in found.values()
 
 
+def test_inputs_that_are_zero_for_good_have_a_range_in_the_checkpoint(make):
+    """As the values of a DETR's first decoder layer; others are left to what comes."""
+    runner = make(hooks=[CALIBRATION], **FIXED)
+    layers = quantized_layers(runner.model)
+    zero, never = list(layers)[1:3]
+    layers[zero].register_forward_pre_hook(lambda _, x: (torch.zeros_like(x[0]),))
+    layers[never].a_quantizer.calibrate = lambda x: None
+    runner.train()
+    state = torch.load(next(Path(runner.work_dir).glob('*.pth')), weights_only=True)
+    state = state['state_dict']
+    assert state[f'{zero}.a_quantizer.signed'] >= 0
+    assert state[f'{never}.a_quantizer.signed'] == -1
+    x = torch.zeros(1, *layers[zero].weight.shape[1:2], 4, 4)
+    assert not layers[zero].a_quantizer(x, 4).any()
+
+
 def test_a_supernet_names_none(make):
     runner = make(hooks=[CALIBRATION])
     checkpoint = dict(meta={})

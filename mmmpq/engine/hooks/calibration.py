@@ -16,6 +16,7 @@ from mmmpq.engine.launch import embed_policy
 from mmmpq.engine.lr_schedule import warn_of_schedules
 from mmmpq.layers import QuantLayer, quantized_layers, quantized_part
 from mmmpq.models import calibrate, calibrate_subnet
+from mmmpq.models.calibration import calibrate_blank
 from mmmpq.pace import paced
 from mmmpq.quantizers import per_subnet
 from mmmpq.randomness import isolated_randomness
@@ -85,11 +86,13 @@ class CalibrationHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         # Before the epoch's checkpoint is written.
+        calibrate_blank(unwrapped(runner))
         self._complete(runner, self.is_last_train_epoch(runner))
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
         loop = runner.train_loop
         if isinstance(loop, IterBasedTrainLoop) and self.is_last_train_iter(runner):
+            calibrate_blank(unwrapped(runner))
             self._complete(runner, last=True)
 
     def before_val(self, runner: Runner) -> None:
