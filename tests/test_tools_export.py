@@ -191,7 +191,8 @@ def test_onnx_is_called_with_its_flags(tool, folder, tmp_path, monkeypatch):
     export(
         tool, folder, '--format', 'onnx', 'packed', '--opset', '22', '--out', str(out)
     )
-    options = dict(containers='8bit', vnni=False)
+    whole = dict(classes=('dark', 'light'), end_to_end=False, normalize=True)
+    options = dict(whole, containers='8bit', vnni=False)
     assert called == [('ImageClassifier', (3, 16, 16), 22, options)]
     assert out.stat().st_size == 77 and out.with_suffix('.safetensors').is_file()
     sizes = json.loads((tmp_path / 'sizes.json').read_text())
@@ -200,7 +201,7 @@ def test_onnx_is_called_with_its_flags(tool, folder, tmp_path, monkeypatch):
         tool, folder, '--format', 'onnx', '--out', str(out),
         *('--input-shape', '3', '8', '8', '--containers', 'auto', '--vnni'),
     )  # fmt: skip
-    options = dict(containers='auto', vnni=True)
+    options = dict(whole, containers='auto', vnni=True)
     assert called[1] == ('ImageClassifier', (3, 8, 8), 21, options)
 
 
