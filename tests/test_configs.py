@@ -329,6 +329,15 @@ def folder_of(name):
     return Path(own or f'work_dirs/{Path(name).stem}')
 
 
+@pytest.mark.parametrize('name', NAMES)
+def test_work_dirs_are_named_by_one_rule(name):
+    """work_dirs/<config>, as the toolboxes' tools have it, for float nets and BP-NAS;
+    what other methods find of the same nets is in a folder of the method's name."""
+    method, stem = Path(name).parent.name, Path(name).stem
+    inside = '' if method in ('bpnas', 'float') else f'{method}/'
+    assert folder_of(name) == Path(f'work_dirs/{inside}{stem}')
+
+
 def test_retinanet_on_coco(tool, no_report):
     metrics = search_and_finetune(
         *[OURS, tool, 'bpnas/retinanet_r50_coco'],

@@ -89,3 +89,8 @@ def test_nothing_but_verbs_stands_on_the_engine():
 def test_tools_are_faces():
     for path in ROOT.glob('tools/**/*.py'):
         assert len(path.read_text().splitlines()) <= 25, path
+
+
+def test_no_file_is_longer_than_300_lines():
+    files = [*FILES.values(), *(ROOT / 'tools').rglob('*.py')]
+    assert [p for p in files if p.read_text().count('\n') > 300] == []

@@ -118,10 +118,7 @@ class SubnetSpace:
             generator: A CPU's.
             one_precision: One of ``precisions`` for all groups.
         """
-        subnet = {
-            gene: values[_draw(len(values), generator)]
-            for gene, values in self.genes.items()
-        }
+        subnet = {gene: _draw(values, generator) for gene, values in self.genes.items()}
         if one_precision:
             return self.uniform(subnet, self.draw_precision(generator))
         return subnet
@@ -138,7 +135,7 @@ class SubnetSpace:
             raise ValueError(
                 'one_precision: the groups of the supernet have no candidate in common'
             )
-        return self.precisions[_draw(len(self.precisions), generator)]
+        return _draw(self.precisions, generator)
 
     def draw_alike(
         self, patterns: Sequence[str], generator: torch.Generator
@@ -151,7 +148,7 @@ class SubnetSpace:
             values = self.genes[gene]
             if any(fnmatchcase(gene, pattern) for pattern in patterns):
                 if values not in drawn:
-                    drawn[values] = values[_draw(len(values), generator)]
+                    drawn[values] = _draw(values, generator)
                 alike[gene] = drawn[values]
         return alike
 
@@ -289,8 +286,8 @@ def _size(precision: Precision) -> tuple[int, int]:
     return precision.w_bits * precision.a_bits, precision.w_bits
 
 
-def _draw(count: int, generator: torch.Generator) -> int:
-    return int(torch.randint(count, (), generator=generator))
+def _draw(values: Sequence[Any], generator: torch.Generator) -> Any:
+    return values[int(torch.randint(len(values), (), generator=generator))]
 
 
 def _hashable(value: Any) -> Any:
