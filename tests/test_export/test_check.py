@@ -218,3 +218,21 @@ def test_a_shared_layer_is_as_bad_as_its_worst_call(graph, path):
     g.save(path, g.node('Concat', one, two, axis=0))
     (layer,) = check_onnx(path, 'tensorrt').verdicts
     assert layer.does == FLOAT and len(layer.nodes) == 2
+
+
+def test_a_clip_before_a_quantizer_goes_where_its_integers_end(graph, path):
+    """As ONNX Runtime has it, which two quantizers of one tensor stop as well."""
+    for kind, ends, twice in (
+        ('uint8', True, False),
+        ('int8', False, False),
+        ('uint8', False, True),
+    ):
+        g = type(graph)()
+        x = g.pair('x', kind)
+        y = g.node('Relu', g.node('Conv', x, g.weight()))
+        out = g.pair(y, kind)
+        if twice:
+            out = g.node('Concat', out, g.pair(y, kind, scale=0.3), axis=0)
+        g.save(path, out)
+        (layer,) = [v for v in check_onnx(path, 'onnxruntime').verdicts if v.is_layer]
+        assert bool(integer_layers(path)) == ends == (layer.does == INTEGERS), kind

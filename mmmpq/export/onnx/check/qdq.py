@@ -15,9 +15,10 @@ from onnx import ModelProto, NodeProto
 
 from mmmpq.export.onnx.check.verdict import FLOAT, INTEGERS, REFUSED, Verdict, merged
 from mmmpq.export.onnx.check.weights import RESHAPING, Net, named, size
-from mmmpq.export.onnx.clips import CLIPS
+from mmmpq.export.onnx.clips import CLIPS, bounds
 from mmmpq.export.onnx.rewire import ASKING
 from mmmpq.export.onnx.target import Target
+from mmmpq.export.onnx.wires import Grid
 
 QDQ = 'QuantizeLinear', 'DequantizeLinear'
 PER_AXIS = 13  # the first opset with one scale for each channel
@@ -84,8 +85,8 @@ class _Judge:
                 refused += [text for text, harsh in wrong if harsh]
         if not why and kind in self.target.closed and not self.is_closed(node):
             why.append(
-                f'what it makes is not quantized, and {self.target.name} computes '
-                f'{kind} in integers between quantized tensors alone'
+                f'no one quantizer reads what it makes, and {self.target.name} '
+                f'computes {kind} in integers between quantized tensors alone'
             )
         if not why:
             self.made.update(node.output)
@@ -188,19 +189,27 @@ class _Judge:
         )
 
     def is_closed(self, node: NodeProto) -> bool:
-        """Whether all that it makes is quantized again, behind clips at most."""
-        waiting = list(node.output[:1])
+        """Whether one quantizer reads all that it makes, behind clips at most that
+        leave what its integers can hold."""
+        waiting = [(name, -np.inf, np.inf) for name in node.output[:1]]
+        grids = set()
         while waiting:
-            name = waiting.pop()
+            name, low, high = waiting.pop()
             readers = self.net.readers[name]
             if name in self.net.outputs or not readers:
                 return False
             for reader in readers:
-                if reader.op_type in (*CLIPS, *self.passing):
-                    waiting += reader.output
-                elif reader.op_type not in ('QuantizeLinear', *ASKING):
+                ends = bounds(self.net, reader) if reader.op_type in CLIPS else None
+                if ends or reader.op_type in self.passing:
+                    a, b = ends or (low, high)
+                    waiting += [(o, max(low, a), min(high, b)) for o in reader.output]
+                elif reader.op_type == 'QuantizeLinear':
+                    grids.add(grid := self.net.grid(reader))
+                    if grid and not _holds(low, high, grid):
+                        return False
+                elif reader.op_type not in ASKING:
                     return False
-        return True
+        return len(grids) == 1
 
     def operator(self, node: NodeProto) -> Iterator[Verdict]:
         """On an operator between layers; nothing where it computes in integers."""
@@ -223,7 +232,7 @@ class _Judge:
         elif self.joins(data, quantized):
             return
         elif not why and kind in self.target.closed and not self.is_closed(node):
-            why = ['what it makes is not quantized']
+            why = ['no one quantizer reads what it makes']
         if why:
             does, nodes = FLOAT, [named(node)]
             yield Verdict(named(node), kind, does, why, is_layer=False, nodes=nodes)
@@ -254,6 +263,13 @@ class _Judge:
             yield Verdict(
                 name, node.op_type, REFUSED, why, is_layer=False, nodes=[name]
             )
+
+
+def _holds(low: float, high: float, grid: Grid) -> bool:
+    """Whether the integers of a quantizer saturate where a clip before it does."""
+    least, most = grid.range
+    slack = grid.scale / 2
+    return low <= least + slack and most - slack <= high
 
 
 def _attribute(node: NodeProto, name: str, default):
