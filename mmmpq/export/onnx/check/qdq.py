@@ -192,7 +192,7 @@ class _Judge:
         """Whether one quantizer reads all that it makes, behind clips at most that
         leave what its integers can hold."""
         waiting = [(name, -np.inf, np.inf) for name in node.output[:1]]
-        grids = set()
+        quantizers = 0
         while waiting:
             name, low, high = waiting.pop()
             readers = self.net.readers[name]
@@ -204,12 +204,13 @@ class _Judge:
                     a, b = ends or (low, high)
                     waiting += [(o, max(low, a), min(high, b)) for o in reader.output]
                 elif reader.op_type == 'QuantizeLinear':
-                    grids.add(grid := self.net.grid(reader))
+                    quantizers += 1
+                    grid = self.net.grid(reader)
                     if grid and not _holds(low, high, grid):
                         return False
                 elif reader.op_type not in ASKING:
                     return False
-        return len(grids) == 1
+        return quantizers == 1
 
     def operator(self, node: NodeProto) -> Iterator[Verdict]:
         """On an operator between layers; nothing where it computes in integers."""
