@@ -16,6 +16,7 @@ COMMANDS = {
     'pareto': 'policies for many budgets from one finished search',
     'qfa-search': 'the best subnets of a trained supernet inside budgets',
     'export': 'a fine-tuned net as a packed or an ONNX file',
+    'check': 'whether a target computes each layer in integers, and why not',
     'test-onnx': 'test an ONNX file with the evaluator of a config',
     'verify-integer': 'recompute every quantized layer with integers and compare',
     'profile-latency': 'time layers, or whole ONNX files, in ONNX Runtime',

@@ -1,7 +1,8 @@
-"""Small nets of fixed precision, calibrated, whose BatchNorms do something."""
+"""Small nets of fixed precision, whose BatchNorms do something, and ONNX graphs."""
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -87,3 +88,73 @@ def outputs():
         return flat(net(images.to(dtype), mode='tensor'))
 
     return run
+
+
+class Graph:
+    """An ONNX graph, node by node, of the input 'x'."""
+
+    def __init__(self, shape=(1, 4, 6, 6), opset=21):
+        self.shape, self.opset = shape, opset
+        self.nodes, self.constants = [], []
+
+    def constant(self, name, values):
+        from onnx import numpy_helper
+
+        self.constants.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def node(self, kind, *inputs, **attributes):
+        from onnx import helper
+
+        out = f'{kind}{len(self.nodes)}'
+        self.nodes.append(helper.make_node(kind, inputs, [out], out, **attributes))
+        return out
+
+    def pair(self, x, kind='int8', scale=0.1, zero=0):
+        at = f'q{len(self.nodes)}'
+        scale = self.constant(f'{at}s', np.float32(scale))
+        zero = self.constant(f'{at}z', np.array(zero, kind))
+        q = self.node('QuantizeLinear', x, scale, zero)
+        return self.node('DequantizeLinear', q, scale, zero)
+
+    def weight(self, name='conv', kind='int8', scale=0.1, zero=0, shape=None, **axis):
+        shape = shape or (self.shape[1], self.shape[1], 3, 3)[: len(self.shape)]
+        low, high = (0, 255) if kind == 'uint8' else (-120, 120)
+        q = np.random.default_rng(0).integers(low, high, shape).astype(kind)
+        inputs = (
+            self.constant(f'{name}.weight_{kind}', q),
+            self.constant(f'{name}.weight_scale', np.float32(scale)),
+            self.constant(
+                f'{name}.weight_zero_point', np.full(np.shape(scale), zero, kind)
+            ),
+        )
+        return self.node('DequantizeLinear', *inputs, **axis)
+
+    def save(self, path, out, domains=()):
+        import onnx
+        from onnx import TensorProto, helper
+
+        info = helper.make_tensor_value_info
+        graph = helper.make_graph(
+            self.nodes,
+            'g',
+            [info('x', TensorProto.FLOAT, self.shape)],
+            [info(out, TensorProto.FLOAT, None)],
+            self.constants,
+        )
+        opsets = [helper.make_opsetid('', self.opset)]
+        opsets += [helper.make_opsetid(domain, 1) for domain in domains]
+        model = helper.make_model(graph, opset_imports=opsets)
+        model.ir_version = 10
+        onnx.save(model, path)
+        return path
+
+
+@pytest.fixture
+def graph():
+    return Graph()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / 'net.onnx'

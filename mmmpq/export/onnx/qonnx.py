@@ -108,7 +108,9 @@ class _Writer(LayerWriter):
         high: int,
     ) -> str:
         signed, narrow, shift = quant_levels(bits, low, high)
-        point = np.broadcast_to(np.subtract(zero, shift), np.shape(scale))
+        point = np.subtract(zero, shift)
+        # FINN takes one number alone, and no other than 0.
+        point = np.broadcast_to(point, np.shape(scale)) if np.any(point) else 0
         inputs = [
             x,
             self.floats(f'{base}_scale', scale),

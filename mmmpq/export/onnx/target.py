@@ -32,6 +32,13 @@ class Target:
         operators: Others that it computes in integers between quantized tensors.
         through: Operators that pass integers on: what goes in and what comes out have
             one scale.
+        integers: Operators of layers that it computes in integers whoever wrote the
+            file.
+        closed: Operators that it computes in integers only where what they make is
+            quantized again.
+        joins_sums: Whether a layer takes in the sum behind it, of which it then is the
+            one input that need not be quantized.
+        sources: Where that is said.
     """
 
     name: str
@@ -44,6 +51,10 @@ class Target:
     free: tuple[str, ...]
     operators: tuple[str, ...]
     through: tuple[str, ...]
+    integers: tuple[str, ...]
+    closed: tuple[str, ...]
+    joins_sums: bool
+    sources: tuple[str, ...]
 
     @classmethod
     def load(cls, name: str) -> 'Target':
