@@ -168,7 +168,10 @@ def test_of_a_packed_and_of_a_float_net(folder, tmp_path, capsys):
         few = [f['name'] for f in found if 'too few bits' in ' '.join(f['faults'])]
         assert bool(few) == (i == 1)  # packed weights have no errors of their own
         assert (out / 'diagnosis.png').read_bytes().startswith(b'\x89PNG')
-        assert 'what to do' in capsys.readouterr().out
+        page = (out / 'diagnosis.html').read_text()
+        assert all(f'<td>{name}</td>' in page for name in few)
+        shown = capsys.readouterr().out
+        assert 'what to do' in shown and 'diagnosis.html' in shown
 
 
 SEARCH = """
