@@ -28,8 +28,8 @@ from mmmpq.export.packed import save_packed
 from mmmpq.fileio import atomic_write, check_place
 from mmmpq.models import apply_policy
 from mmmpq.models.copying import copy_of
-from mmmpq.policy import Policy, near
-from mmmpq.post_training.front import Drop, cheapest_inside, front, interval
+from mmmpq.policy import Policy
+from mmmpq.post_training.front import Drop, cheapest_inside, front, metric_of
 from mmmpq.post_training.kept import KeptLayers
 from mmmpq.post_training.pipeline import (
     QUANT,
@@ -127,29 +127,13 @@ class PostTraining:
         return net, self.tested(key, net)
 
     def metric(self) -> str:
-        """The metric that drops are measured in.
-
-        Raises:
-            ValueError: The evaluator does not give it.
-        """
-        found = self.float_metrics
-        named = self.args.metric or next(iter(found), None)
-        if named not in found:
-            raise ValueError(
-                f'--metric: the evaluator gives no {named!r}; '
-                f'{near(str(named), list(found))}'
-            )
-        return named
+        """The metric that drops are measured in."""
+        return metric_of(self.args.metric, self.float_metrics)
 
     def drop(self, metrics: dict[str, float]) -> Drop:
         """From the float net to one of these metrics, in points."""
-        name = self.metric()
-        # What no net finds has no mAP.
-        values = self.float_metrics[name], metrics.get(name, 0.0)
-        points = 1.0 if max(values) > 1 else 100.0
-        shares = [v * points / 100 for v in values]
-        half = 100 * interval(*shares, self.evaluate.images)
-        return Drop(points * (values[0] - values[1]), half)
+        images = self.evaluate.images
+        return Drop.between(self.float_metrics, metrics, self.metric(), images)
 
     def inside(self, problem: Problem, choices: Sequence[list[int]]) -> list[int]:
         """The cheapest choice whose drop is at most --max-drop."""
