@@ -132,6 +132,14 @@ def test_fixed_precision_nearest_without_labels(call):
     assert call('--budget', 'W4A8', '--no-labels')['budgets'][0]['given'] == 'W4A8'
 
 
+def test_equalised_layers(call, capsys):
+    report = call('--policy', 'W8A8', '--equalise')
+    blocks = ('layer1.0', 'layer1.1', 'layer2.0', 'layer2.1')
+    pairs = [[f'backbone.{b}.conv1', f'backbone.{b}.conv2'] for b in blocks]
+    assert report['equalised'] == pairs
+    assert '4 pairs of layers equalised' in capsys.readouterr().out.replace('\n', ' ')
+
+
 def test_max_drop(call, capsys):
     report = call('--budget', 'W8A8', '--max-drop', '100', '--points', 3)
     assert report['drop']['points'] <= 100

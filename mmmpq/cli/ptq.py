@@ -70,11 +70,14 @@ class PostTraining:
         settings = dict(weights=digest(self.supernet), tested=self.evaluate.images)
         self.metrics = Measurements(self.folder / 'metrics.json', settings)
         of = (settings, args.images, args.seed, args.rounding, {**QUANT, **self.quant})
+        of += ('equalised',) * args.equalise
         self.settings = json.dumps(of, default=str)
         self.float_metrics = self.tested('float', self.supernet)
         self.clock('test')
         with console.status('folding BatchNorms, calibrating ranges'):
-            self.folded = prepare(self.supernet, self.batches, self.quant, self.shape)
+            self.folded, self.equalised = prepare(
+                self.supernet, self.batches, self.quant, self.shape, args.equalise
+            )
         self.clock('prepare')
 
     def tested(self, name: str, model: nn.Module) -> dict[str, float]:
@@ -92,7 +95,8 @@ class PostTraining:
         problem = Problem(self.supernet, self.budgets, self.shape, args.seed)
         with steps_bar(self.console) as step:
             labels = False if args.no_labels else None
-            file = self.folder / f'scores{"_no_labels" * args.no_labels}.json'
+            kind = '_no_labels' * args.no_labels + '_equalised' * args.equalise
+            file = self.folder / f'scores{kind}.json'
             harms = score(problem, self.batches, labels, file, step)
         self.clock('score')
         if args.max_drop is None:
@@ -215,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         costs=policy.meta['costs'],
         budgets=policy.meta.get('budgets', []),
         rounding=args.rounding,
+        equalised=run.equalised,
         images=args.images,
         seconds=run.clock.seconds,
         files=files,
@@ -249,4 +254,6 @@ def show(run: PostTraining, policy: Policy, metrics: dict[str, float]) -> None:
     run.console.print(
         f'{name} falls by {drop.points:.2f} ± {drop.half:.2f} points, on '
         f'{run.evaluate.images} images; {len(run.folded.folded)} BatchNorms folded'
+        + f', {len(run.equalised)} pairs of layers equalised'
+        * run.args.equalise
     )

@@ -75,6 +75,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='of the weights (default: %(default)s)',
     )
     parser.add_argument(
+        '--equalise',
+        action='store_true',
+        help='first make the ranges of consecutive layers level where that leaves the '
+        'float net as it is: between them nothing, ReLU, LeakyReLU, PReLU or pooling',
+    )
+    parser.add_argument(
         '--no-labels',
         action='store_true',
         help='score candidates by the distance of the outputs, not by the loss',
