@@ -12,6 +12,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from mmmpq.cli.pareto import cheapest
 from mmmpq.costs import BOPs, WeightBytes, profile, total_cost
 from mmmpq.policy import Policy
 
@@ -212,6 +213,30 @@ def test_what_is_left_is_spent(searched, tmp_path):
     assert left['bops'] < point['bops'] == found['cost'] <= found['limit']
 
 
+def test_the_cheapest_policy_within_a_drop(searched, tmp_path, capsys):
+    args = ['--budgets', 'W8A8', 'W2A2', 'W4A4', '--max-drop']
+    points = pareto(searched, tmp_path, *args, 100)
+    assert 'not fine-tuned: W2A2, ' in capsys.readouterr().out.replace('\n', ' ')
+    float_metric = {p['metrics']['accuracy/top1'] + p['drop']['points'] for p in points}
+    assert len({round(m, 6) for m in float_metric}) == 1  # one float net for all
+
+
+def planted(*drops):
+    found = dict(type='BOPs', unit='BOPs')
+    return [
+        dict(budget=f'W{8 - i}A8', budgets=[dict(found, cost=8.0 - i)])
+        | dict(drop=dict(points=drop, half=0.2))
+        for i, drop in enumerate(drops)
+    ]
+
+
+def test_what_is_said_of_a_drop():
+    said = cheapest(planted(0.1, 0.6, 0.4, 2.0), 0.5)
+    assert 'W6A8, 0.40 ± 0.20 points: measured below 0.5' in said
+    with pytest.raises(ValueError, match=r'nearest is W7A8, 1\.20 below it'):
+        cheapest(planted(2.0, 1.2), 0.5)
+
+
 def test_weights_are_laid_out_for_the_policy(searched, tmp_path):
     pareto(searched, tmp_path, '--budgets', 'W4A4', '--weights')
     cfg = Config.fromfile(searched / 'pair.py')
@@ -244,10 +269,25 @@ def test_user_errors(searched, tmp_path, table):
     assert 'nothing was evaluated' in error(
         searched, '--budgets', 'W3A3', '--metric', 'x'
     )
+    drop = ['--budgets', 'W3A3', '--max-drop', 1]
+    out = tmp_path / 'policy_W3A3.json'
+    assert "--metric: the evaluator gives no 'bbox_mAP'; near names: accuracy" in error(
+        searched, *drop, '--metric', 'bbox_mAP'
+    )
+    assert not out.exists()
     assert 'unknown unit' in error(searched, '--budgets', '3 parsecs')
     other = ['model.backbone.base_channels=8', 'model.head.in_channels=16']
     said = error(searched, '--budgets', 'W3A3', '--cfg-options', *other)
     assert 'is of another model: size mismatch' in said
+
+
+@pytest.mark.parametrize('limit', [0, -1, 'nan', 'inf', 'x'])
+def test_a_limit_is_above_zero(limit, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        call('pareto', 'none', '--budgets', 'W4A4', f'--max-drop={limit}')
+    assert stopped.value.code == 2
+    found = f"--max-drop: found '{limit}'; accepted are numbers above 0"
+    assert found in capsys.readouterr().err
 
 
 def test_help_shows_what_a_budget_is(capsys):

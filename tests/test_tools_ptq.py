@@ -132,6 +132,14 @@ def test_fixed_precision_nearest_without_labels(call):
     assert call('--budget', 'W4A8', '--no-labels')['budgets'][0]['given'] == 'W4A8'
 
 
+def test_equalised_layers(call, capsys):
+    report = call('--policy', 'W8A8', '--equalise')
+    blocks = ('layer1.0', 'layer1.1', 'layer2.0', 'layer2.1')
+    pairs = [[f'backbone.{b}.conv1', f'backbone.{b}.conv2'] for b in blocks]
+    assert report['equalised'] == pairs
+    assert '4 pairs of layers equalised' in capsys.readouterr().out.replace('\n', ' ')
+
+
 def test_max_drop(call, capsys):
     report = call('--budget', 'W8A8', '--max-drop', '100', '--points', 3)
     assert report['drop']['points'] <= 100
@@ -168,7 +176,10 @@ def test_of_a_packed_and_of_a_float_net(folder, tmp_path, capsys):
         few = [f['name'] for f in found if 'too few bits' in ' '.join(f['faults'])]
         assert bool(few) == (i == 1)  # packed weights have no errors of their own
         assert (out / 'diagnosis.png').read_bytes().startswith(b'\x89PNG')
-        assert 'what to do' in capsys.readouterr().out
+        page = (out / 'diagnosis.html').read_text()
+        assert all(f'<td>{name}</td>' in page for name in few)
+        shown = capsys.readouterr().out
+        assert 'what to do' in shown and 'diagnosis.html' in shown
 
 
 SEARCH = """

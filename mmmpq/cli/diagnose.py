@@ -11,11 +11,13 @@ from mmmpq.engine.batches import unwrapped
 from mmmpq.engine.launch import load_config
 from mmmpq.engine.post_training import quant_of, runner_of, training_images
 from mmmpq.fileio import atomic_write, check_place
+from mmmpq.models.task_loss import images_of
 from mmmpq.post_training.diagnosis import Finding, diagnose
 from mmmpq.post_training.pipeline import prepare
+from mmmpq.visualization.diagnosis import diagnosis_page
 from mmmpq.visualization.noise import noise
 from mmmpq.visualization.progress import progress_bar, terminal
-from mmmpq.visualization.theme import LIGHT, draw
+from mmmpq.visualization.theme import DARK, LIGHT, draw
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,9 +35,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         findings = diagnose(unwrapped(runner), batches[0], bar)
     found = [f.to_dict() for f in findings]
     atomic_write(out / 'diagnosis.json', json.dumps(found, indent=1) + '\n')
-    atomic_write(out / 'diagnosis.png', draw(noise, LIGHT, findings))
+    images = {theme.name: draw(noise, theme, findings) for theme in (LIGHT, DARK)}
+    atomic_write(out / 'diagnosis.png', images['light'])
+    title = f'{Path(args.config).stem}: what quantization harms'
+    facts = (
+        f'{args.checkpoint} · {len(images_of(batches[0]))} training images · '
+        f'{len(findings)} parts, {sum(bool(f.faults) for f in findings)} with faults'
+    )
+    page = diagnosis_page(title, facts, findings, images)
+    atomic_write(out / 'diagnosis.html', page)
     console.print(table(findings[: args.rows]))
-    console.print(f'wrote {out}/diagnosis.json, diagnosis.png{replaced}')
+    console.print(
+        f'wrote {out}/diagnosis.html, diagnosis.json, diagnosis.png{replaced}'
+    )
 
 
 def table(findings: Sequence[Finding]) -> Table:

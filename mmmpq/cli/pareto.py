@@ -16,10 +16,11 @@ from mmmpq.engine.search_config import search_reference
 from mmmpq.engine.supernet import supernet_runner
 from mmmpq.fileio import atomic_write, check_place
 from mmmpq.policy import Policy
+from mmmpq.post_training.front import Drop, metric_of
 from mmmpq.search import SearchSpace
 from mmmpq.search.many_budgets import policies_within, searches_within
 from mmmpq.units import human
-from mmmpq.visualization.pareto import pareto
+from mmmpq.visualization.pareto import costs_of, pareto
 from mmmpq.visualization.progress import terminal
 from mmmpq.visualization.theme import LIGHT, draw
 
@@ -69,6 +70,8 @@ def show(points, metric, console):
         table.add_column(name, justify='right')
     if metric:
         table.add_column(metric, justify='right')
+    if 'drop' in points[0]:
+        table.add_column('drop, points', justify='right')
     for point in points:
         for i, found in enumerate(point['budgets']):
             cost, limit, unit = found['cost'], found['limit'], found['unit']
@@ -77,6 +80,8 @@ def show(points, metric, console):
                 row = [point['budget'], *row, human(point['bops'], 'BOPs')]
                 row += [human(point['weight_bytes'], 'B'), f'{point["score"]:.3f}']
                 row += [f'{point["metrics"][metric]:.4g}'] if metric else []
+                if 'drop' in point:
+                    row.append('{points:.2f} ± {half:.2f}'.format(**point['drop']))
             else:
                 row = ['', *row]
             table.add_row(*row)
@@ -105,12 +110,16 @@ def main():
     if args.spend:
         loss_of = loss_on(model, train_batches(runner, args.spend))
     solved = policies_within(searches, probs, loss_of)
-    metrics = [{} for _ in solved]
+    metrics, float_metrics = [{} for _ in solved], None
     if args.evaluate is not None:
         policies = {name: policy for name, policy, _ in solved}
+        if args.max_drop is not None:
+            policies = {'float': None, **policies}
         metrics = evaluate_policies(
-            runner, policies, args.evaluate, args.calibration, console
+            runner, policies, args.evaluate, args.calibration, console, args.metric
         )
+        if args.max_drop is not None:
+            float_metrics, *metrics = metrics
     searched = args.search_dir / 'policy.json'
     seed = Policy.load(searched).meta.get('seed') if searched.is_file() else None
     points = []
@@ -133,15 +142,42 @@ def main():
             )
         )
     metric = args.metric or next(iter(metrics[0]), None)
-    if metric and metric not in metrics[0]:
-        raise ValueError(
-            f'--metric: found {metric!r}; accepted with --evaluate: '
-            f'{", ".join(metrics[0]) or "none, as nothing was evaluated"}'
-        )
+    if float_metrics is not None:
+        metric = metric_of(args.metric, float_metrics)
+        images = len(runner.test_loop.dataloader.dataset)
+        for point in points:
+            drop = Drop.between(float_metrics, point['metrics'], metric, images)
+            point['drop'] = drop._asdict()
     atomic_write(args.out / 'pareto.json', json.dumps(points, indent=2) + '\n')
     atomic_write(args.out / 'pareto.png', draw(pareto, LIGHT, points, metric))
     show(points, metric, console)
     console.print(
         f'Wrote {args.out}/pareto.json, pareto.png and the policies'
         + (f'; replaced {", ".join(replaced)}' if replaced else '')
+    )
+    if float_metrics is not None:
+        console.print(cheapest(points, args.max_drop))
+
+
+def cheapest(points, limit):
+    """What can be said of the cheapest policy that is inside the limit.
+
+    Raises:
+        ValueError: None is.
+    """
+    costs, *_ = costs_of(points)
+    drops = [Drop(**point['drop']) for point in points]
+    inside = [i for i, drop in enumerate(drops) if drop.points <= limit]
+    if not inside:
+        best = min(range(len(points)), key=lambda i: drops[i].points)
+        raise ValueError(
+            f'--max-drop: no policy is within {limit:g} points of the float net; the '
+            f'nearest is {points[best]["budget"]}, {drops[best].points:.2f} below it; '
+            'accepted are more points, or dearer --budgets'
+        )
+    best = min(inside, key=lambda i: costs[i])
+    return (
+        f'The cheapest within {limit:g} points of the float net, both as the supernet '
+        f'has them, not fine-tuned: {points[best]["budget"]}, '
+        f'{drops[best].statement(limit)}'
     )

@@ -28,8 +28,8 @@ from mmmpq.export.packed import save_packed
 from mmmpq.fileio import atomic_write, check_place
 from mmmpq.models import apply_policy
 from mmmpq.models.copying import copy_of
-from mmmpq.policy import Policy, near
-from mmmpq.post_training.front import Drop, cheapest_inside, front, interval
+from mmmpq.policy import Policy
+from mmmpq.post_training.front import Drop, cheapest_inside, front, metric_of
 from mmmpq.post_training.kept import KeptLayers
 from mmmpq.post_training.pipeline import (
     QUANT,
@@ -70,11 +70,14 @@ class PostTraining:
         settings = dict(weights=digest(self.supernet), tested=self.evaluate.images)
         self.metrics = Measurements(self.folder / 'metrics.json', settings)
         of = (settings, args.images, args.seed, args.rounding, {**QUANT, **self.quant})
+        of += ('equalised',) * args.equalise
         self.settings = json.dumps(of, default=str)
         self.float_metrics = self.tested('float', self.supernet)
         self.clock('test')
         with console.status('folding BatchNorms, calibrating ranges'):
-            self.folded = prepare(self.supernet, self.batches, self.quant, self.shape)
+            self.folded, self.equalised = prepare(
+                self.supernet, self.batches, self.quant, self.shape, args.equalise
+            )
         self.clock('prepare')
 
     def tested(self, name: str, model: nn.Module) -> dict[str, float]:
@@ -92,7 +95,8 @@ class PostTraining:
         problem = Problem(self.supernet, self.budgets, self.shape, args.seed)
         with steps_bar(self.console) as step:
             labels = False if args.no_labels else None
-            file = self.folder / f'scores{"_no_labels" * args.no_labels}.json'
+            kind = '_no_labels' * args.no_labels + '_equalised' * args.equalise
+            file = self.folder / f'scores{kind}.json'
             harms = score(problem, self.batches, labels, file, step)
         self.clock('score')
         if args.max_drop is None:
@@ -127,29 +131,13 @@ class PostTraining:
         return net, self.tested(key, net)
 
     def metric(self) -> str:
-        """The metric that drops are measured in.
-
-        Raises:
-            ValueError: The evaluator does not give it.
-        """
-        found = self.float_metrics
-        named = self.args.metric or next(iter(found), None)
-        if named not in found:
-            raise ValueError(
-                f'--metric: the evaluator gives no {named!r}; '
-                f'{near(str(named), list(found))}'
-            )
-        return named
+        """The metric that drops are measured in."""
+        return metric_of(self.args.metric, self.float_metrics)
 
     def drop(self, metrics: dict[str, float]) -> Drop:
         """From the float net to one of these metrics, in points."""
-        name = self.metric()
-        # What no net finds has no mAP.
-        values = self.float_metrics[name], metrics.get(name, 0.0)
-        points = 1.0 if max(values) > 1 else 100.0
-        shares = [v * points / 100 for v in values]
-        half = 100 * interval(*shares, self.evaluate.images)
-        return Drop(points * (values[0] - values[1]), half)
+        images = self.evaluate.images
+        return Drop.between(self.float_metrics, metrics, self.metric(), images)
 
     def inside(self, problem: Problem, choices: Sequence[list[int]]) -> list[int]:
         """The cheapest choice whose drop is at most --max-drop."""
@@ -231,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         costs=policy.meta['costs'],
         budgets=policy.meta.get('budgets', []),
         rounding=args.rounding,
+        equalised=run.equalised,
         images=args.images,
         seconds=run.clock.seconds,
         files=files,
@@ -265,4 +254,6 @@ def show(run: PostTraining, policy: Policy, metrics: dict[str, float]) -> None:
     run.console.print(
         f'{name} falls by {drop.points:.2f} ± {drop.half:.2f} points, on '
         f'{run.evaluate.images} images; {len(run.folded.folded)} BatchNorms folded'
+        + f', {len(run.equalised)} pairs of layers equalised'
+        * run.args.equalise
     )

@@ -1,6 +1,7 @@
 """Many policies of one supernet, each tested with the supernet's weights."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 
 from mmengine.evaluator import Evaluator
 from mmengine.hooks import Hook
@@ -11,17 +12,20 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from mmmpq.engine.batches import train_batches, unwrapped
+from mmmpq.layers import float_mode
 from mmmpq.models import apply_policy, calibrate_subnet
 from mmmpq.models.copying import copy_of
 from mmmpq.policy import Policy
+from mmmpq.post_training.front import metric_of
 
 
 def evaluate_policies(
     runner: Runner,
-    policies: Mapping[str, Policy],
+    policies: Mapping[str, Policy | None],
     images: int = 0,
     batches: int = 10,
     console: Console | None = None,
+    metric: str | None = None,
 ) -> list[dict[str, float]]:
     """Metrics of each policy, by the toolbox's own test loop and evaluator.
 
@@ -31,13 +35,16 @@ def evaluate_policies(
     Args:
         runner: A runner with the supernet and its weights; its test loop is not built
             yet.
-        policies: The policies by the name that the progress bar shows.
+        policies: The policies by the name that the progress bar shows; None is the
+            supernet with all its layers float.
         images: Only the first so many test images; 0: all.
         batches: Training batches that BatchNorm is re-estimated on.
         console: Where progress is shown.
+        metric: That is to be among them.
 
     Raises:
-        ValueError: The config has nothing to test on.
+        ValueError: The config has nothing to test on, or its evaluator does not give
+            ``metric``, which the first test shows.
     """
     supernet = runner.model
     data = train_batches(runner, batches)
@@ -49,9 +56,14 @@ def evaluate_policies(
         evaluate.step = lambda: progress.advance(task)
         for name, policy in policies.items():
             progress.update(task, description=f'evaluating {name}')
-            runner.model = apply_policy(copy_of(supernet), policy)
-            calibrate_subnet(unwrapped(runner), data)
-            results.append(evaluate(runner.model))
+            net = runner.model = copy_of(supernet)
+            if policy is not None:
+                apply_policy(net, policy)
+            with float_mode(net) if policy is None else nullcontext():
+                calibrate_subnet(unwrapped(runner), data)
+                results.append(evaluate(net))
+            if metric is not None:
+                metric_of(metric, results[0])
     runner.model = supernet
     return results
 

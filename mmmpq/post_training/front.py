@@ -1,12 +1,13 @@
 """The cheapest net whose measured drop stays inside a limit."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from mmmpq.baselines.choices import least_harm
+from mmmpq.policy import near
 from mmmpq.search.discretise import problem
 from mmmpq.search.tables import Table
 
@@ -24,6 +25,26 @@ class Drop(NamedTuple):
     points: float
     half: float
 
+    @classmethod
+    def between(
+        cls,
+        float_metrics: Mapping[str, float],
+        metrics: Mapping[str, float],
+        name: str,
+        images: int,
+    ) -> 'Drop':
+        """From the float net's metrics to a net's; shares count as percent.
+
+        Args:
+            float_metrics, metrics: Measured on the same images.
+            name: Of the metric; what no net finds has no mAP, which counts as 0.
+            images: Count of them.
+        """
+        values = float_metrics[name], metrics.get(name, 0.0)
+        points = 1.0 if max(values) > 1 else 100.0
+        half = 100 * interval(*(v * points / 100 for v in values), images)
+        return cls(points * (values[0] - values[1]), half)
+
     def statement(self, limit: float) -> str:
         """What can be said of it."""
         found = f'{self.points:.2f} ± {self.half:.2f} points'
@@ -32,6 +53,21 @@ class Drop(NamedTuple):
         if self.points + self.half <= limit:
             return f'{found}: below {limit:g} with 95 % certainty'
         return f'{found}: measured below {limit:g}, which it may exceed'
+
+
+def metric_of(named: str | None, found: Mapping[str, float]) -> str:
+    """The metric that drops are measured in; default: the first that was found.
+
+    Raises:
+        ValueError: The evaluator does not give it.
+    """
+    named = named or next(iter(found), None)
+    if named not in found:
+        raise ValueError(
+            f'--metric: the evaluator gives no {named!r}; '
+            f'{near(str(named), list(found))}'
+        )
+    return named
 
 
 def interval(float_share: float, share: float, images: int) -> float:

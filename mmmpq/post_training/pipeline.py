@@ -21,6 +21,7 @@ from mmmpq.models import apply_policy, quantize
 from mmmpq.models.calibration import calibrate_blank
 from mmmpq.models.task_loss import images_of, raw_outputs
 from mmmpq.policy import Policy
+from mmmpq.post_training.equalisation import equalise
 from mmmpq.post_training.norms import rematched
 from mmmpq.post_training.reconstruction import ROUNDINGS, Kept, reconstruct
 from mmmpq.randomness import isolated_randomness
@@ -47,6 +48,7 @@ class Result:
         model: The quantized net, in evaluation mode.
         policy: Its policy, with what it was found for.
         folded: What became of its BatchNorms.
+        equalised: Pairs of layers whose ranges were made level, by name.
         seconds: Of each step.
         learned: Of each layer whose rounding was learned, the error of its outputs as a
             share of what rounding to the nearest leaves.
@@ -55,6 +57,7 @@ class Result:
     model: nn.Module
     policy: Policy
     folded: FoldReport
+    equalised: list[tuple[str, str]]
     seconds: dict[str, float] = field(default_factory=dict)
     learned: dict[str, float] = field(default_factory=dict)
 
@@ -69,6 +72,7 @@ def ptq(
     input_shape: Sequence[int] | None = None,
     seed: int = 0,
     step: Step | None = None,
+    equalised: bool = False,
 ) -> Result:
     """Quantizes a trained net under budgets without training it, in minutes.
 
@@ -89,6 +93,8 @@ def ptq(
         input_shape: (C, H, W) of the reference input; default: that of its kind.
         seed: Recorded with the policy.
         step: Called with what is done now, how much of it, and of how much.
+        equalised: Whether ranges of consecutive layers are made level first
+            (:func:`.equalisation.equalise`).
 
     Returns:
         Result.
@@ -109,7 +115,7 @@ def ptq(
         raise ValueError("budgets: found none; accepted are such as 'W4A8' and '12 MB'")
     check_rounding(rounding)
     clock = Clock()
-    folded = prepare(model, batches, quant, input_shape)
+    folded, pairs = prepare(model, batches, quant, input_shape, equalised)
     clock('prepare')
     if (quant or {}).get('policy') is None:
         problem = Problem(model, budgets, input_shape, seed)
@@ -121,7 +127,7 @@ def ptq(
         policy = policy_of(model)
     learned = settle(model, batches, rounding, step=step)
     clock('round')
-    return Result(model, policy, folded, clock.seconds, learned)
+    return Result(model, policy, folded, pairs, clock.seconds, learned)
 
 
 @torch.no_grad()
@@ -130,15 +136,22 @@ def prepare(
     batches: Sequence[Any],
     quant: Mapping[str, Any] | None = None,
     input_shape: Sequence[int] | None = None,
-) -> FoldReport:
-    """Folds BatchNorms, quantizes the layers and calibrates their ranges, in place."""
+    equalised: bool = False,
+) -> tuple[FoldReport, list[tuple[str, str]]]:
+    """Folds BatchNorms, levels ranges if ``equalised``, quantizes the layers and
+    calibrates them, in place.
+
+    Returns:
+        What was folded, and the pairs that were levelled.
+    """
     if not batches:
         raise ValueError('images: found none; some hundred of any kind are needed')
     folded = fold_batchnorm(model.eval(), input_shape)
+    pairs = equalise(model, input_shape) if equalised else []
     quantize(model, **{**QUANT, **(quant or {})}).eval()
     calibrate_ranges(model, batches[: count_of(batches, SCORED)])
     calibrate_blank(model)
-    return folded
+    return folded, pairs
 
 
 @torch.no_grad()

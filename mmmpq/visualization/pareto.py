@@ -25,7 +25,7 @@ def pareto(points: Sequence[Point], metric: str | None, theme: Theme) -> Figure:
             ``metrics``.
         metric: Key of ``metrics``.
     """
-    costs, label, unit = _costs(points)
+    costs, label, unit = costs_of(points)
     factor, name = scale(max(costs), unit)
     panels = [('log-probability Σ log p', [p['score'] for p in points])]
     if metric:
@@ -112,7 +112,7 @@ def _label(ax: Axes, x: str, y: str) -> None:
     ax.set_axisbelow(True)
 
 
-def _costs(points: Sequence[Point]) -> tuple[list[float], str, str]:
+def costs_of(points: Sequence[Point]) -> tuple[list[float], str, str]:
     """Under the first budget where that is of one kind everywhere, else BOPs."""
     kinds = {(p['budgets'][0]['type'], p['budgets'][0]['unit']) for p in points}
     if len(kinds) > 1:

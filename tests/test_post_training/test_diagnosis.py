@@ -2,6 +2,8 @@
 
 import copy
 import json
+import re
+from html import escape
 
 import pytest
 import torch
@@ -13,8 +15,9 @@ from mmmpq.layers import quantized_layers
 from mmmpq.models import quantize
 from mmmpq.models.task_loss import raw_outputs
 from mmmpq.policy import Precision
-from mmmpq.post_training.diagnosis import diagnose
+from mmmpq.post_training.diagnosis import Finding, diagnose
 from mmmpq.post_training.pipeline import calibrate_ranges
+from mmmpq.visualization.diagnosis import diagnosis_page
 from mmmpq.visualization.noise import noise
 from mmmpq.visualization.theme import LIGHT, draw
 
@@ -126,6 +129,30 @@ def test_a_sound_net_has_no_faults_and_stays_as_it_is(net, tmp_path):
     assert str(raw_outputs(model, batch)) == str(outputs)
     assert json.loads(json.dumps([f.to_dict() for f in found]))[0]['harm'] >= 0
     assert draw(noise, LIGHT, found).startswith(b'\x89PNG')
+
+
+def page_of(findings):
+    pictures = dict(light=b'\x89PNG' + b'\0' * 20)
+    return diagnosis_page('Tiny<Net>', '16 images', findings, pictures)
+
+
+def test_the_page_begins_with_a_planted_fault(net):
+    model, batch = net
+    small_range(quantized_layers(model)[LAYER])
+    found = diagnose(model, batch)
+    page = page_of(found)
+    verdict, table = page.split('<section id="verdict">')[1].split('<table>')
+    assert f'The worst is <strong>{LAYER}</strong>' in verdict
+    assert escape(found[0].faults[0]) in verdict and escape(found[0].faults[0]) in table
+    assert table.count('<tr>') == 1 + len(found)
+    assert not re.search(r'<script|<link|(src|href|srcset)="(?!data:)', page)
+
+
+def test_the_page_of_a_sound_net_and_of_odd_names(net):
+    assert 'no fault is known' in page_of(diagnose(*net))
+    page = page_of([Finding('a.<b>&', precision='W2A8', harm=3e-7, faults=['x < y'])])
+    assert 'Tiny&lt;Net&gt;' in page and 'x &lt; y' in page
+    assert '<td>a.&lt;b&gt;&amp;</td><td>W2A8</td><td>&lt; 0.0001</td>' in page
 
 
 class Net(torch.nn.Module):

@@ -131,7 +131,7 @@ def test_outputs_come_back_to_those_of_the_float_net():
         torch.manual_seed(0)
         net = Net().eval()
         wanted = torch.cat([net(x) for x in batches]).detach()
-        folded = prepare(net, batches, dict(policy='W3A8', fixed={'*': None}))
+        folded, _ = prepare(net, batches, dict(policy='W3A8', fixed={'*': None}))
         assert list(folded.folded) == ['norm'] and 'after' in folded.unfolded
         if rounding != 'none':
             settle(net, batches, rounding)

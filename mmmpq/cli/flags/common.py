@@ -98,3 +98,16 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f'found {text!r}; accepted are ints from 1')
     return int(text)
+
+
+def above_zero(text: str) -> float:
+    """A finite number above 0, as the type of a flag."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(
+            f'found {text!r}; accepted are numbers above 0'
+        )
+    return value

@@ -12,7 +12,7 @@ EXAMPLE = """examples:
 
 CONFIG is that of a net of fixed precision. The float net that it is held against is
 that of its own weights: those of a packed file are rounded and show no error.
-Writes OUT/diagnosis.json and diagnosis.png."""
+Writes OUT/diagnosis.html, a page that needs no other file, diagnosis.json and .png."""
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -3,12 +3,13 @@
 import argparse
 from pathlib import Path
 
-from mmmpq.cli.flags.common import HELP, add_cfg_options
+from mmmpq.cli.flags.common import HELP, above_zero, add_cfg_options
 
 EPILOG = f"""{HELP}
 examples
   mmmpq pareto work_dirs/resnet_digits --budgets W2A2 W3A3 W4A4 '20 MBOPs'
   mmmpq pareto work_dirs/resnet_digits --budgets W2A2 W3A3 W4A4 --evaluate
+  mmmpq pareto work_dirs/resnet_digits --budgets W2A2 W3A3 W4A4 W8A8 --max-drop 1
   mmmpq pareto work_dirs/resnet_digits --budgets '3 ms' '2 ms' --table latency.json
 
 writes  OUT/policy_<budget>.json, OUT/pareto.json, OUT/pareto.png
@@ -64,7 +65,18 @@ def parse_args(argv=None):
         help='training batches that BatchNorm is re-estimated on (default: 10)',
     )
     parser.add_argument(
-        '--metric', help='metric to plot (default: the first that the test reports)'
+        '--max-drop',
+        type=above_zero,
+        metavar='POINTS',
+        help='evaluate, and name the cheapest policy whose metric is at most so many '
+        'points below the float net (a mAP of .01 is one point). Both are measured as '
+        "the supernet has them, by its weights and --calibration's BatchNorm: nothing "
+        'is fine-tuned',
+    )
+    parser.add_argument(
+        '--metric',
+        help='metric to plot, and of --max-drop (default: the first that the test '
+        'reports)',
     )
     parser.add_argument(
         '--weights',
@@ -76,6 +88,8 @@ def parse_args(argv=None):
     )
     add_cfg_options(parser)
     args = parser.parse_args(argv)
+    if args.max_drop is not None and args.evaluate is None:
+        args.evaluate = 0
     for name, least in (('evaluate', 0), ('calibration', 1), ('spend', 0)):
         value = getattr(args, name)
         if value is not None and value < least:

@@ -4,7 +4,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmmpq.cli.flags.common import add_cfg_options, add_input_shape, positive
+from mmmpq.cli.flags.common import (
+    above_zero,
+    add_cfg_options,
+    add_input_shape,
+    positive,
+)
 
 ROUNDINGS = ('learned', 'nearest')
 EXAMPLE = """examples:
@@ -41,7 +46,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--max-drop',
-        type=float,
+        type=above_zero,
         metavar='POINTS',
         help='the cheapest net inside the budgets whose measured metric is at most so '
         'many points below the float one (a mAP of .01 is one point)',
@@ -70,6 +75,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help='of the weights (default: %(default)s)',
     )
     parser.add_argument(
+        '--equalise',
+        action='store_true',
+        help='first make the ranges of consecutive layers level where that leaves the '
+        'float net as it is: between them nothing, ReLU, LeakyReLU, PReLU or pooling',
+    )
+    parser.add_argument(
         '--no-labels',
         action='store_true',
         help='score candidates by the distance of the outputs, not by the loss',
@@ -96,6 +107,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         args.work_dir = f'work_dirs/{Path(args.config).stem}_ptq'
     if args.budget and args.policy:
         parser.error("give --budget, such as W4A8 or '12 MB', or --policy, not both")
-    if args.max_drop is not None and (args.policy or not args.max_drop > 0):
-        parser.error('--max-drop: accepted are points above 0, with --budget')
+    if args.max_drop is not None and args.policy:
+        parser.error('--max-drop: accepted with --budget; of --policy is no choice')
     return args
