@@ -48,7 +48,8 @@ def test_the_demo_runs_from_data_to_report(tmp_path):
     assert packed.stat().st_size == summary['packed_file_bytes']
     rest = summary['float_state_bytes'] - summary['float_weight_bytes']
     bits_alone = summary['searched_weight_bytes'] + rest
-    assert bits_alone < packed.stat().st_size < 1.05 * bits_alone
+    # An index beside them; Huffman's code saves about a tenth of the codes.
+    assert 0.85 * bits_alone < packed.stat().st_size < 1.05 * bits_alone
     assert str(packed.name) in done.stdout
     page = (tmp_path / 'demo/report/index.html').read_text()
     assert 'uniform W3A3' in page and 'searched' in page and 'packed file' in page
