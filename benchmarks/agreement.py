@@ -24,7 +24,7 @@ from rich.progress import track
 from torch.nn import functional as F
 
 from mmmpq.cli.flags.common import add_cfg_options
-from mmmpq.engine.launch import run
+from mmmpq.engine.launch import load_config, run
 from mmmpq.export.packed import load_packed
 from mmmpq.fileio import atomic_write, check_file
 from mmmpq.models import build_model, calibrate, calibrate_subnet
@@ -74,12 +74,10 @@ def parse_args(argv=None) -> argparse.Namespace:
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    check_file(args.config, 'config')
-    cfg = Config.fromfile(args.config)
-    cfg.merge_from_dict(args.cfg_options or {})
+    """With the images of ``args.folder``."""
+    cfg = load_config(args)
     for loader in (cfg.train_dataloader, cfg.test_dataloader):
         loader.dataset.data_root = str(args.folder)
-        loader.setdefault('collate_fn', dict(type='default_collate'))
     return cfg
 
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
-from agreement import LOGITS, compare, interval, logits_of
+from agreement import LOGITS, compare, interval, logits_of, read_config
 from mmcv.cnn.bricks.conv2d_adaptive_padding import Conv2dAdaptivePadding as PADDED
 from mmengine.runner import Runner
 from rich.console import Console
@@ -39,7 +39,7 @@ import mmmpq
 from mmmpq.cli.flags.common import add_cfg_options, positive
 from mmmpq.costs.profile import reference_input_shape
 from mmmpq.engine.batches import unwrapped
-from mmmpq.engine.launch import load_config, run
+from mmmpq.engine.launch import run
 from mmmpq.engine.post_training import runner_of, training_images
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.latency.table import machine
@@ -69,9 +69,7 @@ class Images:
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.args, self.cfg = args, load_config(args)
-        for loader in (self.cfg.train_dataloader, self.cfg.test_dataloader):
-            loader.dataset.data_root = str(args.folder)
+        self.args, self.cfg = args, read_config(args)
         runner = runner_of(self.cfg, args.checkpoint, 0)
         self.float = unwrapped(runner).eval()
         self.shape = tuple(reference_input_shape(self.float))

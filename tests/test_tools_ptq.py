@@ -201,10 +201,25 @@ val_evaluator = dict(type='Accuracy', topk=(1,))
 """
 
 
-def test_a_ladder_says_what_each_rung_bought(folder, tmp_path, monkeypatch):
-    """One command; one rung more, and the same stages are not run again."""
+@pytest.fixture(scope='module')
+def search(folder):
     paths = dict(pictures=str(folder / 'pictures'), float=str(folder / 'float.pth'))
     (folder / 'search.py').write_text(SEARCH.format(**paths))
+    return folder / 'search.py'
+
+
+def test_budgets_of_a_search_s_config(call, error, search, monkeypatch):
+    """They hold where none is given, at the reference input that is asked for."""
+    (budget,) = call(config=search.name)['budgets']
+    assert budget['given'] == 'W4A8' and budget['cost'] <= budget['limit']
+    monkeypatch.setattr(ptq, 'cheapest_inside', lambda *args: None)
+    said = error('--max-drop', 1, config=search.name)
+    assert '--max-drop: no net inside W4A8 is within 1 points' in said
+    assert 'none is given, and the config has no SearchHook' in error()
+
+
+def test_a_ladder_says_what_each_rung_bought(search, tmp_path, monkeypatch):
+    """One command; one rung more, and the same stages are not run again."""
     titles = []
 
     def in_this_process(self, title, words):
@@ -213,7 +228,7 @@ def test_a_ladder_says_what_each_rung_bought(folder, tmp_path, monkeypatch):
         return 2.0
 
     monkeypatch.setattr(Stages, '_run', in_this_process)
-    words = ['run', str(folder / 'search.py'), '--work-dir', str(tmp_path), '--rungs']
+    words = ['run', str(search), '--work-dir', str(tmp_path), '--rungs']
     found = {}
     ladder = ['ptq', 'finetune', 'search']
     for rungs in (ladder[:1], ladder[:2], ladder, ladder):

@@ -52,9 +52,9 @@ class PostTraining:
         self.folder = Path(args.work_dir)
         self.cfg = load_config(args)
         _, common = search_reference(self.cfg)
-        budgets = ()
-        if args.budget is None and args.policy is None:
-            budgets = search_budgets(self.cfg, None)['budgets']
+        searched = []  # the budgets of the config's search
+        if not (args.budget or args.policy):
+            searched = search_budgets(self.cfg, None)['budgets']
         self.quant = quant_of(self.cfg, args.policy)
         self.runner = runner_of(self.cfg, args.checkpoint, args.seed)
         self.supernet = unwrapped(self.runner)  # the float net, until it is prepared
@@ -62,7 +62,9 @@ class PostTraining:
         shape = args.input_shape or common.get('input_shape')
         shape = shape or reference_input_shape(self.supernet)
         self.shape = self.common['input_shape'] = tuple(shape)
-        budgets = budgets or with_texts(args.budget or (), self.common)
+        if args.input_shape:
+            searched = [dict(budget, input_shape=self.shape) for budget in searched]
+        budgets = with_texts(args.budget or searched, self.common)
         self.budgets = [Budget.build(budget, '--budget') for budget in budgets]
         self.batches = training_images(self.runner, args.images)
         self.clock = Clock()
@@ -154,8 +156,10 @@ class PostTraining:
 
         best = cheapest_inside(len(choices), drop, limit)
         if best is None:
+            budgets = problem.policy(choices[-1]).meta['budgets']
+            given = (str(budget['given']) for budget in budgets)
             raise ValueError(
-                f'--max-drop: no net inside {" and ".join(self.args.budget)} is within '
+                f'--max-drop: no net inside {" and ".join(given)} is within '
                 f'{limit:g} points of the float one; accepted are more points, or a '
                 'higher --budget'
             )

@@ -170,7 +170,7 @@ def run(
     # Where load_from is no such net this is refused before hours of search.
     as_float = _written(_as_float(search), work_dir / 'configs' / 'float.py')
     test('float', as_float, start, *begin)
-    stages.together(*[searched][: 'searched' in nets], others)
+    stages.together(*([searched] if 'searched' in nets else []), others)
 
     metric = _metric(metrics)
     found = {name: Policy.load(policy) for name, policy in policies.items()}
@@ -235,7 +235,7 @@ def _as_float(search: Config) -> Config:
 def _label(name: str, policy: Policy | None) -> str:
     """A net's name in tables; of a uniform one with the precision of most layers."""
     if name != 'uniform':
-        return name.replace('_fine', ', fine-')
+        return 'ptq, fine-tuned' if name == 'ptq_finetuned' else name
     return f'uniform {Counter(policy.layers.values()).most_common(1)[0][0]}'
 
 

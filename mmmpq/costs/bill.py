@@ -18,8 +18,24 @@ from mmmpq.units import human
 Row = dict[str, Any]
 
 
+class Printed:
+    """What is shown as its ``table()``, by rich's consoles and by ``print``."""
+
+    def table(self, title: str = '') -> Table:
+        raise NotImplementedError
+
+    def __rich__(self) -> Table:
+        return self.table()
+
+    def __str__(self) -> str:
+        console = Console(width=140, markup=False)
+        with console.capture() as text:
+            console.print(self.table())
+        return text.get()
+
+
 @dataclass
-class Bill:
+class Bill(Printed):
     """The costs of a model; printed, a table.
 
     Args:
@@ -54,15 +70,6 @@ class Bill:
             table.add_row(name, '', '', '', *_numbers(getattr(self, name)))
         table.caption = float_note(self.float_share) or None
         return table
-
-    def __rich__(self) -> Table:
-        return self.table()
-
-    def __str__(self) -> str:
-        console = Console(width=140, markup=False)
-        with console.capture() as text:
-            console.print(self.table())
-        return text.get()
 
 
 def cost(

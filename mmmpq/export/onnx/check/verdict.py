@@ -4,9 +4,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from mmmpq.costs.bill import Printed
 
 INTEGERS, FLOAT, REFUSED = 'integers', 'float', 'refused'
 DOES = INTEGERS, FLOAT, REFUSED  # from good to bad
@@ -42,7 +43,7 @@ class Verdict:
 
 
 @dataclass
-class Check:
+class Check(Printed):
     """All that a target does with a net; printed, a table.
 
     Attributes:
@@ -113,15 +114,6 @@ class Check:
             style = COLOURS[v.does] if v.quantized else 'dim'
             table.add_row(*row, Text(v.does, style), '; '.join(v.why))
         return table
-
-    def __rich__(self) -> Table:
-        return self.table()
-
-    def __str__(self) -> str:
-        console = Console(width=140, markup=False)
-        with console.capture() as text:
-            console.print(self.table())
-        return text.get()
 
 
 def merged(verdicts: Iterable[Verdict]) -> list[Verdict]:
