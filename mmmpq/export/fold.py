@@ -19,7 +19,7 @@ from mmmpq.export.integers import (
     weight_integers,
     weight_levels,
 )
-from mmmpq.layers import PLAIN
+from mmmpq.layers import PLAIN, float_twin
 from mmmpq.layers.base import QuantLayer
 from mmmpq.layers.inputs import first_input, leaves
 from mmmpq.layers.quantized_weight import outputs_first
@@ -183,13 +183,20 @@ def _pairs(
             unfolded[names[norm]] = reason
         elif getattr(layer, 'precision', None) == SKIP:
             unfolded[names[norm]] = 'its block is skipped'
-        elif not getattr(layer, 'affine', True):
+        elif not _is_affine(layer):
             unfolded[names[norm]] = f'{names[layer]} computes more than W x + b'
         elif flow.readers[layer] != {norm}:
             unfolded[names[norm]] = f'{names[layer]} is read by others as well'
         else:
             folded[names[norm]] = names[layer]
     return folded, unfolded
+
+
+def _is_affine(layer: nn.Module) -> bool:
+    """Whether it computes W x + b; a float one, by what would take its place."""
+    if not isinstance(layer, QuantLayer):
+        _, layer = float_twin(layer) or (None, None)
+    return getattr(layer, 'affine', False)
 
 
 class _Flow(TorchFunctionMode):

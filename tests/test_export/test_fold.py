@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from mmcv.cnn import ConvModule
+from mmcv.cnn.bricks.conv_ws import ConvAWS2d, ConvWS2d
 from mmengine.runner import load_checkpoint
 from torch import nn
 
@@ -83,6 +84,18 @@ def test_float_layers_fold_too():
     wanted = model(x)
     assert fold_batchnorm(model, (4, 8, 8)).folded == {'norm': 'conv'}
     torch.testing.assert_close(model(x), wanted)
+
+
+@pytest.mark.parametrize('kind', [ConvWS2d, ConvAWS2d])
+def test_a_float_layer_that_makes_its_weight_keeps_its_norm(kind):
+    """Standardised again, a weight would lose what was folded into it."""
+    net = nn.Sequential(kind(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    nn.init.uniform_(net[1].weight, 0.5, 2)
+    x = torch.randn(2, 3, 8, 8)
+    wanted = net(x)
+    report = fold_batchnorm(net, (3, 8, 8))
+    assert report.unfolded == {'1': '0 computes more than W x + b'}
+    assert torch.equal(net(x), wanted)
 
 
 def test_a_linear_layer_and_a_norm_without_parameters():
