@@ -10,7 +10,7 @@ from mmmpq.cli.cost import reference
 from mmmpq.cli.flags.check import parse_args
 from mmmpq.costs import profile, reference_input_shape
 from mmmpq.engine.launch import load_config
-from mmmpq.export.onnx.check.config import check_net, targets
+from mmmpq.export.onnx.check.config import check_net, check_target
 from mmmpq.export.onnx.check.file import check_onnx
 from mmmpq.export.onnx.check.verdict import Check
 from mmmpq.fileio import atomic_write, check_place
@@ -38,7 +38,7 @@ def check_config(args: argparse.Namespace) -> Check:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    targets(args.target)
+    check_target(args.target)
     replaced = check_place(args.json, '--json') if args.json else ''
     is_config = '::' in args.config or Path(args.config).suffix in CONFIGS
     found = check_config(args) if is_config else check_onnx(args.config, args.target)

@@ -17,6 +17,7 @@ from mmmpq.quantizers import Quantizer
 from mmmpq.randomness import isolated_randomness
 
 FINN = 'finn'
+CHECKED = *TARGETS, FINN
 FINN_SOURCES = (
     'FINN, Network Preparation: https://finn.readthedocs.io/en/latest/nw_prep.html',
     'FINN, transformations of QONNX: '
@@ -29,19 +30,13 @@ SIDE = 128  # pixels of the noise that a detector sees
 Does = tuple[str, str]  # one of DOES, and why
 
 
-def targets(name: str) -> tuple[str, ...]:
-    """All targets.
-
-    Raises:
-        ValueError: ``name`` is none of them.
-    """
-    known = *TARGETS, FINN
-    if name not in known:
+def check_target(name: str) -> None:
+    """Raises ValueError for what is none of :data:`CHECKED`."""
+    if name not in CHECKED:
         raise ValueError(
-            f'--target: found {name!r}; accepted are {", ".join(known)}; '
-            + near(name, known)
+            f'--target: found {name!r}; accepted are {", ".join(CHECKED)}; '
+            + near(name, CHECKED)
         )
-    return known
 
 
 def check_net(
@@ -57,14 +52,14 @@ def check_net(
 
     Args:
         model: To be searched, or of fixed precisions.
-        target: One of :func:`targets`.
+        target: One of :data:`CHECKED`.
         profiles: What its layers compute, of :func:`mmmpq.costs.profile`.
         input_shape: (C, H, W) of an image.
 
     Raises:
         ValueError: There is no such target.
     """
-    targets(target)
+    check_target(target)
     runtime = None if target == FINN else Target.load(target)
     if runtime is None or runtime.type == 'int8':
         _see_noise(model, input_shape)
@@ -137,7 +132,7 @@ def _around_zero(target: Target | None, layer: QuantizedLayer, at: Precision) ->
     """Of a target whose zero points are 0."""
     weight, data = layer.w_quantizer, layer.a_quantizer
     for part, quantizer, bits in (('weight', weight, at[0]), ('input', data, at[1])):
-        if _is_shifted(quantizer, layer.weight, bits):
+        if _is_shifted(quantizer, layer._latent_weight(), bits):
             return REFUSED, f"its {part}'s zero point is not 0"
         low, high = quantizer.levels(bits)
         if target is not None and (low < -128 or high > 127):

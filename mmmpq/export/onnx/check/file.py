@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mmmpq.export.onnx.check.config import FINN, FINN_SOURCES, targets
+from mmmpq.export.onnx.check.config import FINN, FINN_SOURCES, check_target
 from mmmpq.export.onnx.check.verdict import Check
 from mmmpq.export.onnx.graph import deploy_extra
 from mmmpq.export.onnx.target import Target
@@ -17,14 +17,14 @@ def check_onnx(path: str | Path, target: str) -> Check:
 
     Args:
         path: A graph of QuantizeLinear and DequantizeLinear; for 'finn' one of QONNX.
-        target: One of :func:`.config.targets`.
+        target: One of :data:`.config.CHECKED`.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is no ONNX file, or in another format than the target reads; the
             extra `deploy` is missing.
     """
-    targets(target)
+    check_target(target)
     deploy_extra('onnx')
     from mmmpq.export.onnx.check.finn import check_finn
     from mmmpq.export.onnx.check.qdq import check_qdq
