@@ -195,7 +195,8 @@ def accuracy_figure(rows: list[dict], theme) -> Figure:
         ax.set_ylabel(mine[0]['metric'])
         ax.grid(True)
         ax.set_axisbelow(True)
-    fig.legend(handles.values(), handles.keys(), loc='outside upper center', ncols=5)
+    place = dict(loc='outside upper center', ncols=3 * len(sets))  # as wide as a panel
+    fig.legend(handles.values(), handles.keys(), **place)
     return fig
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from mmmpq.policy import Precision
 from mmmpq.search import SearchSpace
+from mmmpq.visualization.theme import LIGHT
 
 FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
 
@@ -266,3 +267,17 @@ def test_help_says_what_differs(quality, capsys):
     with pytest.raises(SystemExit):
         quality.parse_args(['--help'])
     assert 'mixing' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('sets', [['digits'], ['digits', 'shapes']])
+def test_the_legend_lies_within_the_picture(report, sets):
+    records = [
+        record(method=method) | dict(set=name)
+        for name in sets
+        for method in report.METHODS
+    ]
+    fig = report.accuracy_figure(report.summarise(records), LIGHT)
+    fig.canvas.draw()
+    (legend,) = fig.legends
+    box, whole = legend.get_window_extent(), fig.bbox
+    assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and box.y1 <= whole.y1
