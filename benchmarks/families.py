@@ -287,11 +287,11 @@ def main() -> None:
             folder.mkdir(parents=True)
             row = dict(toolbox=toolbox, family=name, config=config.name)
             row = family(row, config, folder, args.limit, args.steps)
-            rows[toolbox, name] = row
+            rows[toolbox, name] = json.loads(json.dumps(row).replace(f'{folder}/', ''))
             text = ''.join(json.dumps(rows[k]) + '\n' for k in sorted(rows))
             atomic_write(args.out, text)
             atomic_write(args.out.with_suffix('.md'), table(list(rows.values())))
-            print(json.dumps(row), flush=True)
+            print(json.dumps(rows[toolbox, name]), flush=True)
             for file in (*folder.rglob('*.pth'), *folder.rglob('net.*')):
                 file.unlink()
 
