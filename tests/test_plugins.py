@@ -50,6 +50,7 @@ BUDGET = dict(type='BOPs', limit='W4A4', input_shape=(3, 32, 32))
 # plugin -> keys of quant, the budget
 USES = {
     'energy': (dict(), dict(BUDGET, type='Energy', limit='60 nJ')),
+    'jensen': (dict(mixing='jensen'), BUDGET),
     'fracbits': (dict(relaxation=dict(type='FracBits')), BUDGET),
     'power_of_two': (dict(quantizer=dict(type='PowerOfTwoQuantizer')), BUDGET),
 }
@@ -187,3 +188,47 @@ def test_steps_are_powers_of_two_and_their_thresholds_learn():
     assert levels.min() >= -4 and levels.max() <= 3
     out.square().sum().backward()
     assert made.threshold.grad[0] != 0 and made.threshold.grad[1] == 0
+
+
+def test_the_jensen_gap_is_the_one_of_its_definition():
+    """ΔG over pairs of widths, by finite differences on the simplex; float64."""
+    torch.manual_seed(0)
+    size = dict(candidates=[(w, w) for w in (2, 3, 8)], padding=1)
+    layer = MixedConv2d(2, 3, 3, mixing='jensen', **size).double()
+    x = torch.randn(4, 2, 5, 5, dtype=torch.float64)
+    layer.calibrate([x])
+    relaxation, bits = layer.relaxation, layer.relaxation.w_bits
+    relaxation.logits.data = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
+    relaxation.learning = True
+    relaxation.logits.requires_grad_()
+    slopes = torch.randn(4, 3, 5, 5, dtype=torch.float64)
+
+    def gradient(mixing):
+        layer.mixing = mixing
+        (grad,) = torch.autograd.grad((layer(x) * slopes).mean(), relaxation.logits)
+        return grad
+
+    added = gradient('jensen') - gradient('composite')
+    p = relaxation.probs().detach()
+    weights = torch.stack([layer.w_quantizer(layer.weight, b) for b in bits]).detach()
+    inputs = torch.stack([layer.a_quantizer(x, b) for b in bits]).detach()
+    t = torch.einsum('j,j...->...', p, weights).requires_grad_()
+    u = torch.einsum('j,j...->...', p, inputs).requires_grad_()
+    out = F.conv2d(u, t, layer.bias, padding=1)
+    grads = torch.autograd.grad((out * slopes).mean(), (t, u))
+    curvatures = [4 * g.square() for g in grads]
+
+    def gap(theta):
+        p = theta.softmax(0)
+        return 0.5 * sum(
+            sum(
+                p[j] * (h * (q[j] - torch.einsum('j,j...->...', p, q)).square()).sum()
+                for j in range(3)
+            )
+            for h, q in zip(curvatures, (weights, inputs), strict=True)
+        )
+
+    theta, step = relaxation.logits.detach(), 1e-6 * torch.eye(3, dtype=torch.float64)
+    wanted = [(gap(theta + s) - gap(theta - s)) / 2e-6 for s in step]
+    torch.testing.assert_close(added, torch.stack(wanted), rtol=1e-6, atol=1e-12)
+    assert added.abs().max() > 1e-9
