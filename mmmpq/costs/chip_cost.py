@@ -136,11 +136,19 @@ class ChipLatency(ChipCost):
     def __call__(self, layer: LayerProfile, precision: Precision) -> float:
         if precision == SKIP:
             return 0.0
-        cycles = compute_cycles(self.chip, layer, precision)
-        if self.chip.memory is not None:
-            bits = traffic_bits(self.chip, layer, precision)
-            cycles = max(cycles, bits / self.chip.memory.bits_per_cycle)
-        return 1e6 * cycles / self.chip.clock_hz
+        return 1e6 * max(self._cycles(layer, precision)) / self.chip.clock_hz
+
+    def waits(self, layer: LayerProfile, precision: Precision) -> bool:
+        """Whether it takes longer to read and write than to compute."""
+        computes, moves = self._cycles(layer, precision)
+        return moves > computes
+
+    def _cycles(self, layer: LayerProfile, precision: Precision) -> tuple[float, float]:
+        memory = self.chip.memory
+        moves = 0.0
+        if memory is not None:
+            moves = traffic_bits(self.chip, layer, precision) / memory.bits_per_cycle
+        return compute_cycles(self.chip, layer, precision), moves
 
 
 @COSTS.register_module()
