@@ -115,6 +115,7 @@ class ChipCost(Cost):
                 "line, 'bit_fusion: W4A4' or 'my_chip.json: 5 ms'"
             )
         self.chip = Chip.load(chip)
+        self.said = dict(chip=str(chip))
 
 
 @COSTS.register_module()

@@ -27,6 +27,7 @@ def test_a_search_stays_inside_the_time_and_energy_of_a_chip(make, hook_of, caps
     spent = policy.meta['budgets']
     for cost, budget in zip(costs, spent, strict=True):
         assert budget['type'] == type(cost).__name__
+        assert budget['chip'] == 'bit_fusion'
         found = total_cost(cost, layers, policy.layers)
         assert found == pytest.approx(budget['cost']) and found <= budget['limit']
 
