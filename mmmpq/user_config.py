@@ -99,7 +99,8 @@ def install() -> None:
 def anchor_paths(config: Mapping, folder: Path) -> None:
     """Makes relative paths of our files absolute that are not there, but in ``folder``.
 
-    They are policies, hardware profiles, latency tables and what teachers are made of.
+    They are policies, hardware profiles, latency tables, chips and what teachers are
+    made of.
     """
     for owner, keys in _files(config):
         for key in keys:
@@ -116,8 +117,7 @@ def _files(config: Mapping) -> Iterator[tuple[dict, tuple[str, ...]]]:
         if isinstance(found.get('quant'), dict):
             yield found['quant'], ('policy', 'hardware')
     for hook in dicts(config.get('custom_hooks')):
-        if 'table' in hook:  # of a Latency in a budget or penalty
-            yield hook, ('table',)
+        yield hook, ('table', 'chip')  # of a budget's or penalty's cost
         if isinstance(hook.get('teacher'), dict):
             yield hook['teacher'], ('config', 'checkpoint')
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from mmmpq.cli.flags.cost import parse_args
-from mmmpq.costs import Hardware
+from mmmpq.costs import ChipEnergy, ChipLatency, Hardware, profile
 from mmmpq.costs.bill import cost
 from mmmpq.engine.launch import (
     load_config,
@@ -52,6 +52,21 @@ def budget_rows(model, hooks):
     return rows
 
 
+def on_chip(name, layers, bill):
+    """What the layers of a bill take on a chip, and which of them wait for memory."""
+    time, rows = ChipLatency(name), []
+    energy = ChipEnergy(name) if time.chip.pj_per_cycle else None
+    for layer, row in zip(layers, bill.layers, strict=True):
+        precision = Precision(row['w_bits'], row['a_bits'])
+        us, waits = time(layer, precision), time.waits(layer, precision)
+        rows.append(dict(name=layer.name, us=us, waits=waits))
+        if energy:
+            rows[-1]['J'] = energy(layer, precision)
+    total = {k: sum(row[k] for row in rows) for k in ('us', 'J') if k in rows[0]}
+    memory = time.chip.memory is not None
+    return dict(chip=name, memory=memory, layers=rows, **total)
+
+
 def main(argv=None):
     args = parse_args(argv)
     hardware = Hardware.load(args.hardware) if args.hardware else None
@@ -62,14 +77,31 @@ def main(argv=None):
         cfg.model.quant.hardware = args.hardware
     hooks = [HOOKS.build(dict(hook)) for hook in search_hooks(cfg)]
     model = build_model(cfg, args.policy)
-    bill = cost(model, *reference(cfg, args), hardware)
+    at = reference(cfg, args)
+    bill = cost(model, *at, hardware)
+    chip = on_chip(args.chip, profile(model, *at), bill) if args.chip else None
     budgets = budget_rows(model, hooks)
     if args.json:
-        more = dict(budgets=budgets) if budgets else {}
+        more = dict(budgets=budgets, on_chip=chip)
+        more = {key: found for key, found in more.items() if found}
         print(json.dumps({**bill.to_dict(), **more}, indent=2))
         return
     console = terminal(140)
     console.print(bill.table(args.config))
+    if chip:
+        found = ', '.join(
+            human(chip[unit], unit) for unit in ('us', 'J') if unit in chip
+        )
+        waits = sum(row['waits'] for row in chip['layers'])
+        console.print(
+            f'on {args.chip}: {found}; '
+            + (
+                f'{waits} of {len(bill.layers)} layers wait for memory'
+                if chip['memory']
+                else 'its memory is not modelled'
+            ),
+            soft_wrap=True,
+        )
     for row in budgets:
         keys = ('limit', 'min', 'max', 'floats')
         limit, low, high, floats = (human(row[k], row['unit']) for k in keys)

@@ -2,6 +2,7 @@
 
 from mmmpq import moved
 from mmmpq.costs.budget import Budget
+from mmmpq.costs.chip_cost import ChipEnergy, ChipLatency
 from mmmpq.costs.cost import ActivationBytes, BOPs, Cost, WeightBytes, total_cost
 from mmmpq.costs.cost_at import CostAt
 from mmmpq.costs.hardware import Hardware
@@ -13,6 +14,8 @@ __all__ = [
     'ActivationBytes',
     'BOPs',
     'Budget',
+    'ChipEnergy',
+    'ChipLatency',
     'Cost',
     'CostAt',
     'Hardware',

@@ -4,6 +4,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from mmmpq.costs.chip import chip_names
+from mmmpq.costs.chip_cost import ChipCost, ChipEnergy
+from mmmpq.costs.cost import Cost
 from mmmpq.registry import COSTS
 
 _FILE_NAME = str.maketrans(',*', '+x')
@@ -15,9 +18,11 @@ def budget_cfgs(
     """The configs of the budgets that one argument names; they hold at once.
 
     Args:
-        text: Such as ``'W3A3'``, ``'1.2 GBOPs'``, ``'W3A3, 20 KB'``.
+        text: Such as ``'W3A3'``, ``'1.2 GBOPs'``, ``'W3A3, 20 KB'``; of a cost by its
+            type, ``'WeightBytes: W4A4'``; of a chip, ``'bit_fusion: 5 ms'``.
         default: Type of the cost of budgets whose unit tells none.
-        common: Keys of every config: input_shape and proposals.
+        common: Keys of every config: input_shape and proposals; of costs on a chip also
+            chip.
         table: Latency table.
 
     Raises:
@@ -26,6 +31,8 @@ def budget_cfgs(
     Examples:
         >>> budget_cfgs('20 KB', 'BOPs', {})
         [{'type': 'WeightBytes', 'limit': '20 KB'}]
+        >>> budget_cfgs('bit_fusion: 2 mJ', 'BOPs', {})
+        [{'type': 'ChipEnergy', 'limit': '2 mJ', 'chip': 'bit_fusion'}]
     """
     cfgs = []
     for part in text.split(','):
@@ -36,11 +43,17 @@ def budget_cfgs(
             limit = dict(of=share[2], ratio=float(share[1]))
         kind = kind.strip() or _type_of(limit, default)
         cfg = dict(common, type=kind, limit=limit)
+        if not issubclass(COSTS.module_dict.get(kind, Cost), ChipCost):
+            cfg.pop('chip', None)
+        if kind in chip_names() or kind.endswith('.json'):
+            energy = _unit(limit) in ChipEnergy.units
+            cfg.update(type='ChipEnergy' if energy else 'ChipLatency', chip=kind)
         if kind == 'Latency':
             if table is None:
                 raise ValueError(
                     f'budget {part!r}: found no latency table; accepted are --table '
-                    "FILE and, in a config, dict(type='Latency', limit=…, table=FILE)"
+                    "FILE and, in a config, dict(type='Latency', limit=…, table=FILE); "
+                    "or a chip, as in 'bit_fusion: 5 ms'"
                 )
             cfg['table'] = table
         cfgs.append(cfg)
@@ -65,7 +78,8 @@ def with_texts(
         if isinstance(budget, str):
             found += budget_cfgs(budget, 'BOPs', common or {})
         elif common and isinstance(budget, Mapping):
-            found.append({**common, **budget})
+            shared = {key: each for key, each in common.items() if key != 'chip'}
+            found.append({**shared, **budget})
         else:
             found.append(budget)
     return found
@@ -81,11 +95,15 @@ def file_name(text: str) -> str:
     return re.sub(r'[^\w.+-]+', '', text.translate(_FILE_NAME))
 
 
+def _unit(limit: Any) -> str:
+    return re.sub(r'^[-+\d.eE\s]*', '', limit) if isinstance(limit, str) else ''
+
+
 def _type_of(limit: Any, default: str) -> str:
-    """The cost that has the unit of ``limit``: ``default`` where it has it too."""
-    unit = re.sub(r'^[-+\d.eE\s]*', '', limit) if isinstance(limit, str) else ''
+    """The cost that has the unit of ``limit``: ``default`` where it has it too, and one
+    of a chip, which has to be named, where nothing else has."""
     names = dict.fromkeys([default, 'BOPs', 'WeightBytes', *COSTS.module_dict])
-    for name in names:
-        if name in COSTS.module_dict and unit in COSTS.module_dict[name].units:
-            return name
-    return default
+    costs = {n: COSTS.module_dict[n] for n in names if n in COSTS.module_dict}
+    known = [n for n, cost in costs.items() if _unit(limit) in cost.units]
+    own = [n for n in known if n == default or not issubclass(costs[n], ChipCost)]
+    return next(iter(own or known), default)

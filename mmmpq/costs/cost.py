@@ -18,12 +18,14 @@ class Cost:
         needs (tuple): What it reads of a layer's profile. A net that is elastic in its
             architecture knows ``macs`` and ``weights`` alone.
         bits_per_unit (float): 8 where the unit is a byte.
+        said (dict): What the file of a policy says of it beside type and unit.
     """
 
     unit: str
     units: dict[str, float]
     needs: tuple[str, ...] = ('macs', 'weights', 'activations', 'shape')
     bits_per_unit = 1.0
+    said: dict[str, str] = {}
 
     def __call__(self, layer: LayerProfile, precision: Precision) -> float:
         raise NotImplementedError

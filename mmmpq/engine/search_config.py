@@ -46,11 +46,13 @@ def search_budgets(cfg: Config, limits: Sequence[str] | None) -> dict[str, Any]:
 
 
 def search_reference(cfg: Config) -> tuple[str, dict[str, Any]]:
-    """Type of the cost, reference input and proposals of the search in a config."""
+    """Type of the cost of the search in a config, and its reference input, proposals
+    and chip."""
     costs = []
     for hook in search_hooks(cfg)[:1]:
         costs += hook.get('budgets') or ()
         costs += [p.get('cost') or {} for p in hook.get('penalties') or ()]
     first = next((c for c in costs if c), {})
-    common = {k: first[k] for k in ('input_shape', 'proposals') if k in first}
+    keys = 'input_shape', 'proposals', 'chip'
+    common = {key: first[key] for key in keys if key in first}
     return type_name(first) or 'BOPs', common

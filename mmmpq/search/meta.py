@@ -31,6 +31,7 @@ def describe(
                 cost=t.of(policy),
                 fixed=t.constant,
                 input_shape=_shape(t.at.input_shape),
+                **t.at.cost.said,
             )
             for t in tables
         ],

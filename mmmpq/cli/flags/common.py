@@ -13,6 +13,7 @@ a budget is
   0.9*W4A4        a share of it
   '1.2 GBOPs'     absolute; the unit says which cost is meant
   WeightBytes:W4A4     with its cost spelled out
+  'bit_fusion: 5 ms'   or mJ, on a chip, or on one of your own: 'my_chip.json: 5 ms'
   'W3A3, 20 KB'   several that are to hold at once
 """
 

@@ -8,6 +8,7 @@ EXAMPLE = """example:
   mmmpq cost configs/bpnas/retinanet_r50_coco.py --policy W4A4
   mmmpq cost configs/bpnas/resnet18_imagenet.py \\
       --hardware configs/_base_/hardware/matched_248.json --json
+  mmmpq cost configs/bpnas/resnet18_imagenet.py --policy W4A4 --chip bit_fusion
 
 Without --policy, layers that are to be searched show their largest candidate.
 Float layers have 32 bits. Budgets of a search are checked as the search will check
@@ -26,6 +27,10 @@ def parse_args(argv=None):
     )
     parser.add_argument(
         '--hardware', help='hardware profile (JSON) that restricts the candidates'
+    )
+    parser.add_argument(
+        '--chip',
+        help='its time and energy on a chip, too: bit_fusion, …, or a JSON file',
     )
     add_reference_arguments(parser)
     parser.add_argument('--json', action='store_true', help='print JSON')
