@@ -62,22 +62,23 @@ def _checking(call: Callable, key: str) -> Callable:
     @functools.wraps(call)
     def checked(*args: Any, **kwargs: Any) -> Any:
         of = key or type(args[0]).__name__
-        known = _closed(signature) if key else _names(type(args[0]))
+        accepted = _closed(signature) if key else _names(type(args[0]))
         for name in kwargs:
-            if known is not None and name not in known:
+            if accepted is not None and name not in accepted:
                 ours = ('self', 'model') if key else GIVEN
-                others = near(name, [n for n in known if n not in ours])
+                others = near(name, [n for n in accepted if n not in ours])
                 raise KeyError(f'{of}: unknown key {name!r}; {others}')
         try:
-            given = signature.bind(*args, **kwargs).arguments
+            arguments = signature.bind(*args, **kwargs).arguments
         except TypeError as error:
             raise ValueError(f'{of}: {error}') from error
-        given = {**given, **kwargs}
+        arguments = {**arguments, **kwargs}
         hints = _hints(call) if key else _all_hints(type(args[0]))
         for name, hint in hints.items():
-            if name in given and not _is(given[name], hint):
+            if name in arguments and not _is(arguments[name], hint):
                 raise ValueError(
-                    f'{of}.{name}: found {given[name]!r:.80}; accepted is {_said(hint)}'
+                    f'{of}.{name}: found {arguments[name]!r:.80}; accepted is '
+                    f'{_in_words(hint)}'
                 )
         return call(*args, **kwargs)
 
@@ -150,14 +151,14 @@ def _is(value: Any, hint: Any) -> bool:
     return not inner or (len(each) == len(value) and all(map(_is, value, each)))
 
 
-def _said(hint: Any) -> str:
+def _in_words(hint: Any) -> str:
     """What an annotation accepts, in words."""
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return ' or '.join(dict.fromkeys(map(_said, inner)))
+        return ' or '.join(dict.fromkeys(map(_in_words, inner)))
     kind = origin or hint
     if kind in LISTS:
-        of = dict.fromkeys(_said(i) for i in inner if i is not ...)
+        of = dict.fromkeys(_in_words(i) for i in inner if i is not ...)
         size = f' of {len(inner)}' if kind is tuple and ... not in inner else ''
         return f'a list{size}' + (f' ({" or ".join(of)} each)' if of else '')
     if kind in WORDS or kind is Any or not isinstance(kind, type):

@@ -58,12 +58,12 @@ def strict_json(text: str) -> Any:
     """
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
+        entries = dict(pairs)
+        if len(entries) < len(pairs):
             names = [name for name, _ in pairs]
-            twice = next(name for name in found if names.count(name) > 1)
+            twice = next(name for name in entries if names.count(name) > 1)
             raise ValueError(f'the key {twice!r} is there twice')
-        return found
+        return entries
 
     def finite(number: str) -> float:
         if not math.isfinite(float(number)):
@@ -114,15 +114,15 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
     if not path.is_file():
         raise FileNotFoundError(f'checkpoint: found no file {path}')
     try:
-        found = torch.load(path, map_location=map_location)
+        content = torch.load(path, map_location=map_location)
     except (MemoryError, torch.cuda.OutOfMemoryError):
         raise
     except Exception as error:  # a pickle may raise any
         text = str(error)
-        asked = re.search(r'asks for (.+?);|GLOBAL (\S+)|Unsupported class (\S+)', text)
-        if asked:
+        match = re.search(r'asks for (.+?);|GLOBAL (\S+)|Unsupported class (\S+)', text)
+        if match:
             fault = (
-                f'asks for {next(filter(None, asked.groups()))}, which may run code; '
+                f'asks for {next(filter(None, match.groups()))}, which may run code; '
                 'accepted are tensors, numbers and texts'
             )
         else:
@@ -132,8 +132,8 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
             reason = ': '.join([type(error).__name__, *reason.splitlines()[:1]])
             fault = f'is damaged, or holds more than weights: {reason:.200}'
         raise ValueError(f'checkpoint: {path} {fault}{_whole_beside(path)}') from error
-    state = found.get('state_dict', found) if isinstance(found, dict) else found
-    meta = found.get('meta') if isinstance(found, dict) else None
+    state = content.get('state_dict', content) if isinstance(content, dict) else content
+    meta = content.get('meta') if isinstance(content, dict) else None
     if (
         not isinstance(state, dict)
         or not all(isinstance(key, str) for key in state)
@@ -143,7 +143,7 @@ def read_checkpoint(path: str | Path, map_location: Any = 'cpu') -> dict[str, An
             f'checkpoint: {path} holds {type(state).__name__} {state!s:.60}; accepted '
             f'is a dict of tensors by name, alone or as state_dict{_whole_beside(path)}'
         )
-    return found
+    return content
 
 
 def _whole_beside(path: Path) -> str:

@@ -10,11 +10,11 @@ SECONDS = 10.0  # between two lines; what takes less is not worth one
 
 def paced(items: Sequence[T], log: Callable[[str], None], what: str) -> Iterator[T]:
     """The items, with a line such as 'calibration: 3 of 8, about 20 s left'."""
-    began = said = time.monotonic()
+    began = last = time.monotonic()
     for done, item in enumerate(items):
         now = time.monotonic()
-        if done and now - said >= SECONDS:
-            left = (now - began) / done * (len(items) - done)
-            log(f'{what}: {done} of {len(items)}, about {left:.0f} s left')
-            said = now
+        if done and now - last >= SECONDS:
+            remaining = (now - began) / done * (len(items) - done)
+            log(f'{what}: {done} of {len(items)}, about {remaining:.0f} s left')
+            last = now
         yield item

@@ -231,8 +231,8 @@ def some_of(names: Sequence[str], most: int = 3) -> str:
     return ', '.join(names[:most]) + more
 
 
-def near(name: str, known: Iterable[str], most: int = 3) -> str:
-    """Near names among ``known``, for the end of an error message."""
-    known = list(known)
-    found = difflib.get_close_matches(name, known, most, 0.4) or known[:most]
-    return f'near names: {", ".join(found)}' if found else 'there are none at all'
+def near(name: str, names: Iterable[str], most: int = 3) -> str:
+    """Near names among ``names``, for the end of an error message."""
+    names = list(names)
+    nearest = difflib.get_close_matches(name, names, most, 0.4) or names[:most]
+    return f'near names: {", ".join(nearest)}' if nearest else 'there are none at all'

@@ -66,11 +66,11 @@ def class_of(registry: MMEngineRegistry, kind: Any, key: str) -> Callable:
     if callable(kind):
         return kind
     with registry.switch_scope_and_registry(None) as own:
-        found = own.get(str(kind))
-    if found is None:
-        known = dict.fromkeys((*own.module_dict, *registry.module_dict))
-        raise ValueError(f'{key}: found {kind!r}; {near(str(kind), known)}')
-    return found
+        cls = own.get(str(kind))
+    if cls is None:
+        names = dict.fromkeys((*own.module_dict, *registry.module_dict))
+        raise ValueError(f'{key}: found {kind!r}; {near(str(kind), names)}')
+    return cls
 
 
 def build(registry: Registry, cfg: dict, key: str = '', **default_args: Any) -> Any:
@@ -89,8 +89,8 @@ def build(registry: Registry, cfg: dict, key: str = '', **default_args: Any) -> 
     if not isinstance(cfg, dict) or 'type' not in cfg:
         raise ValueError(f'{key}: found {cfg!r}; accepted is a dict with the key type')
     kind = cfg['type']
-    known = registry.module_dict
+    classes = registry.module_dict
     name = kind.rpartition('.')[2] if isinstance(kind, str) else None
-    if not isinstance(kind, type) and name not in known:
-        raise ValueError(f'{key}.type: found {kind!r}; {near(str(kind), known)}')
+    if not isinstance(kind, type) and name not in classes:
+        raise ValueError(f'{key}.type: found {kind!r}; {near(str(kind), classes)}')
     return registry.build(dict(cfg, _scope_='mmmpq'), default_args=default_args)

@@ -82,9 +82,9 @@ def _of_batch(probe: Probe, batch: Any) -> dict[str, np.ndarray]:
     slopes = [[next(grads) for _ in block] for block in blocks]
     size = len(images_of(batch))
     count = len(probe.layers)
-    found = {}
+    harms = {}
     for i, (name, layer) in enumerate(probe.layers.items()):
         inputs = blocks[count + i], slopes[count + i]
         harm = weight_errors(layer, *slopes[i]) + input_errors(layer, *inputs)
-        found[name] = 0.5 * size * harm
-    return found
+        harms[name] = 0.5 * size * harm
+    return harms

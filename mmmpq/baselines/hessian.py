@@ -73,15 +73,15 @@ def measure(
     Returns:
         For each group Ω of every candidate (m,), float64.
     """
-    found = traces(model, space, batches, vectors, tolerance, seed, cache, step)
+    trace = traces(model, space, batches, vectors, tolerance, seed, cache, step)
     errors = quantization_errors(model, space, batches)
     harms = []
     for group in space.groups:
         harm = np.zeros(len(group.candidates))
         for name in group.layers:
             w_errors, a_errors = errors[name]
-            harm += max(0.0, found.weights[name]) * w_errors
-            harm += max(0.0, found.inputs[name]) * a_errors
+            harm += max(0.0, trace.weights[name]) * w_errors
+            harm += max(0.0, trace.inputs[name]) * a_errors
         harms.append(harm)
     return harms
 

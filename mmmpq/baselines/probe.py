@@ -98,10 +98,10 @@ class Probe:
                 x = x.view_as(x)  # of what several layers read, this one's part
             elif torch.is_grad_enabled():
                 x = x.detach().requires_grad_()
-            seen = self._inputs[index]
-            seen.append(x)
+            inputs = self._inputs[index]
+            inputs.append(x)
             if self._shifts and self._shifts[index] is not None:
-                x = x + self._shifts[index][len(seen) - 1]
+                x = x + self._shifts[index][len(inputs) - 1]
             return (x,), {}
 
         return hook
@@ -155,13 +155,13 @@ def weight_errors(layer: MixedLayer, slope: Tensor | float | None = 1.0) -> np.n
         slope: Of the shape of W, a number, or None for 0.
     """
     w = layer.weight
-    found = []
+    errors = []
     for j, c in enumerate(layer.candidates):
         quantized = 0 * w
         if c != SKIP:
             quantized = outputs_first(layer.candidate_weight(j), layer.out_dim)
-        found.append(_error(quantized, w, slope))
-    return np.array(found)
+        errors.append(_error(quantized, w, slope))
+    return np.array(errors)
 
 
 @torch.no_grad()

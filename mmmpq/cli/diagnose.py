@@ -33,8 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         prepare(unwrapped(runner), batches, quant)
     with progress_bar(console, 'parts', 1) as bar:
         findings = diagnose(unwrapped(runner), batches[0], bar)
-    found = [f.to_dict() for f in findings]
-    atomic_write(out / 'diagnosis.json', json.dumps(found, indent=1) + '\n')
+    entries = [f.to_dict() for f in findings]
+    atomic_write(out / 'diagnosis.json', json.dumps(entries, indent=1) + '\n')
     images = {theme.name: draw(noise, theme, findings) for theme in (LIGHT, DARK)}
     atomic_write(out / 'diagnosis.png', images['light'])
     title = f'{Path(args.config).stem}: what quantization harms'

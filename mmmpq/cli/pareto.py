@@ -73,8 +73,8 @@ def show(points, metric, console):
     if 'drop' in points[0]:
         table.add_column('drop, points', justify='right')
     for point in points:
-        for i, found in enumerate(point['budgets']):
-            cost, limit, unit = found['cost'], found['limit'], found['unit']
+        for i, budget in enumerate(point['budgets']):
+            cost, limit, unit = budget['cost'], budget['limit'], budget['unit']
             row = [human(cost, unit), human(limit, unit), f'{cost / limit:.1%}']
             if i == 0:
                 row = [point['budget'], *row, human(point['bops'], 'BOPs')]

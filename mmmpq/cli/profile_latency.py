@@ -34,12 +34,12 @@ def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> N
     profiles = profile(model, *reference(cfg, args))
     profiles = [layer for layer in profiles if layer.calls]
     shape = shapes[-1]
-    left = left_in_float(cfg, shape, console)
+    in_float = left_in_float(cfg, shape, console)
     modules = dict(model.named_modules())
     names: dict[Any, list[str]] = {}
     inputs: Counter = Counter()
     for layer in profiles:
-        for work in works_of(layer, modules[layer.name], layer.name not in left):
+        for work in works_of(layer, modules[layer.name], layer.name not in in_float):
             names.setdefault(work, []).append(layer.name)
             inputs[work] += layer.shape['input_sizes'][work.input_size]
     timed = {}

@@ -86,8 +86,8 @@ class PostTraining:
         """The metrics of a net, measured once."""
         if name not in self.metrics:
             with progress_bar(self.console, 'test', self.evaluate.steps) as bar:
-                done = iter(range(1, self.evaluate.steps + 1))
-                self.evaluate.step = lambda: bar(next(done))
+                counter = iter(range(1, self.evaluate.steps + 1))
+                self.evaluate.step = lambda: bar(next(counter))
                 self.metrics[name] = self.evaluate(model)
         return self.metrics[name]
 
@@ -147,19 +147,19 @@ class PostTraining:
 
         def drop(i: int) -> float:
             _, metrics = self.measured(problem.policy(choices[i]))
-            found = self.drop(metrics)
+            estimate = self.drop(metrics)
             cost = problem.policy(choices[i]).meta['budgets'][0]
             self.console.print(
-                f'{human(cost["cost"], cost["unit"])}: {found.statement(limit)}'
+                f'{human(cost["cost"], cost["unit"])}: {estimate.statement(limit)}'
             )
-            return found.points
+            return estimate.points
 
         best = cheapest_inside(len(choices), drop, limit)
         if best is None:
             budgets = problem.policy(choices[-1]).meta['budgets']
-            given = (str(budget['given']) for budget in budgets)
+            names = (str(budget['given']) for budget in budgets)
             raise ValueError(
-                f'--max-drop: no net inside {" and ".join(given)} is within '
+                f'--max-drop: no net inside {" and ".join(names)} is within '
                 f'{limit:g} points of the float one; accepted are more points, or a '
                 'higher --budget'
             )
@@ -243,11 +243,11 @@ def show(run: PostTraining, policy: Policy, metrics: dict[str, float]) -> None:
     rows: list[tuple[str, Callable]] = [('float', run.float_metrics), ('ptq', metrics)]
     base = policy.meta['costs']['float']
     kinds = zip(rows, ('float', 'searched'), strict=True)
-    for (title, found), kind in kinds:
+    for (title, values), kind in kinds:
         cost = policy.meta['costs'][kind]
         table.add_row(
             title,
-            f'{found.get(name, 0.0):.4g}',
+            f'{values.get(name, 0.0):.4g}',
             f'{cost["bops"] / 1e9:.4g}',
             f'{base["bops"] / cost["bops"]:.1f}x',
             f'{cost["weight_bytes"] / 1e6:.4g}',

@@ -30,7 +30,7 @@ def search(
     options = dict(samples=args.samples, batches=20, measure='loss', processes=2)
     options.update(population=200, generations=200, rounds=2)
     options.update(o.split('=', 1) for o in args.search_options)
-    done = subprocess.run(
+    process = subprocess.run(
         [
             *(sys.executable, '-W', 'ignore', '-m', 'mmmpq', 'qfa-search'),
             *(str(SUPERNET), checkpoint, '--work-dir', str(folder)),
@@ -40,7 +40,7 @@ def search(
         ],
         env=environment(),
     )
-    if done.returncode:
+    if process.returncode:
         raise ValueError('the search failed; what it said is above')
     return json.loads((folder / 'front.json').read_text())
 

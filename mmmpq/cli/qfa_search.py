@@ -92,9 +92,9 @@ class QFASearch:
                 *(args.population, args.generations, self.seed, bar),
             )
             best = nondominated(self.budgets.costs(genes), scores)
-            found = search.front(args.re_evaluate, genes[best])
+            front = search.front(args.re_evaluate, genes[best])
         return [
-            *found,
+            *front,
             *search.milp(trained['linear']),
             *search.uniform(args.re_evaluate),
         ]
@@ -110,8 +110,8 @@ class QFASearch:
         scores = np.append(scores, more)
         finite = np.isfinite(scores)
         first = np.unique(genes, axis=0, return_index=True)[1]
-        kept = np.intersect1d(first, np.flatnonzero(finite))
-        return genes[kept], scores[kept]
+        rows = np.intersect1d(first, np.flatnonzero(finite))
+        return genes[rows], scores[rows]
 
     def evaluate(self, candidates: list[Candidate]) -> SubnetResults:
         """Measures what was proposed on the whole validation set."""
@@ -125,10 +125,10 @@ class QFASearch:
             seed=self.seed,
             mmmpq=__version__,
         )
-        found = dict(predictor=self.predictor, tau=self.tau)
+        head = dict(predictor=self.predictor, tau=self.tau)
         return SubnetResults(
             *(self.space, self.budgets, candidates, metrics, scores),
-            *(self.scores.metric, meta, found),
+            *(self.scores.metric, meta, head),
         )
 
 

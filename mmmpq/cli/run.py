@@ -135,37 +135,37 @@ def run(
         )
         metrics[name] = json.loads(out.read_text())
 
-    def finetuned(name: str, weights: Any, found: str) -> None:
+    def finetuned(name: str, weights: Any, key: str) -> None:
         """Fine-tunes and tests the net of a policy, and packs that of the last rung."""
         cfg = copy.deepcopy(finetune)
         cfg.model.quant.policy = str(policies[name])
         cfg.load_from = str(weights)
-        own = _written(cfg, work_dir / 'configs' / f'{name}.py')
-        args = (own, '--work-dir', work_dir / name, *seeded)
-        trained = stages(f'fine-tune {name}', 'train', *args, after=[found])
+        path = _written(cfg, work_dir / 'configs' / f'{name}.py')
+        args = (path, '--work-dir', work_dir / name, *seeded)
+        trained = stages(f'fine-tune {name}', 'train', *args, after=[key])
         checkpoint = last_checkpoint(work_dir / name)
-        test(name, own, checkpoint, trained)
+        test(name, path, checkpoint, trained)
         if name == last:
-            args = (own, checkpoint, '--format', 'packed', '--out', packed)
+            args = (path, checkpoint, '--format', 'packed', '--out', packed)
             stages(f'export {name}', 'export', *args, after=[trained])
 
     def searched() -> None:
         args = (config, '--work-dir', folder, *seeded)
-        found = stages('search', 'train', *args, after=begin)
-        finetuned('searched', folder / 'searched.pth', found)
+        key = stages('search', 'train', *args, after=begin)
+        finetuned('searched', folder / 'searched.pth', key)
 
     def others() -> None:
         if 'ptq' in nets:
             args = (config, start, '--work-dir', post, *seeded)
-            found = stages('ptq', 'ptq', *args, after=begin)
+            key = stages('ptq', 'ptq', *args, after=begin)
             metrics['ptq'] = json.loads((post / 'ptq.json').read_text())['metrics']
         if 'ptq_finetuned' in nets:
-            finetuned('ptq_finetuned', start, found)
+            finetuned('ptq_finetuned', start, key)
         for method in compare:
-            own = policies[method].parent
-            args = (config, '--method', method, '--work-dir', own, *seeded)
-            found = stages(f'policy {method}', 'baseline', *args, after=begin)
-            finetuned(method, start, found)
+            place = policies[method].parent
+            args = (config, '--method', method, '--work-dir', place, *seeded)
+            key = stages(f'policy {method}', 'baseline', *args, after=begin)
+            finetuned(method, start, key)
 
     # Where load_from is no such net this is refused before hours of search.
     as_float = _written(_as_float(search), work_dir / 'configs' / 'float.py')
@@ -173,14 +173,16 @@ def run(
     stages.together(*([searched] if 'searched' in nets else []), others)
 
     metric = _metric(metrics)
-    found = {name: Policy.load(policy) for name, policy in policies.items()}
-    costs = dict(float=found[last].meta['costs']['float'])
-    costs |= {name: policy.meta['costs']['searched'] for name, policy in found.items()}
+    policy_of = {name: Policy.load(policy) for name, policy in policies.items()}
+    costs = dict(float=policy_of[last].meta['costs']['float'])
+    costs |= {
+        name: policy.meta['costs']['searched'] for name, policy in policy_of.items()
+    }
     seconds = {k: v['seconds'] for k, v in stages.done.items() if 'seconds' in v}
     # A detector that finds no box at all has no mAP.
     rows = [
         dict(
-            name=_label(name, found.get(name)),
+            name=_label(name, policy_of.get(name)),
             metric=metrics[name].get(metric, 0.0),
             bops=costs[name]['bops'],
             weight_bytes=costs[name]['weight_bytes'],

@@ -162,11 +162,11 @@ def environment(jobs: int = 1) -> dict[str, str]:
 
     Threads that wait sleep: where they spin, a busy machine is many times slower.
     """
-    found = dict(os.environ, OMP_WAIT_POLICY='PASSIVE', PYTHONUNBUFFERED='1')
-    found['PYTHONPATH'] = os.pathsep.join(p for p in sys.path if p)
+    env = dict(os.environ, OMP_WAIT_POLICY='PASSIVE', PYTHONUNBUFFERED='1')
+    env['PYTHONPATH'] = os.pathsep.join(p for p in sys.path if p)
     if jobs > 1:
-        found.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // jobs)))
-    return found
+        env.setdefault('OMP_NUM_THREADS', str(max(1, (os.cpu_count() or 1) // jobs)))
+    return env
 
 
 def last_checkpoint(folder: Path) -> str:
@@ -178,5 +178,5 @@ def identity(path: str | Path) -> str:
     """A file as an input of a stage: another one whenever it was written anew."""
     if '://' in str(path):
         return str(path)
-    found = Path(path).stat()
-    return f'{path} {found.st_size} {found.st_mtime_ns}'
+    stat = Path(path).stat()
+    return f'{path} {stat.st_size} {stat.st_mtime_ns}'

@@ -134,8 +134,8 @@ def main() -> None:
     use_onnx(model, network)
     runs['ONNX Runtime'] = run_test(runner, 'ONNX Runtime')
     figures = {
-        name: {**metrics, 'ms_per_image': statistics.median(found.milliseconds)}
-        for name, (metrics, found) in runs.items()
+        name: {**metrics, 'ms_per_image': statistics.median(predictions.milliseconds)}
+        for name, (metrics, predictions) in runs.items()
     }
     first, *others = runs
     ends = limits(model)
@@ -163,12 +163,12 @@ def show(
         title = 'ms per image (median)' if key == 'ms_per_image' else key
         table.add_row(title, *(f'{row.get(key, 0):.4g}' for row in figures.values()))
     console.print(table)
-    for name, found in agreements.items():
-        share = 100 * found['equal'] / found['images']
+    for name, result in agreements.items():
+        share = 100 * result['equal'] / result['images']
         console.print(
-            f'{name} against PyTorch: equal predictions in {found["equal"]} of '
-            f'{found["images"]} images ({share:.2f} %), scores within 0.01 in '
-            f'{found["near"]} of {found["scores"]}, largest difference '
-            f'{found["largest"]:.2g}',
+            f'{name} against PyTorch: equal predictions in {result["equal"]} of '
+            f'{result["images"]} images ({share:.2f} %), scores within 0.01 in '
+            f'{result["near"]} of {result["scores"]}, largest difference '
+            f'{result["largest"]:.2g}',
             soft_wrap=True,
         )

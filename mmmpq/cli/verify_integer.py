@@ -49,8 +49,8 @@ def show(checks: Sequence[LayerCheck], others: Sequence[str], console: Console) 
     for column in table.columns[1:]:
         column.justify = 'right'
     for c in checks:
-        seen = f'{c.deviation:.1e}', f'{c.share:.1e}', f'{c.lowest} … {c.highest}'
-        numbers = (*seen, str(c.seen_bits)) if c.calls else ('', '', 'not called', '')
+        values = f'{c.deviation:.1e}', f'{c.share:.1e}', f'{c.lowest} … {c.highest}'
+        numbers = (*values, str(c.seen_bits)) if c.calls else ('', '', 'not called', '')
         table.add_row(
             c.name, str(c.w_bits), str(c.a_bits), str(c.calls), *numbers, str(c.bits)
         )
@@ -70,21 +70,21 @@ def show(checks: Sequence[LayerCheck], others: Sequence[str], console: Console) 
 
 def faults(checks: Sequence[LayerCheck], tolerance: float) -> list[str]:
     """What is wrong, a line per kind, with the names of the layers."""
-    found = []
+    lines = []
     wide = [
         f'{c.name} ({c.bits} bits; {c.seen_bits} on these batches)'
         for c in checks
         if c.overflows
     ]
     if wide:
-        found.append(f'a {INT32}-bit accumulator can overflow: {", ".join(wide)}')
+        lines.append(f'a {INT32}-bit accumulator can overflow: {", ".join(wide)}')
     # A NaN is not within the tolerance.
     off = [f'{c.name} ({c.share:.1e})' for c in checks if not c.share <= tolerance]
     if off:
-        found.append(f'deviation above {tolerance:g}: {", ".join(off)}')
+        lines.append(f'deviation above {tolerance:g}: {", ".join(off)}')
     if not any(c.calls for c in checks):
-        found.append('no quantized layer was called')
-    return found
+        lines.append('no quantized layer was called')
+    return lines
 
 
 def main() -> None:
@@ -100,12 +100,12 @@ def main() -> None:
     names = {c.name for c in checks}
     others = [n for n in quantized_layers(unwrapped(runner)) if n not in names]
     show(checks, others, console)
-    found = faults(checks, args.tolerance)
+    lines = faults(checks, args.tolerance)
     if args.json:
-        result = dict(layers=[c.as_dict() for c in checks], others=others, faults=found)
+        result = dict(layers=[c.as_dict() for c in checks], others=others, faults=lines)
         path = atomic_write(args.json, json.dumps(result, indent=2) + '\n')
         console.print(f'wrote {path}{replaced}', soft_wrap=True)
-    for line in found:
+    for line in lines:
         print(line, file=sys.stderr)
-    if found:
+    if lines:
         sys.exit(1)

@@ -87,12 +87,12 @@ def split_dataset(dataset, fraction: float, seed: int = 0) -> tuple:
         pairs = [split_dataset(part, fraction, seed) for part in dataset.datasets]
         return tuple(type(dataset)(part) for part in zip(*pairs, strict=True))
     if hasattr(dataset, 'dataset') and hasattr(dataset, 'indices'):
-        known = list(dict.fromkeys(dataset.indices))  # an image may be there twice
-        parts = split_indices(len(known), fraction, seed)
-        kept = [{known[i] for i in part} for part in parts]
+        images = list(dict.fromkeys(dataset.indices))  # an image may be there twice
+        parts = split_indices(len(images), fraction, seed)
+        sides = [{images[i] for i in part} for part in parts]
         return tuple(
             _with(dataset, indices=[i for i in dataset.indices if i in part])
-            for part in kept
+            for part in sides
         )
     if _is_plain(dataset):
         return tuple(

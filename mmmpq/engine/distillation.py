@@ -135,24 +135,24 @@ class Distillation:
                 self.teacher(*args, **kwargs)
 
     def _end(self, model: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-        seen, self._seen = self._seen, {}
+        outputs, self._seen = self._seen, {}
         if not _is_training_pass(model, kwargs):
             return output
         terms = []
         for name, loss in self.match.items():
-            pairs = self._pairs(name, seen.get(name, []))
+            pairs = self._pairs(name, outputs.get(name, []))
             terms.append(torch.stack([LOSSES[loss](s, t) for s, t in pairs]).mean())
         return dict(output, loss_distill=self.weight * torch.stack(terms).sum())
 
-    def _pairs(self, name: str, seen: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
-        wanted = self._wanted.get(name, [])
-        shapes = [[tuple(t.shape) for t in ts] for ts in (seen, wanted)]
-        if shapes[0] != shapes[1] or not seen:
+    def _pairs(self, name: str, outputs: list[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        targets = self._wanted.get(name, [])
+        shapes = [[tuple(t.shape) for t in ts] for ts in (outputs, targets)]
+        if shapes[0] != shapes[1] or not outputs:
             raise ValueError(
                 f'teacher: its {name} gives {shapes[1]}, that of the model '
                 f'{shapes[0]}; accepted is a teacher with the same classes and shapes'
             )
-        return list(zip(seen, wanted, strict=True))
+        return list(zip(outputs, targets, strict=True))
 
 
 def load_teacher(teacher: Mapping[str, Any]) -> nn.Module:

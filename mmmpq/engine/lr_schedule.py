@@ -73,15 +73,15 @@ def named_schedules(runner: Runner) -> None:
 def warn_of_schedules(runner: Runner) -> None:
     """Names what was made for a longer training; ``mmmpq train`` has scaled it, other
     tools have not."""
-    found = {key: runner.cfg.get(key) for key in ('model', 'train_cfg')}
-    found['param_scheduler'] = copy.deepcopy(runner.cfg.get('param_scheduler'))
+    parts = {key: runner.cfg.get(key) for key in ('model', 'train_cfg')}
+    parts['param_scheduler'] = copy.deepcopy(runner.cfg.get('param_scheduler'))
     hooks = runner.cfg.get('custom_hooks') or ()
-    found['custom_hooks'] = [copy.deepcopy(h) for h in hooks if isinstance(h, dict)]
-    notes = fit_schedule(Config(found, filename=runner.cfg.filename))
+    parts['custom_hooks'] = [copy.deepcopy(h) for h in hooks if isinstance(h, dict)]
+    notes = fit_schedule(Config(parts, filename=runner.cfg.filename))
     if notes:
         notes = [f'not scaled, as `mmmpq train` does: {note}' for note in notes]
-    found = runner.param_schedulers or ()
-    for index, each in enumerate(found if isinstance(found, list) else ()):
+    schedulers = runner.param_schedulers or ()
+    for index, each in enumerate(schedulers if isinstance(schedulers, list) else ()):
         end = runner.max_epochs if each.by_epoch else runner.max_iters
         if not notes and end < each.end < INF:
             unit = 'epochs' if each.by_epoch else 'iterations'
@@ -147,9 +147,9 @@ def _files(cfg: Config) -> Iterator[Config]:
 def _lengths(cfg: Config, key: str) -> Iterator[int]:
     """The lengths of training of a config's file and of its bases, nearest first."""
     for base in _files(cfg):
-        found = (base.get('train_cfg') or {}).get(key)
-        if isinstance(found, int):
-            yield found
+        length = (base.get('train_cfg') or {}).get(key)
+        if isinstance(length, int):
+            yield length
 
 
 def _at(n: float, whole: int, length: int) -> int:
@@ -162,8 +162,8 @@ def _fitted(
 ) -> Any:
     """Schedulers, one or in lists and dicts, scaled; None for one of no length."""
     if isinstance(value, (list, tuple)):
-        found = [_fitted(v, unit, whole, length, last) for v in value]
-        return [v for v in found if v is not None]
+        schedulers = [_fitted(v, unit, whole, length, last) for v in value]
+        return [v for v in schedulers if v is not None]
     if not isinstance(value, dict):
         return value
     if 'type' not in value:
@@ -195,10 +195,10 @@ def _fit_phases(cfg: Config, written: Any, length: int) -> list[str]:
         return []  # a warm-up alone
     whole = 0
     for base in _files(cfg):
-        found = (base.get('train_cfg') or {}).get('max_epochs')
+        epochs = (base.get('train_cfg') or {}).get('max_epochs')
         same = _bare(base.get('param_scheduler')) == _bare(written)
-        if same and isinstance(found, int):
-            whole = found
+        if same and isinstance(epochs, int):
+            whole = epochs
     if whole <= length:
         return []
     cfg.param_scheduler = _fitted(cfg.param_scheduler, 'iters', whole, length, INF)
@@ -221,16 +221,16 @@ def _fit_hooks(cfg: Config, whole: int, length: int) -> list[str]:
             old = hook.get(key)
             if not isinstance(old, int) or old <= 0 or not (whole or old >= length):
                 continue
-            made = whole or next((n for n in _lengths(cfg, 'max_epochs') if n > old), 0)
-            made = max(made, old + 1)
+            span = whole or next((n for n in _lengths(cfg, 'max_epochs') if n > old), 0)
+            span = max(span, old + 1)
             if key in LATE:
-                hook[key] = min(_at(old, made, length), length - 1)
+                hook[key] = min(_at(old, span, length), length - 1)
             else:
-                hook[key] = length - min(_at(made - old, made, length), length)
+                hook[key] = length - min(_at(span - old, span, length), length)
             if hook[key] != old:
                 notes.append(
                     f'custom_hooks: {type_name(hook) or "hook"}.{key} was {old}, of '
-                    f'{made} epochs; it is {hook[key]}, of {length}'
+                    f'{span} epochs; it is {hook[key]}, of {length}'
                 )
     return notes
 

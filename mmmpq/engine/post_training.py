@@ -18,11 +18,11 @@ def quant_of(cfg: Config, policy: str | None) -> dict[str, Any]:
     quant: dict[str, Any] = {}
     model = cfg.model
     if 'quant' in model:
-        given = model.pop('quant')
+        options = model.pop('quant')
         model.type = model.pop('base_type')
         keys = ('candidates', 'quantizer', 'w_quantizer', 'a_quantizer', 'groups')
         keys += ('fixed', 'exclude', 'hardware', 'ends')
-        quant = {k: given[k] for k in keys if given.get(k) is not None}
+        quant = {k: options[k] for k in keys if options.get(k) is not None}
         if 'quantizer' in quant:
             both = quant.pop('quantizer')
             quant = dict(w_quantizer=both, a_quantizer=both) | quant

@@ -7,7 +7,7 @@ from mmengine.runner import Runner
 
 
 def resumed_state(
-    runner: Runner, checkpoint: Mapping, key: str, wanted: Sequence[str]
+    runner: Runner, checkpoint: Mapping, key: str, keys: Sequence[str]
 ) -> dict[str, Any] | None:
     """What the search goes on from; None where nothing is resumed.
 
@@ -15,7 +15,7 @@ def resumed_state(
         runner: Of the run.
         checkpoint: What it resumes from.
         key: Of the search's state in it.
-        wanted: Keys of that state.
+        keys: Keys of that state.
 
     Raises:
         ValueError: The checkpoint is not one of such a search.
@@ -23,10 +23,10 @@ def resumed_state(
     if not runner._resume:
         return None
     state = checkpoint.get(key)
-    found = state if isinstance(state, dict) else {}
-    missing = [key for key in wanted if key not in found]
+    entries = state if isinstance(state, dict) else {}
+    missing = [key for key in keys if key not in entries]
     if missing:
-        what = f'no {missing[0]} of' if found else 'no state of'
+        what = f'no {missing[0]} of' if entries else 'no state of'
         raise ValueError(
             f'resume: {runner._load_from} holds {what} a search like this one, which '
             'would begin anew; accepted is a checkpoint that it wrote. To start a '

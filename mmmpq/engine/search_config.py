@@ -36,10 +36,10 @@ def search_budgets(cfg: Config, limits: Sequence[str] | None) -> dict[str, Any]:
             for key in ('input_shape', 'proposals')
             if key in reference
         }
-        known = {type_name(b): dict(b) for b in budgets}
-        table = known.get('Latency', {}).get('table')
-        given = [c for text in limits for c in budget_cfgs(text, 'BOPs', {}, table)]
-        options['budgets'] = [{**known.get(c['type'], shared), **c} for c in given]
+        by_type = {type_name(b): dict(b) for b in budgets}
+        table = by_type.get('Latency', {}).get('table')
+        cfgs = [c for text in limits for c in budget_cfgs(text, 'BOPs', {}, table)]
+        options['budgets'] = [{**by_type.get(c['type'], shared), **c} for c in cfgs]
         for budget in options['budgets']:  # before what takes hours
             Budget.build(budget, '--budget')
     return options

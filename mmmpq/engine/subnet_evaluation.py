@@ -167,8 +167,8 @@ class SubnetMeter:
         if self._pool is None:
             context = multiprocessing.get_context('spawn')
             started = context.Value('i', 0)
-            given = started, self.processes, self.runner.cfg, self.checkpoint
-            self._pool = ProcessPoolExecutor(self.processes, context, _start, given)
+            args = started, self.processes, self.runner.cfg, self.checkpoint
+            self._pool = ProcessPoolExecutor(self.processes, context, _start, args)
         try:
             yield from self._pool.map(_measured, [(measure, s) for s in subnets])
         except BaseException:

@@ -33,8 +33,8 @@ class SubnetMetrics:
             self._calibrate(subnet)
             for i, batch in enumerate(loop.dataloader):
                 loop.run_iter(i, batch)
-            found = loop.evaluator.evaluate(len(loop.dataloader.dataset))
-            for key, value in found.items():
+            values = loop.evaluator.evaluate(len(loop.dataloader.dataset))
+            for key, value in values.items():
                 if metrics is not None:
                     metrics[f'{name}/{key}'] = value
                 if isinstance(value, Number):

@@ -91,10 +91,10 @@ def fold_batchnorm(
     for name, layer_name in folded.items():
         norm, layer = modules[name], modules[layer_name]
         x = _input_of(layer)
-        wanted = norm(layer(x)).float()
+        target = norm(layer(x)).float()
         without_batchnorm(model, {name: layer_name})
         _fold(layer, norm)
-        error = (layer(x).float() - wanted).abs().max() / wanted.abs().max()
+        error = (layer(x).float() - target).abs().max() / target.abs().max()
         deviation[layer_name] = float(error.nan_to_num())
     for module, training in was_training.items():
         module.training = training
@@ -110,11 +110,11 @@ def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
     layer.bias.copy_(layer.bias * gain + shift)
     gain = gain.reshape(-1, *[1] * (layer.weight.dim() - 1))
     out_dim = getattr(layer, 'out_dim', 0)
-    found = weight_integers(layer) if isinstance(layer, QuantLayer) else None
-    if found is None:
+    integers = weight_integers(layer) if isinstance(layer, QuantLayer) else None
+    if integers is None:
         layer.weight.copy_(layer.weight * outputs_first(gain, out_dim))
         return
-    q, scale, zero = found
+    q, scale, zero = integers
     low, high = weight_levels(layer)
     negative = gain < 0
     q = torch.where(negative, low + high - q.int(), q.int())

@@ -176,9 +176,9 @@ def checking(model: nn.Module) -> Iterator[dict[str, LayerCheck]]:
     layers = quantized_layers(model)
     mixed = [n for n, m in layers.items() if isinstance(m, MixedLayer)]
     if not layers or mixed:
-        found = f'candidates in {len(mixed)} layers' if mixed else 'a float model'
+        kind = f'candidates in {len(mixed)} layers' if mixed else 'a float model'
         raise ValueError(
-            f'model: found {found}; accepted is one precision per layer, as with '
+            f'model: found {kind}; accepted is one precision per layer, as with '
             'model.quant.policy=policy.json'
         )
     layers = {n: m for n, m in layers.items() if m.affine and is_integer(m)}
@@ -226,10 +226,10 @@ def _check(
     for acc, _factor in sums:
         check.lowest = min(check.lowest, int(acc.min()))
         check.highest = max(check.highest, int(acc.max()))
-    wanted = out.detach().double()
-    deviation = (integer.rescale(sums) - wanted).abs().max()
+    reference = out.detach().double()
+    deviation = (integer.rescale(sums) - reference).abs().max()
     check.deviation = max(check.deviation, float(deviation))
-    check.largest = max(check.largest, float(wanted.abs().max()))
+    check.largest = max(check.largest, float(reference.abs().max()))
 
 
 def _exact(like: Tensor, scale: Any, zero: Any) -> tuple[Tensor, Tensor, Tensor]:

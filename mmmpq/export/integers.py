@@ -35,13 +35,13 @@ def weight_integers(layer: QuantLayer) -> tuple[Tensor, Tensor, Tensor | None] |
     if bits == 32 or layer.precision == SKIP:
         return None
     quantizer, weight = _calibrated(layer.w_quantizer), layer._latent_weight()
-    wanted = quantizer(weight, bits)
+    quantized = quantizer(weight, bits)
     scales, offsets = quantizer.grids(weight, (bits,))
     scale = scales[0].float()
     zero = None if offsets is None or not offsets.any() else offsets[0].float()
-    q = wanted.float() / scale
+    q = quantized.float() / scale
     q = (q if zero is None else q + zero).round_()
-    if not torch.equal(from_integers(q, scale, zero, weight.dtype), wanted):
+    if not torch.equal(from_integers(q, scale, zero, weight.dtype), quantized):
         raise ValueError(
             f'{type(quantizer).__name__}: its weights are not scale * (integer - zero '
             'point), as export needs; its scales() and offsets() say otherwise'

@@ -96,8 +96,8 @@ class QuantizedLayer:
 
     def _w_quantizer(self, bits: Sequence[int], cfg: dict | None) -> Quantizer:
         channels = self.weight.shape[self.out_dim]
-        given = dict(bits=bits, target='weight', channels=channels)
-        quantizer = build(QUANTIZERS, cfg or LINEAR, 'w_quantizer', **given)
+        options = dict(bits=bits, target='weight', channels=channels)
+        quantizer = build(QUANTIZERS, cfg or LINEAR, 'w_quantizer', **options)
         return quantizer.to(self.weight.device)
 
     def _once(self, make: Callable[[], Tensor], *state: Any) -> Tensor:
@@ -109,12 +109,12 @@ class QuantizedLayer:
             good = of == state and weight.dtype == computed_dtype(self.weight)
             if good and not saving_is_hooked():
                 return weight
-        kept = self.__dict__.setdefault('_quantized_weights', {})
-        if state[0] not in kept:
-            kept[state[0]] = QuantizedWeight()
+        weights = self.__dict__.setdefault('_quantized_weights', {})
+        if state[0] not in weights:
+            weights[state[0]] = QuantizedWeight()
         quantizer = self.w_quantizer
         of = self.weight, *quantizer._parameters.values(), *quantizer._buffers.values()
-        return kept[state[0]](make, of, *state)
+        return weights[state[0]](make, of, *state)
 
     def _ahead(self) -> Ahead | None:
         """The weight of the forward pass that begins; None if it is not known yet."""

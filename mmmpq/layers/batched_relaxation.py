@@ -71,8 +71,8 @@ class BatchedRelaxation:
 
     def packed(self, padded: Tensor) -> Tensor:
         """Rows without their padding, one after the other: (..., G, M) -> (..., N)."""
-        flat, kept = padded.flatten(-2), self._on(padded.device).kept
-        return flat if kept is None else flat.index_select(-1, kept)
+        flat, places = padded.flatten(-2), self._on(padded.device).places
+        return flat if places is None else flat.index_select(-1, places)
 
     def each(self, padded: Tensor) -> Probs:
         """The probabilities (G, M), group by group as well."""
@@ -170,7 +170,7 @@ class _Indices(NamedTuple):
         first, second: Of every candidate in the padded rows, its logits, of which the
             second is that of an activation's width (G · M,); L is none. No ``second``:
             no logits are factorised.
-        kept: Places of the candidates in the padded rows (N,); None: there is no
+        places: Those of the candidates in the padded rows (N,); None: there is no
             padding.
         w, a: Places of the candidates' widths among those of all groups (N,).
         w_sizes, a_sizes: Numbers of these widths, by group.
@@ -180,7 +180,7 @@ class _Indices(NamedTuple):
 
     first: Tensor
     second: Tensor | None
-    kept: Tensor | None
+    places: Tensor | None
     w: Tensor
     a: Tensor
     w_sizes: list[int]
@@ -192,7 +192,7 @@ class _Indices(NamedTuple):
 def _indices(relaxations: Sequence[Softmax], device: torch.device) -> _Indices:
     most = max(len(r.candidates) for r in relaxations)
     none = sum(r.logits.numel() for r in relaxations)
-    first, second, kept, w, a, others = [], [], [], [], [], []
+    first, second, places, w, a, others = [], [], [], [], [], []
     start = w_start = a_start = 0
     for g, r in enumerate(relaxations):
         count, padding = len(r.candidates), most - len(r.candidates)
@@ -204,7 +204,7 @@ def _indices(relaxations: Sequence[Softmax], device: torch.device) -> _Indices:
             second += [none] * count
         first += [none] * padding
         second += [none] * padding
-        kept += range(g * most, g * most + count)
+        places += range(g * most, g * most + count)
         w += [w_start + i for i in r.w_places]
         a += [a_start + i for i in r.a_places]
         others.append([float(j != r.skip) for j in range(count)] + [0.0] * padding)
@@ -219,7 +219,7 @@ def _indices(relaxations: Sequence[Softmax], device: torch.device) -> _Indices:
     return _Indices(
         first=tensor(first),
         second=tensor(second, any(r.factorised for r in relaxations)),
-        kept=tensor(kept, len(kept) < len(first)),
+        places=tensor(places, len(places) < len(first)),
         w=tensor(w),
         a=tensor(a),
         w_sizes=[len(r.w_bits) for r in relaxations],

@@ -108,9 +108,11 @@ def _twins(
     fixed: type | None = None,
     affine: bool = False,
 ) -> Kind:
-    said = dict(affine=affine)
-    fixed = fixed or _made('Quant', QuantLayer, kind, **said)
-    mixed = mixed or _made('Mixed', MixedLayer, kind, fixed_class=fixed, **said)
+    attributes = dict(affine=affine)
+    fixed = fixed or _layer_class('Quant', QuantLayer, kind, **attributes)
+    mixed = mixed or _layer_class(
+        'Mixed', MixedLayer, kind, fixed_class=fixed, **attributes
+    )
     KINDS[kind] = mixed, fixed
     return kind
 
@@ -141,7 +143,7 @@ class _Deformed:
                 del self.__dict__[name]
 
 
-def _made(prefix: str, base: type, kind: type, **attributes: Any) -> type:
+def _layer_class(prefix: str, base: type, kind: type, **attributes: Any) -> type:
     # Its direct bases are those of ``kind``, too, for the sake of ``init_cfg``, as in
     # conv.py.
     bases = base, _OwnForward, kind, *kind.__bases__

@@ -65,13 +65,10 @@ class MixedLayer(QuantizedLayer):
     ) -> None:
         super().__init__(*args, **kwargs)
         self._init_quant(
-            candidates,
-            relaxation,
-            mixing,
-            own_weights,
-            quantizer,
-            w_quantizer,
-            a_quantizer,
+            *(candidates, relaxation, mixing, own_weights),
+            quantizer=quantizer,
+            w_quantizer=w_quantizer,
+            a_quantizer=a_quantizer,
         )
 
     def _init_quant(
@@ -80,9 +77,7 @@ class MixedLayer(QuantizedLayer):
         relaxation: Any = None,
         mixing: str = 'composite',
         own_weights: bool = False,
-        quantizer: dict | None = None,
-        w_quantizer: dict | None = None,
-        a_quantizer: dict | None = None,
+        **quantizers: dict | None,
     ) -> None:
         self.mixing = mixing
         if own_weights and not self.mixer.own_weights:
@@ -105,7 +100,7 @@ class MixedLayer(QuantizedLayer):
             relaxation.owned = True
         w_bits = relaxation.w_bits
         if own_weights:
-            cfg = w_quantizer or quantizer
+            cfg = quantizers.get('w_quantizer') or quantizers.get('quantizer')
             first, *others = [j for j, c in enumerate(self.candidates) if c != SKIP]
             w_bits = (self.candidates[first].w_bits,)
             self.own = nn.ModuleDict()
@@ -115,9 +110,7 @@ class MixedLayer(QuantizedLayer):
             self._copied = False
         else:
             self.own = {}
-        self._init_quantizers(
-            w_bits, relaxation.a_bits, quantizer, w_quantizer, a_quantizer
-        )
+        self._init_quantizers(w_bits, relaxation.a_bits, **quantizers)
         self._register_state_dict_hook(_without_statistics)
 
     @property

@@ -17,17 +17,17 @@ def pads_and_convolves(layer: nn.Module) -> bool:
     if not isinstance(layer, nn.Conv2d) or own is nn.Conv2d.forward or kind in _no:
         return False
     if len(signature(own).parameters) == 2:
-        seen = _Operations()
+        operations = _Operations()
         size = [
             4 * k * d for k, d in zip(layer.kernel_size, layer.dilation, strict=True)
         ]
         try:
-            with torch.no_grad(), seen:
+            with torch.no_grad(), operations:
                 layer(layer.weight.new_zeros(1, layer.in_channels, *size))
         except Exception:
-            seen.others.append('an error')
-        used = [args[1:3] for args in seen.convolutions]
-        if not seen.others and len(used) == 1:
+            operations.others.append('an error')
+        used = [args[1:3] for args in operations.convolutions]
+        if not operations.others and len(used) == 1:
             weight, bias = used[0]
             if weight is layer.weight and bias is layer.bias:
                 return True

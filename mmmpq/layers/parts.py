@@ -14,22 +14,22 @@ def quantized_part(model: nn.Module) -> nn.Module:
     """
     parts = quantized_parts(model)
     searched = [p for p in parts if any(hasattr(m, 'candidates') for m in p.modules())]
-    found = searched or parts
-    found.sort(key=lambda part: not any(p.requires_grad for p in part.parameters()))
-    forms = {tuple(quantized_layers(part)) for part in found}
+    copies = searched or parts
+    copies.sort(key=lambda part: not any(p.requires_grad for p in part.parameters()))
+    forms = {tuple(quantized_layers(part)) for part in copies}
     if len(forms) > 1:
         raise ValueError(
-            f'model: found {len(found)} different parts with a `quant` of their own; '
+            f'model: found {len(copies)} different parts with a `quant` of their own; '
             'accepted is one, and copies of it'
         )
-    return found[0]
+    return copies[0]
 
 
 def quantized_parts(model: nn.Module) -> list[nn.Module]:
     """The outermost modules that were quantized as a whole; else the model itself."""
-    found: dict[str, nn.Module] = {}
+    parts: dict[str, nn.Module] = {}
     for name, module in model.named_modules():
         outer = (name[:i] for i, letter in enumerate(name) if letter == '.')
-        if hasattr(module, 'quantized_with') and not any(n in found for n in outer):
-            found[name] = module
-    return list(found.values()) or [model]
+        if hasattr(module, 'quantized_with') and not any(n in parts for n in outer):
+            parts[name] = module
+    return list(parts.values()) or [model]

@@ -105,11 +105,11 @@ class WeightsAhead:
             ahead = layer._ahead()
             if ahead is None or ahead.bits != quantizer.bits:
                 continue
-            found = quantizer.ranges(ahead.bits)
-            if found is None or quantizer.offsets(weight, ahead.bits) is not None:
+            ranges = quantizer.ranges(ahead.bits)
+            if ranges is None or quantizer.offsets(weight, ahead.bits) is not None:
                 continue
-            if found[0].is_leaf:
-                yield _Weight(layer, ahead, weight, *found)
+            if ranges[0].is_leaf:
+                yield _Weight(layer, ahead, weight, *ranges)
 
 
 def has_kernels(weight: Tensor) -> bool:

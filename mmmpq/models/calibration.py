@@ -97,9 +97,9 @@ def calibrate_subnet(
             gathered = [quantizer.gathered for quantizer in ranges]
             for quantizer in ranges:
                 quantizer.gathered = None
-    for quantizer, found in zip(ranges, gathered, strict=True):
-        if found:
-            quantizer.set_statistics(torch.stack(found).mean(0))
+    for quantizer, values in zip(ranges, gathered, strict=True):
+        if values:
+            quantizer.set_statistics(torch.stack(values).mean(0))
     _average_over_processes(norms if batchnorm else [], ranges, gathered)
 
 
@@ -110,8 +110,8 @@ def _average_over_processes(norms, ranges, gathered) -> None:
     counted = [(norm.running_mean, norm.num_batches_tracked) for norm in norms]
     counted += [(norm.running_var, norm.num_batches_tracked) for norm in norms]
     counted += [
-        (quantizer.statistics, torch.tensor(len(found)).to(quantizer.signed.device))
-        for quantizer, found in zip(ranges, gathered, strict=True)
+        (quantizer.statistics, torch.tensor(len(values)).to(quantizer.signed.device))
+        for quantizer, values in zip(ranges, gathered, strict=True)
     ]
     counts = torch.stack([count for _, count in counted]).float()
     sums = [mean * count for (mean, _), count in zip(counted, counts, strict=True)]

@@ -17,7 +17,7 @@ def copy_of(model: nn.Module) -> nn.Module:
     held = (*model.modules(), *model.parameters(), *model.buffers())
     here = {id(part): part for part in held}
     memo: dict[int, None] = {}
-    left: list[str] = []
+    names: list[str] = []
     for prefix, module in model.named_modules():
         for name, value in vars(module).items():
             if name in OWN or isinstance(value, SIMPLE):
@@ -26,10 +26,10 @@ def copy_of(model: nn.Module) -> nn.Module:
                 copy.deepcopy(value, ChainMap({}, here))
             except Exception:
                 memo[id(value)] = None
-                left.append(f'{prefix}.{name}'.lstrip('.'))
-    if left:
+                names.append(f'{prefix}.{name}'.lstrip('.'))
+    if names:
         print_log(
-            f'not copied with the model: {", ".join(left)}',
+            f'not copied with the model: {", ".join(names)}',
             logger='current',
             level=logging.WARNING,
         )

@@ -64,16 +64,16 @@ def without_batchnorm(model: nn.Module, folded: Mapping[str, str]) -> nn.Module:
 def check_policy(model: nn.Module, policy: Policy) -> None:
     """Raises ValueError if the model's layers have not the policy's precisions."""
     layers = quantized_layers(model)
-    found = {n: getattr(layer, 'precision', None) for n, layer in layers.items()}
-    if None in found.values():
+    precisions = {n: getattr(layer, 'precision', None) for n, layer in layers.items()}
+    if None in precisions.values():
         raise ValueError(
             'load_from: a packed checkpoint is the end of a search, and has one '
             'precision per layer; a search starts from a float checkpoint'
         )
-    policy.check_layers(found)
+    policy.check_layers(precisions)
     others = [
         f'{n} ({policy.layers[n]} in the checkpoint, {p} in the model)'
-        for n, p in found.items()
+        for n, p in precisions.items()
         if policy.layers[n] != p
     ]
     if others:
@@ -89,11 +89,11 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor]) -> Any:
     What modules compute of their weights when they begin to evaluate (the biases of
     TinyViT's attention) is computed anew.
     """
-    found = model.load_state_dict(state, strict=False)
+    result = model.load_state_dict(state, strict=False)
     if not model.training:
         model.train()
         model.eval()
-    return found
+    return result
 
 
 def load_whole(
@@ -123,15 +123,15 @@ def load_whole(
     layers = quantized_layers(model)
     _check_recorded(quantized_layers(quantized_part(model)), checkpoint, where)
     state = _state(checkpoint)
-    given = set(state)
+    names = set(state)
     try:
-        found = load_state(model, state)
+        result = load_state(model, state)
     except RuntimeError as error:
         raise ValueError(
             f'{where} is of another model: {str(error).splitlines()[-1].strip()}'
         ) from error
     unused = 'num_batches_tracked', *_unused_quantizers(layers)
-    missing = [n for n in found.missing_keys if n not in given]
+    missing = [n for n in result.missing_keys if n not in names]
     missing = [n for n in missing if not n.endswith(unused)]
     if missing:
         kind, hint = 'another', ''
@@ -142,7 +142,7 @@ def load_whole(
             f'{", ".join(missing[:3])}; it is of {kind} and not of this model, '
             f'fine-tuned{hint}'
         )
-    more = [n for n in found.unexpected_keys if '_quantizer.' in n]
+    more = [n for n in result.unexpected_keys if '_quantizer.' in n]
     if more:
         raise ValueError(
             f'{where} is of another policy than the config: it has {more[0]}, of a '
@@ -189,27 +189,27 @@ def is_of_quantizing(name: str) -> bool:
 
 def check_some(model: nn.Module, checkpoint: Mapping[str, Any], path: str) -> None:
     """Raises ValueError if nothing of a checkpoint to start from fits the model."""
-    wanted = {n: [*t.shape] for n, t in model.state_dict().items()}
-    given = {  # some of those of quantizing are put in
+    model_shapes = {n: [*t.shape] for n, t in model.state_dict().items()}
+    file_shapes = {  # some of those of quantizing are put in
         name: [*getattr(tensor, 'shape', '?')]
         for name, tensor in _state(checkpoint).items()
         if not is_of_quantizing(name)
     }
-    if not any(wanted.get(name) == shape for name, shape in given.items()):
-        name, need = min(given, default=''), min(wanted, default='')
-        need = name if name in wanted else need
+    if not any(model_shapes.get(name) == shape for name, shape in file_shapes.items()):
+        name, need = min(file_shapes, default=''), min(model_shapes, default='')
+        need = name if name in model_shapes else need
         raise ValueError(
             f'load_from: {path} has nothing of this model: found {name!r} of '
-            f'{given.get(name)}, and no {need!r} of {wanted.get(need)}'
+            f'{file_shapes.get(name)}, and no {need!r} of {model_shapes.get(need)}'
         )
 
 
 def _state(checkpoint: Mapping[str, Any]) -> OrderedDict[str, Tensor]:
     """The state dict of a checkpoint, of an unwrapped model, with its metadata."""
-    found = checkpoint.get('state_dict', checkpoint)
-    state = OrderedDict((k.removeprefix('module.'), v) for k, v in found.items())
-    if hasattr(found, '_metadata'):
-        state._metadata = found._metadata
+    tensors = checkpoint.get('state_dict', checkpoint)
+    state = OrderedDict((k.removeprefix('module.'), v) for k, v in tensors.items())
+    if hasattr(tensors, '_metadata'):
+        state._metadata = tensors._metadata
     return state
 
 

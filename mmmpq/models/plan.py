@@ -63,10 +63,10 @@ class Plan(NamedTuple):
     def grouped(self, model: nn.Module, groups: Any) -> dict[str, list[str]]:
         """The searchable layers that choose together, in network order."""
         others = [n for n in self.searchable if n not in self.alone]
-        found = group_layers(model, others, groups)
-        found |= {n: [n] for n in self.searchable if n in self.alone}
+        layers_of = group_layers(model, others, groups)
+        layers_of |= {n: [n] for n in self.searchable if n in self.alone}
         place = {n: i for i, n in enumerate(self.searchable)}
-        return dict(sorted(found.items(), key=lambda group: place[group[1][0]]))
+        return dict(sorted(layers_of.items(), key=lambda group: place[group[1][0]]))
 
     def followed_by(self, members: Sequence[str]) -> Iterator[list[str]]:
         """Layers of a group with those of their weights; and their copies, if any."""
@@ -110,7 +110,7 @@ def plan(
     copied = {c: n for c, n in copied.items() if c not in out}
     together = _together(names, {**copied, **tied})
     safe = default_fixed(model, names, flow)
-    found, named = (
+    choices, named = (
         ({}, set()) if candidates is None else candidates_of(candidates, names)
     )
     pinned: dict[str, Precision | None] = {n: SAFE for s in safe for n in together[s]}
@@ -120,7 +120,7 @@ def plan(
     if ends == 'searched':
         stem = stem_of(model)
         alone = {n for n in pinned if n not in named and n not in settled}
-        found.update({n: STEM if n == stem else PREDICTION for n in alone})
+        choices.update({n: STEM if n == stem else PREDICTION for n in alone})
     pinned.update(dict.fromkeys(free | alone))
     for name, precision in settled.items():
         pinned.update(dict.fromkeys(together[name], precision))
@@ -129,15 +129,15 @@ def plan(
     last = [n for s in safe for n in together[s]]
     return Plan(
         *(modules, names, excluded, pinned, searchable, last, alone),
-        *(found, tied, copied),
+        *(choices, tied, copied),
     )
 
 
 def _together(names: Sequence[str], follows: dict[str, str]) -> dict[str, list[str]]:
     """The layers that have the precision of each layer, itself included."""
-    found = {n: [n] for n in names}
+    groups = {n: [n] for n in names}
     for one, other in follows.items():
-        if found[one] is not found[other]:
-            both = found[other] + found[one]
-            found.update(dict.fromkeys(both, both))
-    return found
+        if groups[one] is not groups[other]:
+            both = groups[other] + groups[one]
+            groups.update(dict.fromkeys(both, both))
+    return groups

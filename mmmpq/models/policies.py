@@ -42,7 +42,7 @@ def _looks_uniform(policy: str | PathLike) -> bool:
 
 
 def quantizers_of(
-    carried: dict[str, Any], given: tuple[dict | None, dict | None]
+    carried: dict[str, Any], configs: tuple[dict | None, dict | None]
 ) -> tuple[dict, dict]:
     """The quantizers of weights and activations: those given, else the policy's.
 
@@ -50,7 +50,7 @@ def quantizers_of(
     from ranges that mean something else.
     """
     result = []
-    for key, config in zip(('w_quantizer', 'a_quantizer'), given, strict=True):
+    for key, config in zip(('w_quantizer', 'a_quantizer'), configs, strict=True):
         searched = carried[key]
         if isinstance(config, Mapping) and recorded(config) != searched:
             print_log(
@@ -129,5 +129,5 @@ def fix_layers(
 
 def still_there(names: Iterable[str], model: nn.Module) -> list[str]:
     """Those of the layers that ``model`` has: a subnet leaves some out."""
-    known = dict(model.named_modules())
-    return [n for n in names if n in known]
+    modules = dict(model.named_modules())
+    return [n for n in names if n in modules]

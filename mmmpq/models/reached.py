@@ -38,12 +38,12 @@ def passed_by(names: Sequence[str], flow: Flow, copied: Mapping[str, str]) -> li
         'something else reads their weight': [n for n in names if of[n] in flow.read],
         'a forward does not call them': [n for n in names if of[n] not in called],
     }
-    found: dict[str, None] = {}
+    in_float: dict[str, None] = {}
     for reason, layers in reasons.items():
-        layers = [n for n in layers if n not in found]
-        found.update(dict.fromkeys(layers))
+        layers = [n for n in layers if n not in in_float]
+        in_float.update(dict.fromkeys(layers))
         _say(reason, layers)
-    return list(found)
+    return list(in_float)
 
 
 def shared_weights(
@@ -56,9 +56,9 @@ def shared_weights(
         for param in module._parameters.values():
             holders.setdefault(id(param), []).append(name)
     of = {n: holders[id(model.get_submodule(n).weight)] for n in names}
-    left = [n for n in names if not set(of[n]) <= set(names)]
-    _say('their weight is that of a float layer as well', left)
-    return {n: of[n][0] for n in names if n not in left and n != of[n][0]}, left
+    in_float = [n for n in names if not set(of[n]) <= set(names)]
+    _say('their weight is that of a float layer as well', in_float)
+    return {n: of[n][0] for n in names if n not in in_float and n != of[n][0]}, in_float
 
 
 def _say(reason: str, layers: Sequence[str]) -> None:

@@ -89,7 +89,7 @@ def expand(patterns: Iterable[str], names: Sequence[str], key: str) -> list[str]
     Raises:
         ValueError: A pattern that matches nothing; near names are listed.
     """
-    found = set()
+    matches = set()
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise ValueError(
@@ -101,8 +101,8 @@ def expand(patterns: Iterable[str], names: Sequence[str], key: str) -> list[str]
             raise ValueError(
                 f'{key}: {pattern!r} matches no layer; {near(pattern, names)}'
             )
-        found.update(hits)
-    return [n for n in names if n in found]
+        matches.update(hits)
+    return [n for n in names if n in matches]
 
 
 def default_fixed(
@@ -148,12 +148,12 @@ def parse_fixed(
             f'quant.fixed: found {fixed!r}; accepted is a dict of patterns to '
             'precisions, with None to search a layer that is fixed by default'
         )
-    found: dict[str, Precision | None] = {}
+    layers: dict[str, Precision | None] = {}
     for pattern, value in fixed.items():
         key = f'quant.fixed[{pattern!r}]'
         precision = None if value is None else Precision.parse(value, key)
-        found.update(dict.fromkeys(expand([pattern], names, 'quant.fixed'), precision))
-    return found
+        layers.update(dict.fromkeys(expand([pattern], names, 'quant.fixed'), precision))
+    return layers
 
 
 def candidates_of(
@@ -172,14 +172,14 @@ def candidates_of(
     key = 'quant.candidates'
     if not isinstance(candidates, Mapping):
         return dict.fromkeys(names, parse_candidates(candidates, key)), set()
-    found: dict[str, tuple[Precision, ...]] = {}
+    choices: dict[str, tuple[Precision, ...]] = {}
     named: set[str] = set()
     for pattern, values in candidates.items():
         precisions = parse_candidates(values, f'{key}[{pattern!r}]')
         matched = expand([pattern], names, key)
-        found.update(dict.fromkeys(matched, precisions))
+        choices.update(dict.fromkeys(matched, precisions))
         named |= set(matched) if pattern != '*' else set()
-    return found, named
+    return choices, named
 
 
 def group_candidates(
@@ -196,7 +196,7 @@ def group_candidates(
             f'quant.candidates: no pattern matches {some_of(without)}; "*" stands for '
             'all layers'
         )
-    found = {}
+    choices = {}
     for group, members in groups.items():
         each = {candidates[n] for n in members}
         if len(each) > 1:
@@ -205,8 +205,8 @@ def group_candidates(
                 f'patterns give them different candidates: {", ".join(members)}; give '
                 'them the same, or another quant.groups'
             )
-        (found[group],) = each
-    return found
+        (choices[group],) = each
+    return choices
 
 
 def group_layers(
@@ -227,7 +227,7 @@ def group_layers(
         label = {n: block_of(n, modules) for n in names}
     elif isinstance(groups, (list, tuple)):
         label = {n: n for n in names}
-        taken: dict[str, Any] = {}
+        entry_of: dict[str, Any] = {}
         for entry in groups:
             patterns = [entry] if isinstance(entry, str) else entry
             if not isinstance(patterns, (list, tuple)) or not patterns:
@@ -237,22 +237,22 @@ def group_layers(
                 )
             matched = expand(patterns, names, 'quant.groups')
             for name in matched:
-                if name in taken:
+                if name in entry_of:
                     raise ValueError(
-                        f'quant.groups: {name} is matched by {taken[name]!r} and by '
+                        f'quant.groups: {name} is matched by {entry_of[name]!r} and by '
                         f'{entry!r}; a layer belongs to one group'
                     )
-                taken[name] = entry
+                entry_of[name] = entry
                 label[name] = ' + '.join(patterns)
     else:
         raise ValueError(
             f'quant.groups: found {groups!r}; accepted are "layer", "residual_block" '
             'and a list of patterns or of lists of patterns'
         )
-    found: dict[str, list[str]] = {}
+    members: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(label[name], []).append(name)
-    return found
+        members.setdefault(label[name], []).append(name)
+    return members
 
 
 def block_of(name: str, modules: dict[str, nn.Module]) -> str:

@@ -32,16 +32,16 @@ def skippable(
     Raises:
         ValueError: No group may be skipped.
     """
-    found: dict[str, str] = {}
+    blocks: dict[str, str] = {}
     others: dict[str, list[str]] = {}
     for group, members in groups.items():
         block, reason = _block(modules, members)
         if reason:
             others.setdefault(reason, []).append(group)
         else:
-            found[group] = block
+            blocks[group] = block
     reasons = '; '.join(f'{", ".join(names)} ({r})' for r, names in others.items())
-    if not found:
+    if not blocks:
         raise ValueError(
             f'quant.candidates: found {SKIP} = (0, 0), but no group can be skipped: '
             f'{reasons or "there is none"}'
@@ -52,7 +52,7 @@ def skippable(
             f'{reasons}',
             logger='current',
         )
-    return found
+    return blocks
 
 
 def check_skips(

@@ -32,24 +32,24 @@ def standalone(model: nn.Module, policy: Policy) -> nn.Module:
             that have a value which is not among their choices; or a quantizer whose
             range depends on the whole weight at every call.
     """
-    found = copy_of(model)
-    elastic = [m for m in found.modules() if hasattr(m, 'genes')]
+    net = copy_of(model)
+    elastic = [m for m in net.modules() if hasattr(m, 'genes')]
     if not elastic:
-        return apply_policy(found, policy)
+        return apply_policy(net, policy)
     values = _architecture(elastic, policy)
     if any(
         getattr(m, 'architecture', None) != {g: values[g] for g in m.genes()}
         for m in elastic
     ):
-        forget_statistics(found)
+        forget_statistics(net)
     for module in elastic:
         module.activate(values)
     for module in elastic:
         _settle(module)  # leaves out what is not in use, so before its layers
-    apply_policy(found, policy)
-    for module in list(found.modules()):
+    apply_policy(net, policy)
+    for module in list(net.modules()):
         _settle(module)
-    return found
+    return net
 
 
 def _settle(module: nn.Module) -> None:
@@ -60,14 +60,14 @@ def _settle(module: nn.Module) -> None:
 def _architecture(elastic: list[nn.Module], policy: Policy) -> dict[str, Any]:
     """The genes of the policy: exactly those of the elastic modules."""
     values = policy.meta.get('architecture') or {}
-    known = {gene for module in elastic for gene in module.genes()}
+    names = {gene for module in elastic for gene in module.genes()}
     for title, genes in (
-        ('the supernet has no gene', set(values) - known),
-        ('it lacks the gene', known - set(values)),
+        ('the supernet has no gene', set(values) - names),
+        ('it lacks the gene', names - set(values)),
     ):
         if genes:
             gene = min(genes)
             raise ValueError(
-                f'policy.meta.architecture: {title} {gene}; {near(gene, sorted(known))}'
+                f'policy.meta.architecture: {title} {gene}; {near(gene, sorted(names))}'
             )
     return values

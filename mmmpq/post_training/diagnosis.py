@@ -94,15 +94,15 @@ def diagnose(
     with float_mode(model):
         clean = outputs_of(model, layers, [batch])
         base = output_tensors(model, batch)
-        found = _alone(model, layers, batch)
+        findings = _alone(model, layers, batch)
     for name, calls in outputs_of(model, layers, [batch]).items():
         pairs = zip(clean.get(name, [[]])[0], calls[0], strict=False)
         pairs = [(a, b) for a, b in pairs if a.shape == b.shape]
-        if name in found:
-            found[name].cumulated = _ratio(pairs)
+        if name in findings:
+            findings[name].cumulated = _ratio(pairs)
     stale = _stale(model, batch)
     tried = [
-        (f, computing([layers[name]], Mode.QUANTIZED)) for name, f in found.items()
+        (f, computing([layers[name]], Mode.QUANTIZED)) for name, f in findings.items()
     ]
     tried += [(f, _statistics(*statistics)) for f, *statistics in stale]
     for done, (finding, alone) in enumerate(tried, 1):
@@ -112,7 +112,7 @@ def diagnose(
         if step is not None:
             step(done, len(tried))
     ordered = sorted((f for f, _ in tried), key=lambda f: -f.harm)
-    idle = [n for n in layers if n not in found]
+    idle = [n for n in layers if n not in findings]
     advice = 'no forward reaches it: its range is not known; leave it out (exclude)'
     return ordered + [
         Finding(n, precision=str(layers[n].precision), faults=[advice]) for n in idle
@@ -163,7 +163,7 @@ def _alone(
     model: nn.Module, layers: dict[str, QuantLayer], batch: Any
 ) -> dict[str, Finding]:
     """Each layer's own errors, on what the float net gives it."""
-    found: dict[str, Finding] = {}
+    findings: dict[str, Finding] = {}
     errors: dict[str, list[list[tuple[Tensor, Tensor]]]] = {}
 
     def hook(name: str) -> Callable:
@@ -175,9 +175,9 @@ def _alone(
             w = layer.w_quantizer(layer._latent_weight(), w_bits)
             q = layer.a_quantizer(x, a_bits)
             plain = layer._latent_weight()
-            if name not in found:
-                found[name] = Finding(name, precision=str(layer.precision))
-                found[name].facts = _facts(layer, x, q, w)
+            if name not in findings:
+                findings[name] = Finding(name, precision=str(layer.precision))
+                findings[name].facts = _facts(layer, x, q, w)
                 errors[name] = [[], [], []]
             for pairs, (i, k) in zip(
                 errors[name], ((q, w), (x, w), (q, plain)), strict=True
@@ -193,10 +193,10 @@ def _alone(
     with hooked(handles):
         raw_outputs(model, batch)
     for name, (both, weights, inputs) in errors.items():
-        finding = found[name]
+        finding = findings[name]
         finding.alone, finding.weights = _ratio(both), _ratio(weights)
         finding.inputs = _ratio(inputs)
-    return found
+    return findings
 
 
 def _sums(pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
@@ -244,26 +244,26 @@ def _stale(
 ) -> list[tuple[Finding, nn.Module, Tensor, Tensor]]:
     """BatchNorms whose statistics are far from the moments of what the float net gives
     them, with these; those before them mended."""
-    found: dict[nn.Module, tuple] = {}
+    findings: dict[nn.Module, tuple] = {}
     names = {norm: name for name, norm in norms_of(model).items()}
     with ExitStack() as mended, float_mode(model):
 
         def look(norm: nn.Module, args: tuple, kwargs: dict) -> None:
             mean, var = moments(first_input(args, kwargs))
-            known = norm.running_var + norm.eps
-            shift = float(((mean - norm.running_mean) / known.sqrt()).abs().mean())
-            scale = float(((var + norm.eps) / known).log().abs().mean().exp())
-            if norm not in found and (shift > SHIFT or scale > SCALE):
+            running = norm.running_var + norm.eps
+            shift = float(((mean - norm.running_mean) / running.sqrt()).abs().mean())
+            scale = float(((var + norm.eps) / running).log().abs().mean().exp())
+            if norm not in findings and (shift > SHIFT or scale > SCALE):
                 facts = dict(shift=shift, scale=scale)
                 finding = Finding(names[norm], 'BatchNorm', facts=facts)
-                found[norm] = finding, norm, mean, var
+                findings[norm] = finding, norm, mean, var
                 # What comes after it is not to be blamed for what it gives.
                 mended.enter_context(_statistics(norm, mean, var))
 
         handles = [n.register_forward_pre_hook(look, with_kwargs=True) for n in names]
         with hooked(handles):
             raw_outputs(model, batch)
-    return list(found.values())
+    return list(findings.values())
 
 
 @contextmanager

@@ -155,22 +155,22 @@ class _Flow(TorchFunctionMode):
         out = func(*args, **kwargs)
         if not any(isinstance(x, Tensor) for x in leaves(out)):  # a shape, say
             return out
-        given = [*leaves((args, kwargs)), None]
-        x, made = given[0], getattr(given[0], '_made', None)
-        if func in AFFINE and id(given[1]) in self._owners:
-            layer = self._owners[id(given[1])]
+        operands = [*leaves((args, kwargs)), None]
+        x, made = operands[0], getattr(operands[0], '_made', None)
+        if func in AFFINE and id(operands[1]) in self._owners:
+            layer = self._owners[id(operands[1])]
             dim = x.dim() - 1 if func is F.linear else x.dim() - layer.weight.dim() + 1
             maker = made.layer if made and made.dim == dim else None
             self.makers[layer].add(maker)
             if made:
                 self.readers[made.layer].add(layer if maker else None)
-            self.read(given[2:])
+            self.read(operands[2:])
             out._made = _Made(layer, dim)
         elif made and (
             func in HOMOGENEOUS or (func in FLAT and out.shape == x.shape[:2])
         ):
-            self.read(given[1:])
+            self.read(operands[1:])
             out._made = made
         else:
-            self.read(given)
+            self.read(operands)
         return out

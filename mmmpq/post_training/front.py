@@ -47,25 +47,25 @@ class Drop(NamedTuple):
 
     def statement(self, limit: float) -> str:
         """What can be said of it."""
-        found = f'{self.points:.2f} ± {self.half:.2f} points'
+        text = f'{self.points:.2f} ± {self.half:.2f} points'
         if limit < self.half:
-            return f'{found}: {limit:g} is less than the test set can tell'
+            return f'{text}: {limit:g} is less than the test set can tell'
         if self.points + self.half <= limit:
-            return f'{found}: below {limit:g} with 95 % certainty'
-        return f'{found}: measured below {limit:g}, which it may exceed'
+            return f'{text}: below {limit:g} with 95 % certainty'
+        return f'{text}: measured below {limit:g}, which it may exceed'
 
 
-def metric_of(named: str | None, found: Mapping[str, float]) -> str:
+def metric_of(named: str | None, metrics: Mapping[str, float]) -> str:
     """The metric that drops are measured in; default: the first that was found.
 
     Raises:
         ValueError: The evaluator does not give it.
     """
-    named = named or next(iter(found), None)
-    if named not in found:
+    named = named or next(iter(metrics), None)
+    if named not in metrics:
         raise ValueError(
             f'--metric: the evaluator gives no {named!r}; '
-            f'{near(str(named), list(found))}'
+            f'{near(str(named), list(metrics))}'
         )
     return named
 
@@ -95,7 +95,7 @@ def front(
     """
     first = tables[0]
     full = first.limit
-    found: list[list[int]] = []
+    choices: list[list[int]] = []
     try:
         dearest = least_harm(harms, tables)
         costs, _ = problem(tables)
@@ -108,11 +108,11 @@ def front(
                 choice = least_harm(harms, tables)
             except ValueError:  # the other budgets ask for more than that
                 continue
-            if choice not in found:
-                found.append(choice)
+            if choice not in choices:
+                choices.append(choice)
     finally:
         first.limit = full
-    return found if dearest in found else [*found, dearest]
+    return choices if dearest in choices else [*choices, dearest]
 
 
 def cheapest_inside(
@@ -132,12 +132,12 @@ def cheapest_inside(
     Returns:
         None if neither the dearest nor the next cheaper one is inside.
     """
-    known: dict[int, bool] = {}
+    verdicts: dict[int, bool] = {}
 
     def inside(i: int) -> bool:
-        if i not in known:
-            known[i] = drop(i) <= limit
-        return known[i]
+        if i not in verdicts:
+            verdicts[i] = drop(i) <= limit
+        return verdicts[i]
 
     low, best = -1, count
     if count and inside(count - 1):

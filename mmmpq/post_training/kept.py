@@ -19,11 +19,11 @@ class KeptLayers(dict):
         super().__init__()
         self.folder = folder
         for path in sorted(folder.glob('*.pth')):
-            found = read_checkpoint(path)
-            super().__setitem__(found['meta']['layer'], found['state_dict'])
+            checkpoint = read_checkpoint(path)
+            super().__setitem__(checkpoint['meta']['layer'], checkpoint['state_dict'])
 
-    def __setitem__(self, name: str, made: Mapping[str, Tensor]) -> None:
-        state = {key: tensor.contiguous() for key, tensor in made.items()}
+    def __setitem__(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        state = {key: tensor.contiguous() for key, tensor in tensors.items()}
         file = self.folder / f'{len(self):04d}.pth'
         atomic_save(dict(state_dict=state, meta=dict(layer=name)), file)
         super().__setitem__(name, state)

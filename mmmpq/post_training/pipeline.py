@@ -186,12 +186,12 @@ def score(
     settings['batches'] = len(batches)
     cache = Measurements(file, settings)
 
-    def told(done: int) -> None:
+    def report(done: int) -> None:
         if step is not None:
             step('scores', done, len(batches))
 
     with isolated_randomness(problem.seed):
-        return fisher.measure(model, problem.space, batches, cache, told, labels)
+        return fisher.measure(model, problem.space, batches, cache, report, labels)
 
 
 def settle(
@@ -213,13 +213,13 @@ def settle(
     if rounding == 'nearest':
         batches = batches[: count_of(batches, CORRECTED)]
 
-    def told(done: int, total: int, name: str) -> None:
+    def report(done: int, total: int, name: str) -> None:
         if step is not None:
             step(f'{rounding} rounding', done, total)
 
     model.eval()
     with rematched(model, batches[0]):
-        return reconstruct(model, batches, rounding, kept, told)
+        return reconstruct(model, batches, rounding, kept, report)
 
 
 def policy_of(model: nn.Module) -> Policy:
@@ -230,10 +230,10 @@ def policy_of(model: nn.Module) -> Policy:
 
 def count_of(batches: Sequence[Any], images: int) -> int:
     """How many of the batches have so many images, or all of them."""
-    seen = 0
+    count = 0
     for i, batch in enumerate(batches):
-        seen += len(images_of(batch))
-        if seen >= images:
+        count += len(images_of(batch))
+        if count >= images:
             return i + 1
     return len(batches)
 

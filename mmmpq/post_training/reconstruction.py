@@ -68,9 +68,9 @@ def reconstruct(
         seen.add(id(layer.weight))
         if name not in kept:
             gram = gram_of(model, name, layer, batches, calls)
-            made = _settled(layer, gram, first and rounding == 'learned')
-            shares[name] = made.pop('share', None)
-            kept[name] = made
+            state = _settled(layer, gram, first and rounding == 'learned')
+            shares[name] = state.pop('share', None)
+            kept[name] = state
         _take(layer, kept[name])
         targets[name] = []  # no longer needed, and large
     if step is not None:
@@ -81,14 +81,14 @@ def reconstruct(
 
 def _counts(layer: nn.Module) -> bool:
     """Whether anything of a layer is quantized, and its rows are known."""
-    known = isinstance(layer, QuantLayer) and isinstance(layer, (nn.Conv2d, nn.Linear))
-    return known and layer.precision not in (SKIP, (32, 32))
+    plain = isinstance(layer, QuantLayer) and isinstance(layer, (nn.Conv2d, nn.Linear))
+    return plain and layer.precision not in (SKIP, (32, 32))
 
 
 def _settled(layer: QuantLayer, gram: Gram, learn: bool) -> dict[str, Any]:
     """Weight and bias of a layer, and what learning has left of the error."""
     gram = _own_target(layer, gram)
-    made: dict[str, Any] = {}
+    state: dict[str, Any] = {}
     bits = layer.precision.w_bits
     weight = layer.w_quantizer(layer._latent_weight(), bits)
     plain = layer._latent_weight() is layer.weight
@@ -98,30 +98,32 @@ def _settled(layer: QuantLayer, gram: Gram, learn: bool) -> dict[str, Any]:
         zero = torch.zeros_like(steps[0]) if offsets is None else offsets[0]
         levels = layer.w_quantizer.levels(bits)
         weight = learn_rounding(layer.weight, steps[0], zero, levels, gram)
-        made['weight'] = weight
-        made['grid'] = torch.stack([steps[0].float(), zero.float().expand_as(steps[0])])
-        made['levels'] = torch.tensor(levels)
+        state['weight'] = weight
+        state['grid'] = torch.stack(
+            [steps[0].float(), zero.float().expand_as(steps[0])]
+        )
+        state['levels'] = torch.tensor(levels)
         errors = [
             float(error_of(_grouped(w, gram), gram).sum()) for w in (weight, nearest)
         ]
-        made['share'] = errors[0] / max(errors[1], 1e-30)
+        state['share'] = errors[0] / max(errors[1], 1e-30)
     if layer.affine and layer.bias is not None:
-        made['bias'] = bias_of(weight, gram)
-    return made
+        state['bias'] = bias_of(weight, gram)
+    return state
 
 
-def _take(layer: QuantLayer, made: Mapping[str, Tensor]) -> None:
-    if 'bias' in made:
-        layer.bias.copy_(made['bias'])
-    if 'weight' not in made:
+def _take(layer: QuantLayer, state: Mapping[str, Tensor]) -> None:
+    if 'bias' in state:
+        layer.bias.copy_(state['bias'])
+    if 'weight' not in state:
         return
-    layer.weight.copy_(made['weight'])
+    layer.weight.copy_(state['weight'])
     bits = layer.precision.w_bits
-    if not torch.equal(layer.w_quantizer(layer.weight, bits), made['weight']):
+    if not torch.equal(layer.w_quantizer(layer.weight, bits), state['weight']):
         # Its grid follows from the weights, and is another one now.
         stored = StoredQuantizer((bits,))
-        step, zero = made['grid']
-        stored.set_grid(step, zero, tuple(made['levels'].tolist()))
+        step, zero = state['grid']
+        stored.set_grid(step, zero, tuple(state['levels'].tolist()))
         layer.store(stored)
 
 

@@ -66,12 +66,12 @@ def outputs_of(
         layers: By name.
         batches: As of :func:`mmmpq.models.task_loss.raw_outputs`.
     """
-    found: OrderedDict[str, list[list[Tensor]]] = OrderedDict()
+    samples: OrderedDict[str, list[list[Tensor]]] = OrderedDict()
     now = 0
 
     def hook(name: str) -> Any:
         def keep(layer: nn.Module, _: Any, out: Tensor) -> None:
-            calls = found.setdefault(name, [[] for _ in batches])[now]
+            calls = samples.setdefault(name, [[] for _ in batches])[now]
             rows = _flat(layer, out)
             most = _quota(layer, len(batches))
             places = _places(len(rows), most, name, now, len(calls))
@@ -82,7 +82,7 @@ def outputs_of(
     with hooked([m.register_forward_hook(hook(n)) for n, m in layers.items()]):
         for now, batch in enumerate(batches):  # noqa: B007
             raw_outputs(model, batch)
-    return found
+    return samples
 
 
 @torch.no_grad()
@@ -179,19 +179,19 @@ def _patches(layer: QuantLayer, x: Tensor, where: tuple) -> tuple[Tensor, Tensor
     try:
         with _Operands():
             layer.compute(x, layer.weight, layer.bias)
-    except _Found as found:
-        func, args, kwargs = found.args
+    except _Found as call:
+        func, args, kwargs = call.args
     x = args[0]
     if func is F.linear:
         rows = x.reshape(-1, x.shape[-1])
         places = _places(len(rows), *where)
         return rows[places][None], places
     names = ('stride', 'padding', 'dilation', 'groups')
-    given = dict(zip(names, args[3:], strict=False)) | kwargs
-    stride, dilation = (_pair(given.get(n, 1)) for n in ('stride', 'dilation'))
+    options = dict(zip(names, args[3:], strict=False)) | kwargs
+    stride, dilation = (_pair(options.get(n, 1)) for n in ('stride', 'dilation'))
     size = layer.weight.shape[2:]
     spans = [d * (k - 1) for d, k in zip(dilation, size, strict=True)]
-    x = F.pad(x, _margins(given.get('padding', 0), spans))
+    x = F.pad(x, _margins(options.get('padding', 0), spans))
     height, width = (
         (n - span - 1) // s + 1
         for n, span, s in zip(x.shape[2:], spans, stride, strict=True)
@@ -200,14 +200,14 @@ def _patches(layer: QuantLayer, x: Tensor, where: tuple) -> tuple[Tensor, Tensor
     image, at = places // (height * width), places % (height * width)
     down = torch.arange(size[0]) * dilation[0]
     right = torch.arange(size[1]) * dilation[1]
-    found = x.movedim(1, -1)[
+    patches = x.movedim(1, -1)[
         image[:, None, None],
         (at // width * stride[0])[:, None, None] + down[:, None],
         (at % width * stride[1])[:, None, None] + right,
     ]  # (rows, kh, kw, C_in)
-    groups = given.get('groups', 1)
-    found = found.movedim(-1, 1).reshape(len(places), groups, -1)
-    return found.transpose(0, 1), places
+    groups = options.get('groups', 1)
+    patches = patches.movedim(-1, 1).reshape(len(places), groups, -1)
+    return patches.transpose(0, 1), places
 
 
 def _margins(padding: int | str | Sequence[int], spans: Sequence[int]) -> list[int]:

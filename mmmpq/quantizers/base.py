@@ -260,11 +260,11 @@ class Quantizer(nn.Module):
     def select(self, bits: int) -> None:
         """Keeps what belongs to one width only."""
         for name, tensor in self.of_widths().items():
-            kept = self.rows(tensor.detach(), (bits,)).clone()
+            row = self.rows(tensor.detach(), (bits,)).clone()
             if isinstance(tensor, nn.Parameter):
                 trained = tensor.requires_grad and bits != 32
-                kept = nn.Parameter(kept, requires_grad=trained)
-            setattr(self, name, kept)
+                row = nn.Parameter(row, requires_grad=trained)
+            setattr(self, name, row)
         self.bits = (bits,)
         self.sync_host()
 

@@ -114,12 +114,12 @@ class BatchQuantizer(Quantizer):
                 return torch.zeros_like(self.extremes)
             channel = self.channel_dim % x.dim()
             dims = [d for d in range(x.dim()) if d != channel]
-            found = torch.stack(
+            extremes = torch.stack(
                 [x.amin(dims).float().mean(), x.amax(dims).float().mean()]
             )
             if self.gathered is not None:
-                self.gathered.append(found)
-            return found
+                self.gathered.append(extremes)
+            return extremes
         if not self.calibrated:
             raise ValueError(
                 'BatchQuantizer: found no statistics to evaluate with; a net has them '

@@ -83,13 +83,13 @@ class DoReFaQuantizer(Quantizer):
             step, offset = steps[0], offsets[0]
             out = fake_quantize(squashed, step, levels[0], 1.0, offset, self.gradient)
         else:
-            kept = [j for j, b in enumerate(bits) if b != 32]
+            places = [j for j, b in enumerate(bits) if b != 32]
             out = mix_fake_quantize(
                 squashed,
                 steps,
-                probs if len(kept) == len(bits) else probs[kept],
+                probs if len(places) == len(bits) else probs[places],
                 levels,
-                [1.0] * len(kept),
+                [1.0] * len(places),
                 offsets,
                 self.gradient,
             )

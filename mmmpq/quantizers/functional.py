@@ -188,7 +188,7 @@ def _kernels(x: Tensor, scale: Tensor) -> ModuleType | None:
 @cache
 def _triton() -> ModuleType | None:
     """The kernels for GPUs, if Triton is installed and they are not switched off."""
-    if native.wanted() == 'plain' or importlib.util.find_spec('triton') is None:
+    if native.setting() == 'plain' or importlib.util.find_spec('triton') is None:
         return None
     return importlib.import_module('mmmpq.quantizers.kernels.triton_kernels')
 

@@ -54,8 +54,8 @@ def _backward(
 
 @torch.library.register_fake('mmmpq::fake_quantize_backward', lib=_LIBRARY)
 def _(grad, x, scale, offset, probs, bounds, scale_grad, gradient, divisors, need_x):
-    given = (functional._dense(x) if need_x else None), scale, offset, probs
-    return tuple(x.new_empty(0) if t is None else torch.empty_like(t) for t in given)
+    inputs = (functional._dense(x) if need_x else None), scale, offset, probs
+    return tuple(x.new_empty(0) if t is None else torch.empty_like(t) for t in inputs)
 
 
 def _setup(ctx, inputs, output):

@@ -103,9 +103,9 @@ def _best(
     least, best = torch.full_like(values, float('inf')), values
     for factor in factors:
         tried = values * factor
-        found = error(tried)
-        best = torch.where(found < least, tried, best)
-        least = torch.minimum(least, found)
+        errors = error(tried)
+        best = torch.where(errors < least, tried, best)
+        least = torch.minimum(least, errors)
     return best
 
 

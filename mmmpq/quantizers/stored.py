@@ -73,8 +73,8 @@ class StoredQuantizer(Quantizer):
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         for name in ('scale', 'zero'):
-            found = state_dict.get(prefix + name)
-            if found is not None:
+            tensor = state_dict.get(prefix + name)
+            if tensor is not None:
                 like = getattr(self, name)
-                setattr(self, name, like.new_zeros(found.shape))
+                setattr(self, name, like.new_zeros(tensor.shape))
         super()._load_from_state_dict(state_dict, prefix, *args)

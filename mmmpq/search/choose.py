@@ -57,8 +57,8 @@ def spend_rest(
         )
         if not moves:
             break
-        told = paced(moves, log, 'spending the rest')
-        gains = measure_gains(space, choice, tables, loss_of, told)
+        paced_moves = paced(moves, log, 'spending the rest')
+        gains = measure_gains(space, choice, tables, loss_of, paced_moves)
         better = spend(choice, gains, tables)
         if better == choice:
             break

@@ -84,7 +84,7 @@ def upgrades(
     """
     costs, limits = problem(tables)
     spent = [sum(float(c[g][j]) for g, j in enumerate(choice)) for c in costs]
-    found = []
+    options = []
     for g, group in enumerate(space.groups):
         priced = []
         for j in range(len(group.candidates)):
@@ -93,11 +93,11 @@ def upgrades(
             if j != choice[g] and fits and max(more) > 0:
                 shares = [m / max(n, 1e-12) for m, n in zip(more, limits, strict=True)]
                 priced.append((max(shares), j))
-        found.append([j for _, j in sorted(priced, reverse=True)])
-    if most is not None and sum(map(len, found)) > most:
-        each = max(most // len(found), 1)
-        found = [js[:: -(-len(js) // each)] if js else js for js in found]
-    return [(g, j) for g, js in enumerate(found) for j in sorted(js)]
+        options.append([j for _, j in sorted(priced, reverse=True)])
+    if most is not None and sum(map(len, options)) > most:
+        each = max(most // len(options), 1)
+        options = [js[:: -(-len(js) // each)] if js else js for js in options]
+    return [(g, j) for g, js in enumerate(options) for j in sorted(js)]
 
 
 def measure_gains(

@@ -52,16 +52,16 @@ class History:
         """
         if not self.path.is_file():
             return False
-        kept: list[str] = []
+        lines: list[str] = []
         for line in self.path.read_text().splitlines():
             try:
                 record = json.loads(line)
             except ValueError:
                 break
             if record.get('iter', -1) < iteration:
-                kept.append(line + '\n')
-        atomic_write(self.path, ''.join(kept))
-        return bool(kept)
+                lines.append(line + '\n')
+        atomic_write(self.path, ''.join(lines))
+        return bool(lines)
 
     def append(self, record: dict[str, Any]) -> None:
         with self.path.open('a') as file:

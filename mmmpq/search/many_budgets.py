@@ -49,9 +49,9 @@ def policies_within(
         (name, policy, score) of each; the score is Σ log p.
     """
     log_p = [p.double().cpu().clamp_min(1e-12).log() for p in probs]
-    found = []
+    policies = []
     for name, search in searches.items():
         choice = search.choose(loss_of, probs=probs)
         score = sum(float(row[j]) for row, j in zip(log_p, choice, strict=True))
-        found.append((name, search.policy(choice), score))
-    return found
+        policies.append((name, search.policy(choice), score))
+    return policies

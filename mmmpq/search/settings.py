@@ -98,9 +98,9 @@ class Settings:
             if scheduler is not None:
                 scheduler.step()
         except Exception as error:
-            found = getattr(self, name)
+            cfg = getattr(self, name)
             raise ValueError(
-                f'{key}.{name}: found {dict(found)}; it takes no step: {error}'
+                f'{key}.{name}: found {dict(cfg)}; it takes no step: {error}'
             ) from error
 
 

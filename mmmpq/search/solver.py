@@ -90,11 +90,11 @@ def solve(
             )
         parts = np.split(result.x, starts[1:])
         choice = [int(part.argmax()) for part in parts]
-        taken = starts + choice
+        places = starts + choice
         cuts = [
-            _cover(cost, least, limit, taken, sizes)
+            _cover(cost, least, limit, places, sizes)
             for cost, least, limit in budgets
-            if _total(cost[taken]) > limit
+            if _total(cost[places]) > limit
         ]
         if not cuts:
             return choice
@@ -107,7 +107,7 @@ def _cover(
     cost: np.ndarray,
     least: np.ndarray,
     limit: float,
-    taken: np.ndarray,
+    places: np.ndarray,
     sizes: Sequence[int],
 ) -> LinearConstraint:
     """Excludes a choice over a budget, and every one that is as dear where it matters.
@@ -115,7 +115,7 @@ def _cover(
     Few groups suffice to exceed the budget with the others at their cheapest: not all
     of them may take what costs as much as in that choice, or more.
     """
-    most = cost[taken]
+    most = cost[places]
     order = np.argsort(least - most, kind='stable')
     low, high = 0, len(order)  # so many of the dearest groups do not, and do
     while high - low > 1:

@@ -200,9 +200,9 @@ def bounds(
         until: That share at which B_max is reached.
         headroom: Room above E[B] at the start.
     """
-    left = max(0.0, 1 - progress / until) if until > 0 else 0.0
+    remaining = max(0.0, 1 - progress / until) if until > 0 else 0.0
     return [
-        t.limit + max(0.0, (1 + headroom) * e - t.limit) * left**2
+        t.limit + max(0.0, (1 + headroom) * e - t.limit) * remaining**2
         for t, e in zip(tables, start, strict=True)
     ]
 

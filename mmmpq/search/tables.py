@@ -106,9 +106,9 @@ class Tables(tuple):
     def __new__(cls, tables: Iterable[Table] = ()) -> 'Tables':
         if isinstance(tables, cls):
             return tables
-        made = super().__new__(cls, tables)
-        made._devices = {}
-        return made
+        new = super().__new__(cls, tables)
+        new._devices = {}
+        return new
 
     def expected(self, probs: Sequence[Tensor]) -> Tensor:
         """E[B] = Σ_g Σ_j p_gj B_gj + constant: (budgets,), float64, with gradient."""

@@ -38,11 +38,11 @@ class SubnetBudgets:
         budgets: Mapping[str, Sequence[Budget]],
         objectives: Sequence[CostAt] = (),
     ) -> None:
-        given = [*objectives, *(b for each in budgets.values() for b in each)]
-        shape, proposals = given[0].input_shape, given[0].proposals
+        references = [*objectives, *(b for each in budgets.values() for b in each)]
+        shape, proposals = references[0].input_shape, references[0].proposals
         always = [CostAt(cost(), shape, proposals) for cost in (BOPs, WeightBytes)]
         columns: dict[str, CostAt] = {}
-        for at in [*always, *given]:
+        for at in [*always, *references]:
             columns.setdefault(at.name, at)
         self.space, self.budgets = space, dict(budgets)
         self.names = list(columns)
@@ -55,7 +55,7 @@ class SubnetBudgets:
                 i = self.names.index(budget.name)
                 limit = self.costs.limit(budget, i)
                 self.limits[name][i] = min(limit, self.limits[name][i])
-        minimised = [r.name for r in (objectives or given)]
+        minimised = [r.name for r in (objectives or references)]
         self.minimise = [self.names.index(n) for n in dict.fromkeys(minimised)]
 
     @classmethod
@@ -99,10 +99,10 @@ class SubnetBudgets:
     def describe(self, subnet: Subnet, names: Sequence[str]) -> dict:
         """What a policy's meta says of the budgets ``names`` and of costs."""
         costs = self.costs.of(subnet)
-        found = []
+        entries = []
         for budget in (b for name in names for b in self.budgets[name]):
             i = self.names.index(budget.name)
-            found.append(
+            entries.append(
                 dict(
                     type=self.names[i],
                     limit=self.costs.limit(budget, i),
@@ -117,7 +117,7 @@ class SubnetBudgets:
         return dict(
             input_shape=None if shape is None else list(shape),
             proposals=self.costs.counted[0].proposals,
-            budgets=found,
+            budgets=entries,
             costs={
                 kind: dict(zip(('bops', 'weight_bytes'), row, strict=True))
                 for kind, row in rows.items()

@@ -50,8 +50,8 @@ class GeneCode:
         """Which genes (n, G) have no effect; only the architecture decides that."""
         mask = np.zeros(genes.shape, bool)
         if self.architecture:
-            for row, found in zip(genes, mask, strict=True):
-                found[:] = self._idle(tuple(row[self.architecture].tolist()))
+            for row, flags in zip(genes, mask, strict=True):
+                flags[:] = self._idle(tuple(row[self.architecture].tolist()))
         return mask
 
     def _idle_in(self, architecture: tuple[int, ...]) -> np.ndarray:

@@ -91,14 +91,14 @@ class SubnetCosts:
     def layers(self, subnet: Subnet, i: int = 0) -> list[LayerProfile]:
         """The layers of a subnet at the reference input of the i-th cost."""
         sizes = self._elastic_layers(subnet, self.shape(subnet, i)[1])
-        found = []
+        layers = []
         for name, layer in self._profiles[i].items():
             if name in sizes:
                 macs, weights = sizes[name]
-                found.append(replace(layer, macs=macs, weights=weights))
+                layers.append(replace(layer, macs=macs, weights=weights))
             elif name not in self._elastic_names:
-                found.append(layer)
-        return found
+                layers.append(layer)
+        return layers
 
     def shape(self, subnet: Subnet, i: int = 0) -> tuple[int, int, int]:
         """(C, H, W) at which the i-th cost of a subnet is counted."""
@@ -173,12 +173,12 @@ class SubnetCosts:
             if side not in sizes:
                 sizes[side] = self._elastic_layers(subnet, side)
             for name, layer in self._profiles[i].items():
-                own = layer.macs, layer.weights
+                size = layer.macs, layer.weights
                 if name in self._elastic_names:
-                    own = sizes[side].get(name)
-                if own is None:
+                    size = sizes[side].get(name)
+                if size is None:
                     continue
-                costs, g = self._row(i, name, *own), self._group_of.get(name)
+                costs, g = self._row(i, name, *size), self._group_of.get(name)
                 if g is None:
                     constant[i] += costs[0]
                 else:
@@ -201,13 +201,13 @@ class SubnetCosts:
         self, subnet: Subnet, resolution: int
     ) -> dict[str, tuple[int, int]]:
         """MACs and weights of the elastic layers in use, by name in the model."""
-        found = {}
+        sizes = {}
         for name, module in self._elastic.items():
             values = {gene: subnet[gene] for gene in module.genes()}
             weights = module.layer_weights(values)
             for layer, macs in module.layer_macs(values, resolution).items():
-                found[f'{name}.{layer}' if name else layer] = macs, weights[layer]
-        return found
+                sizes[f'{name}.{layer}' if name else layer] = macs, weights[layer]
+        return sizes
 
     def _largest_layers(self) -> list[dict[str, LayerProfile]]:
         """The layers of the largest net under each cost, by name."""
@@ -217,10 +217,10 @@ class SubnetCosts:
             (self.shape(largest, i), reference.proposals)
             for i, reference in enumerate(self.counted)
         ]
-        found = {
+        profiles = {
             key: {layer.name: layer for layer in profile(self._model, *key)}
             for key in dict.fromkeys(keys)
         }
         if active is not None:
             self.space.activate(active)
-        return [found[key] for key in keys]
+        return [profiles[key] for key in keys]

@@ -100,8 +100,8 @@ def evolve(
             f'budgets: none of {population} x {generations} subnets is inside; allow '
             'more, or a larger budget'
         )
-    found = distinct(np.atleast_2d(result.X).astype(np.int64))
-    return found[np.lexsort((predict(found), costs(found)[:, minimise[0]]))]
+    front = distinct(np.atleast_2d(result.X).astype(np.int64))
+    return front[np.lexsort((predict(front), costs(front)[:, minimise[0]]))]
 
 
 def excess(costs: np.ndarray, limits: Sequence[Sequence[float]]) -> np.ndarray:
@@ -182,16 +182,16 @@ def pick(
         count: How many, if there are as many; at least one for each budget.
     """
     best = [best_inside(scores, costs, limit) for limit in limits]
-    taken = list(dict.fromkeys(i for i in best if i is not None))
-    others = [i for i in range(len(scores)) if i not in taken]
-    even = np.linspace(0, len(others) - 1, min(max(0, count - len(taken)), len(others)))
-    return sorted({*taken, *(others[int(i)] for i in even.round())})
+    picks = list(dict.fromkeys(i for i in best if i is not None))
+    others = [i for i in range(len(scores)) if i not in picks]
+    even = np.linspace(0, len(others) - 1, min(max(0, count - len(picks)), len(others)))
+    return sorted({*picks, *(others[int(i)] for i in even.round())})
 
 
 def _first(sizes, population, seed, start) -> Codes:
-    given = np.empty((0, len(sizes)), np.int64) if start is None else start
-    given = given[:population]
-    return np.concatenate([given, spread(sizes, population - len(given), seed)])
+    genes = np.empty((0, len(sizes)), np.int64) if start is None else start
+    genes = genes[:population]
+    return np.concatenate([genes, spread(sizes, population - len(genes), seed)])
 
 
 def import_pymoo():

@@ -100,7 +100,7 @@ class SubnetSearch:
             return []
         tables, constants = self.costs.linear()
         scores = np.split(linear.weights, np.cumsum(self.code.sizes)[:-1])
-        found = []
+        candidates = []
         for name, limit in self.budgets.limits.items():
             bound = np.flatnonzero(np.isfinite(limit))
             choice = solve(
@@ -110,8 +110,8 @@ class SubnetSearch:
             )
             (candidate,) = self._candidates('milp', np.array([choice]))
             candidate.name = name
-            found.append(candidate)
-        return found
+            candidates.append(candidate)
+        return candidates
 
     def _evolve(self, sizes, widened=lambda genes: genes, **options) -> Codes:
         """Evolves genes of ``sizes``, of which ``widened`` makes those of the space."""
@@ -140,17 +140,17 @@ class SubnetSearch:
         return self.code.canonical(genes)
 
     def _picked(self, kind: str, genes: Codes, count: int) -> list[Candidate]:
-        taken = pick(self._predict(genes), self.costs(genes), self.limits, count)
-        return self._candidates(kind, genes[taken])
+        picks = pick(self._predict(genes), self.costs(genes), self.limits, count)
+        return self._candidates(kind, genes[picks])
 
     def _candidates(self, kind: str, genes: Codes) -> list[Candidate]:
         scores, subnets = self._predict(genes), self.code.subnets(genes)
         group = next(iter(self.budgets.space.groups), None)
-        found = []
+        candidates = []
         for i, (subnet, score) in enumerate(zip(subnets, scores, strict=True)):
             name = f'{i:02d}'
             if kind == 'uniform':  # with an elastic architecture one of several
                 number = f'_{name}' if self.code.architecture else ''
                 name = f'{subnet[group]}{number}'
-            found.append(Candidate(kind, name, subnet, float(score)))
-        return found
+            candidates.append(Candidate(kind, name, subnet, float(score)))
+        return candidates

@@ -231,10 +231,10 @@ class SubnetSpace:
         Raises:
             ValueError: It is the policy of no subnet: gene or layer, found, accepted.
         """
-        found = {**self.smallest(), **policy.meta.get('architecture', {})}
+        subnet = {**self.smallest(), **policy.meta.get('architecture', {})}
         for name, group in self.groups.items():
-            given = [policy.layers[n] for n in group.layers if n in policy.layers]
-            found[name] = given[0] if given else found[name]
+            precisions = [policy.layers[n] for n in group.layers if n in policy.layers]
+            subnet[name] = precisions[0] if precisions else subnet[name]
         missing = [
             g for g in self.architecture if g not in policy.meta.get('architecture', {})
         ]
@@ -243,8 +243,8 @@ class SubnetSpace:
                 f'policy: meta.architecture has no gene {missing[0]!r}, which the '
                 'supernet needs'
             )
-        self.check(found)
-        expected = self.policy(found).layers
+        self.check(subnet)
+        expected = self.policy(subnet).layers
         policy.check_layers(expected)
         for name, precision in expected.items():
             if policy.layers[name] != precision:
@@ -252,7 +252,7 @@ class SubnetSpace:
                     f'policy: {name}: found {policy.layers[name]}; accepted is '
                     f'{precision}, which the layer is fixed at or shares with its group'
                 )
-        return self.canonical(found)
+        return self.canonical(subnet)
 
     def _canonical_values(self, subnet: Subnet) -> Subnet:
         """In the order and the types of ``genes``."""

@@ -99,12 +99,12 @@ def _moving_mean(values: np.ndarray, radius: int) -> np.ndarray:
     """Mean over ``2 * radius + 1`` values, fewer at the ends; NaN are left out."""
     if not len(values):
         return values
-    known = np.isfinite(values)
+    finite = np.isfinite(values)
     window = np.ones(2 * radius + 1)
     inside = slice(radius, radius + len(values))
-    total = np.convolve(np.where(known, values, 0.0), window)[inside]
-    count = np.convolve(known.astype(float), window)[inside]
-    return np.where(known, total / np.maximum(count, 1), np.nan)
+    total = np.convolve(np.where(finite, values, 0.0), window)[inside]
+    count = np.convolve(finite.astype(float), window)[inside]
+    return np.where(finite, total / np.maximum(count, 1), np.nan)
 
 
 def _panels(

@@ -101,10 +101,10 @@ class SearchHistory:
                     f'{len(self.budgets)} budgets'
                 )
         for name, group in self.groups.items():
-            found = len(record['probs'].get(name, ()))
-            if found != len(group['candidates']):
+            count = len(record['probs'].get(name, ()))
+            if count != len(group['candidates']):
                 return (
-                    f'probs of group {name!r} has {found} numbers, the header '
+                    f'probs of group {name!r} has {count} numbers, the header '
                     f'names {len(group["candidates"])} candidates'
                 )
         return None

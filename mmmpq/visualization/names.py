@@ -30,9 +30,9 @@ def short_names(names: Iterable[str], length: int) -> dict[str, str]:
     names = list(dict.fromkeys(names))
     ways: tuple[Callable[[str, int], str], ...] = shorten, _ends, _initials
     for way in ways:
-        found = {name: way(name, length) for name in names}
-        if len(set(found.values())) == len(names):
-            return found
+        short = {name: way(name, length) for name in names}
+        if len(set(short.values())) == len(names):
+            return short
     return {n: f'{i}{shorten(n, length - len(str(i)))}' for i, n in enumerate(names)}
 
 

@@ -69,11 +69,11 @@ def bits(
     return fig
 
 
-def _bit_ticks(found: set[int]) -> dict[int, float]:
+def _bit_ticks(widths: set[int]) -> dict[int, float]:
     """Height of every bit-width; float stands just above the widest other one."""
-    top = max((b for b in found if 0 < b <= 8), default=1)
+    top = max((b for b in widths if 0 < b <= 8), default=1)
     heights = {b: b for b in range(top + 1)}  # 0 is a skipped block
-    return {**heights, 32: top + 1.5} if max(found, default=0) > 8 else heights
+    return {**heights, 32: top + 1.5} if max(widths, default=0) > 8 else heights
 
 
 def _bits_row(

@@ -37,23 +37,23 @@ def unpack(packages: Sequence[str], source: Path | None, folder: Path) -> Path:
         for package in packages:
             print(f'fetching {package}', flush=True)
             _call('--source', ['apt-get', 'download', '-q', package], archives)
-        found = _archives(archives)
+        files = _archives(archives)
     elif source.is_dir():
-        found = _archives(source)
-        if not found:
+        files = _archives(source)
+        if not files:
             return source
     elif source.is_file():
-        found = {source.name.split('_')[0]: source}
+        files = {source.name.split('_')[0]: source}
     else:
         raise FileNotFoundError(f'--source {source}: does not exist')
-    if missing := [p for p in packages if p not in found]:
+    if missing := [p for p in packages if p not in files]:
         raise ValueError(
-            f'--source {source}: found packages {", ".join(sorted(found))}; needed is '
+            f'--source {source}: found packages {", ".join(sorted(files))}; needed is '
             f'{", ".join(missing)} too'
         )
     for package in packages:
-        words = ['dpkg-deb', '-x', str(found[package].resolve()), 'files']
-        _call(f'--source {found[package]}', words, folder)
+        words = ['dpkg-deb', '-x', str(files[package].resolve()), 'files']
+        _call(f'--source {files[package]}', words, folder)
     return folder / 'files'
 
 
@@ -67,7 +67,7 @@ def _call(option: str, words: list[str], folder: Path) -> None:
             f'{option}: found no {words[0]}, which Debian and its kin have; elsewhere '
             'give a folder with the unpacked packages'
         )
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise ValueError(f'{option}: {" ".join(words)} failed: {" ".join(said)}')
+    process = subprocess.run(words, cwd=folder, capture_output=True, text=True)
+    if process.returncode:
+        message = (process.stderr or process.stdout).strip().splitlines()[-1:]
+        raise ValueError(f'{option}: {" ".join(words)} failed: {" ".join(message)}')

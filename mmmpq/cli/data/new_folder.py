@@ -26,12 +26,12 @@ def make_folder(out: Path, settings: dict, fill: Callable[[Path], None]) -> None
     """
     record = out / RECORD
     if record.is_file():
-        found = json.loads(record.read_text())
-        if found == settings:
+        previous = json.loads(record.read_text())
+        if previous == settings:
             print(f'{out} is up to date')
             return
-        if found.get('converter') != settings['converter']:
-            sys.exit(f"error: --out {out}: was made by '{found.get('converter')}'")
+        if previous.get('converter') != settings['converter']:
+            sys.exit(f"error: --out {out}: was made by '{previous.get('converter')}'")
     elif out.exists():
         sys.exit(f'error: --out {out}: exists and was not made by this converter')
     out.parent.mkdir(parents=True, exist_ok=True)

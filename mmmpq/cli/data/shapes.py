@@ -107,12 +107,12 @@ def write_split(
     (folder / split).mkdir()
     images, annotations = [], []
     for i in track(range(1, count + 1), f'{split} images'):
-        image, found = draw(photos, args.size, args.max_shapes, rng)
+        image, shapes = draw(photos, args.size, args.max_shapes, rng)
         name = f'{i:06}.png'
         if not cv2.imwrite(str(folder / split / name), image):
             raise OSError(f'cannot write {folder / split / name}')
         images.append(dict(id=i, file_name=name, width=args.size, height=args.size))
-        for annotation in found:
+        for annotation in shapes:
             annotations.append(dict(id=len(annotations) + 1, image_id=i, **annotation))
     categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES, 1)]
     (folder / 'annotations' / f'instances_{split}.json').write_text(

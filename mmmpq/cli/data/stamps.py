@@ -49,9 +49,9 @@ def load_cutouts(files: Path) -> dict[str, list[tuple[str, Image.Image]]]:
     folders = [p for p in sorted(files.rglob('stamps')) if p.is_dir()]
     if not folders:
         raise FileNotFoundError(f'--source: found no folder stamps in {files}')
-    found = {}
+    cutouts = {}
     for name, places in CLASSES.items():
-        found[name] = []
+        cutouts[name] = []
         paths = [p for each in places for p in (folders[0] / each).rglob('*.png')]
         for path in sorted(paths):
             if DRAWN & set(path.parts) or path.stem.endswith(('_mirror', '_flip')):
@@ -63,13 +63,13 @@ def load_cutouts(files: Path) -> dict[str, list[tuple[str, Image.Image]]]:
             filled = np.asarray(opaque.crop(box)).mean() / 255
             if filled >= FILLED and min(box[2] - box[0], box[3] - box[1]) >= 20:
                 kind = next(w for w in re.split('[-_]', path.stem) if len(w) > 1)
-                found[name].append((kind.lower(), image.crop(box)))
-        if len({kind for kind, _ in found[name]}) < 2:
+                cutouts[name].append((kind.lower(), image.crop(box)))
+        if len({kind for kind, _ in cutouts[name]}) < 2:
             raise ValueError(
-                f"--source: found {len(found[name])} cut-outs of class '{name}' in "
+                f"--source: found {len(cutouts[name])} cut-outs of class '{name}' in "
                 f'{", ".join(places)}; two kinds are needed, one for each split'
             )
-    return found
+    return cutouts
 
 
 def load_photos(files: Path, short: int) -> list[Image.Image]:
@@ -158,11 +158,11 @@ def write_split(folder: Path, name: str, photos, cutouts, args) -> None:
     (folder / name).mkdir()
     images, annotations = [], []
     for i in track(range(1, getattr(args, name) + 1), f'{name} images'):
-        image, found = draw(photos, cutouts, args.size, args.objects, rng)
+        image, objects = draw(photos, cutouts, args.size, args.objects, rng)
         file = f'{i:06}.jpg'
         image.save(folder / name / file, quality=95, subsampling=0)
         images.append(dict(id=i, file_name=file, width=args.size, height=args.size))
-        for annotation in found:
+        for annotation in objects:
             annotations.append(dict(id=len(annotations) + 1, image_id=i, **annotation))
     categories = [dict(id=i, name=name) for i, name in enumerate(CLASSES, 1)]
     (folder / 'annotations' / f'instances_{name}.json').write_text(

@@ -74,11 +74,11 @@ class CalibrationHook(Hook):
         batches = train_batches(runner, self.batches)
         with isolated_randomness():
             if not ready:
-                told = paced(batches, runner.logger.info, 'calibration')
-                calibrate(model, told)
+                paced_batches = paced(batches, runner.logger.info, 'calibration')
+                calibrate(model, paced_batches)
             if self.batchnorm or _lacks_statistics(runner):
-                told = paced(batches, runner.logger.info, 'BatchNorm')
-                calibrate_subnet(model, told, self.batchnorm)
+                paced_batches = paced(batches, runner.logger.info, 'BatchNorm')
+                calibrate_subnet(model, paced_batches, self.batchnorm)
         runner.logger.info(
             f'Calibrated {len(layers)} quantized layers on {len(batches)} batches'
             + (' (ranges were there already)' if ready else '')

@@ -29,9 +29,9 @@ class WholeCheckpointHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         self._loaded = checkpoint
-        known = checkpoint.get('meta') or {}
+        meta = checkpoint.get('meta') or {}
         if runner._resume and not (
-            'message_hub' in checkpoint and {'epoch', 'iter'} <= set(known)
+            'message_hub' in checkpoint and {'epoch', 'iter'} <= set(meta)
         ):
             raise ValueError(
                 f'{self.key}: {runner._load_from} is no checkpoint of a training: it '

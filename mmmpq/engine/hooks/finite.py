@@ -80,13 +80,13 @@ def stop_at_non_finite(runner: Runner, batch: Any, loss: float) -> None:
 def first_non_finite(model: nn.Module, batch: Any) -> str:
     """Name of the first layer, in the order of the forward pass, whose parameters or
     output are not finite for ``batch``; or a hint that it is none of them."""
-    found = []
+    names = []
 
     def look(name: str, module: nn.Module, output: Any) -> None:
         tensors = [*module.parameters(recurse=False)]
         tensors += [output] if isinstance(output, Tensor) else []
-        if not found and not all(torch.isfinite(t).all() for t in tensors):
-            found.append(name)
+        if not names and not all(torch.isfinite(t).all() for t in tensors):
+            names.append(name)
 
     handles = [
         module.register_forward_hook(lambda m, i, o, name=name: look(name, m, o))
@@ -97,8 +97,8 @@ def first_non_finite(model: nn.Module, batch: Any) -> str:
     try:
         model._run_forward(model.data_preprocessor(batch, True), mode='loss')
     except Exception as error:  # a detector may refuse what is not finite
-        found.append(f'unknown (the forward pass fails: {error})')
+        names.append(f'unknown (the forward pass fails: {error})')
     finally:
         for handle in handles:
             handle.remove()
-    return found[0] if found else 'none of the layers: look at the loss itself'
+    return names[0] if names else 'none of the layers: look at the loss itself'

@@ -103,8 +103,8 @@ class SandwichHook(TrainingHook):
         if not runner._resume:
             calibrate(model, train_batches(runner, self.calibration))
         if self.teacher is not None:
-            given = model, self.teacher, self.distill, self.match
-            self._added.append(Distillation(*given))
+            args = model, self.teacher, self.distill, self.match
+            self._added.append(Distillation(*args))
         self._added.append(model.register_forward_hook(self._use_all_parameters))
         super().before_train(runner)
 

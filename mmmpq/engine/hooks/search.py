@@ -149,10 +149,10 @@ class SearchHook(TrainingHook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         super().after_load_checkpoint(runner, checkpoint)
-        wanted = ['steps', 'started_at', 'last', 'optimizer']
-        wanted += ['scheduler'] * bool(self.settings.scheduler)
-        wanted += ['position'] * (not self.joint)
-        self._resumed = resumed_state(runner, checkpoint, self.KEY, wanted)
+        keys = ['steps', 'started_at', 'last', 'optimizer']
+        keys += ['scheduler'] * bool(self.settings.scheduler)
+        keys += ['position'] * (not self.joint)
+        self._resumed = resumed_state(runner, checkpoint, self.KEY, keys)
 
     def before_train(self, runner: Runner) -> None:
         search, resumed, harms = self.search, self._resumed, None
@@ -165,8 +165,8 @@ class SearchHook(TrainingHook):
             first = batches[: self.calibration]
             calibrate(search.model, paced(first, runner.logger.info, 'calibration'))
             if self.fisher:
-                seen = batches[: self.fisher]
-                harms = fisher_scores.measure(search.model, search.space, seen)
+                sample = batches[: self.fisher]
+                harms = fisher_scores.measure(search.model, search.space, sample)
         accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
         window = accumulated if self.joint else 1
         epoch = len(runner.train_loop.dataloader)

@@ -97,7 +97,7 @@ class Session:
         self.integer_inputs = {name for node in integer for name in node.input}
         self.binding = self.session.io_binding()
         first, *others = self.session.get_inputs()
-        given = image
+        option = image
         if image is None:
             noted = self.session.get_modelmeta().custom_metadata_map.get(FORMAT)
             image = json.loads(noted)['input_shape'] if noted else ()
@@ -110,9 +110,9 @@ class Session:
                 f'{", ".join(f"{i.name} {i.shape}" for i in (first, *others))}; '
                 'accepted is one of float images, with --input-shape C H W'
             )
-        if given is not None and shape[1:] != list(given):
+        if option is not None and shape[1:] != list(option):
             raise ValueError(
-                f'--input-shape: found {" ".join(map(str, given))}; the input of '
+                f'--input-shape: found {" ".join(map(str, option))}; the input of '
                 f'{self.name} is {first.shape}'
             )
         self.shape = tuple(shape)
@@ -144,12 +144,12 @@ def race(
     """
     times: list[list[float]] = [[] for _ in runs]
     for i in range(warmup + repeats):
-        for run, seen in zip(runs, times, strict=True):
+        for run, row in zip(runs, times, strict=True):
             start = time.perf_counter_ns()
             run()
-            seen.append((time.perf_counter_ns() - start) / 1e3)
+            row.append((time.perf_counter_ns() - start) / 1e3)
         step(i + 1)
-    return [tuple(quantiles(seen[warmup:], n=4, method='inclusive')) for seen in times]
+    return [tuple(quantiles(row[warmup:], n=4, method='inclusive')) for row in times]
 
 
 def time_layer(

@@ -66,21 +66,21 @@ def entries(timed: Times, inputs: Mapping[Work, int]) -> list[dict[str, Any]]:
         for precision in _precisions(times):
             low = max(precision) <= 8
             time_ = times[INTEGER if low else FLOAT]
-            found = sums.setdefault(
+            total = sums.setdefault(
                 (*shape, precision), dict(us=0, n=0, executed=set())
             )
-            found['us'] += time_.us * inputs[work]
-            found['n'] += inputs[work]
-            found['executed'].add(INTEGER if low and time_.integer else FLOAT)
+            total['us'] += time_.us * inputs[work]
+            total['n'] += inputs[work]
+            total['executed'].add(INTEGER if low and time_.integer else FLOAT)
     return [
         dict(
             **dict(shape),
             w_bits=precision.w_bits,
             a_bits=precision.a_bits,
-            us=float(digits(found['us'] / found['n'], 4)),
-            executed_as=' and '.join(map(str, sorted(found['executed']))),
+            us=float(digits(total['us'] / total['n'], 4)),
+            executed_as=' and '.join(map(str, sorted(total['executed']))),
         )
-        for (*shape, precision), found in sums.items()
+        for (*shape, precision), total in sums.items()
     ]
 
 

@@ -46,18 +46,22 @@ def about_model(
 
 def preprocessing(model: nn.Module) -> dict[str, Any]:
     """What the model's preprocessor does to an image of the test pipeline."""
-    found = getattr(model, 'data_preprocessor', None)
-    swapped = bool(getattr(found, '_channel_conversion', False))
-    normalizes = bool(getattr(found, '_enable_normalize', False))
-    value = getattr(found, 'pad_value', 0)
-    fill = found.mean + found.std * value if normalizes else torch.tensor([value])
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    swapped = bool(getattr(preprocessor, '_channel_conversion', False))
+    normalizes = bool(getattr(preprocessor, '_enable_normalize', False))
+    value = getattr(preprocessor, 'pad_value', 0)
+    fill = (
+        preprocessor.mean + preprocessor.std * value
+        if normalizes
+        else torch.tensor([value])
+    )
     fill = fill.flatten().tolist()
     return {
         'channels': 'RGB' if swapped else 'BGR',
         'swap_channels': swapped,
-        'mean': found.mean.flatten().tolist() if normalizes else None,
-        'std': found.std.flatten().tolist() if normalizes else None,
-        'pad_size_divisor': getattr(found, 'pad_size_divisor', 1),
+        'mean': preprocessor.mean.flatten().tolist() if normalizes else None,
+        'std': preprocessor.std.flatten().tolist() if normalizes else None,
+        'pad_size_divisor': getattr(preprocessor, 'pad_size_divisor', 1),
         'pad_value': value,
         'fill': fill[::-1] if swapped else fill,  # becomes pad_value
     }
@@ -70,7 +74,7 @@ def decoding(model: nn.Module) -> dict[str, Any] | None:
     head = onnx_cut.head_of(model)
     priors = getattr(head, 'prior_generator', None)
     coder = getattr(head, 'bbox_coder', None)
-    known = ('means', 'stds', 'clip_border', 'add_ctr_clamp', 'ctr_clamp')
+    keys = ('means', 'stds', 'clip_border', 'add_ctr_clamp', 'ctr_clamp')
     return {
         'head': type(head).__name__,
         'score': 'sigmoid' if getattr(head, 'use_sigmoid_cls', True) else 'softmax',
@@ -80,9 +84,7 @@ def decoding(model: nn.Module) -> dict[str, Any] | None:
         'coder': coder
         and {
             'type': type(coder).__name__,
-            **{
-                key: _plain(getattr(coder, key)) for key in known if hasattr(coder, key)
-            },
+            **{key: _plain(getattr(coder, key)) for key in keys if hasattr(coder, key)},
         },
         'test_cfg': _plain(getattr(model, 'test_cfg', None)),
     }

@@ -36,21 +36,21 @@ def recording(model: nn.Module, step: Callable[[int], None]) -> Iterator[Predict
         model: A toolbox model, unwrapped.
         step: Told of the number of images after each batch.
     """
-    found = Predictions()
+    predictions = Predictions()
     predict = model.predict
 
     def recorded(images: Tensor, *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
         samples = predict(images, *args, **kwargs)
         spent = (time.perf_counter() - start) * 1e3
-        found.milliseconds += [spent / len(images)] * len(images)
-        found.images += [_prediction(sample) for sample in samples]
+        predictions.milliseconds += [spent / len(images)] * len(images)
+        predictions.images += [_prediction(sample) for sample in samples]
         step(len(images))
         return samples
 
     model.predict = recorded
     try:
-        yield found
+        yield predictions
     finally:
         del model.predict
 
@@ -58,8 +58,8 @@ def recording(model: nn.Module, step: Callable[[int], None]) -> Iterator[Predict
 def _prediction(sample: Any) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     if 'pred_instances' not in sample:
         return sample.pred_score.detach().cpu().clone()
-    found = sample.pred_instances
-    values = found.bboxes, found.scores, found.labels
+    instances = sample.pred_instances
+    values = instances.bboxes, instances.scores, instances.labels
     return tuple(value.detach().cpu().clone() for value in values)
 
 
@@ -97,17 +97,17 @@ def agreement(
         floor: The score below which the model drops detections.
         most: The most detections that it keeps of an image.
     """
-    found = Agreement(images=len(first.images))
+    result = Agreement(images=len(first.images))
     for a, b in zip(first.images, second.images, strict=True):
         if isinstance(a, Tensor):
             equal, differences = bool(a.argmax() == b.argmax()), (a - b).abs()
         else:
             equal, differences = _compare_detections(a, b, floor, most)
-        found.equal += equal
-        found.scores += differences.numel()
-        found.near += int((differences <= SCORE).sum())
-        found.largest = max([found.largest, *differences.tolist()])
-    return found
+        result.equal += equal
+        result.scores += differences.numel()
+        result.near += int((differences <= SCORE).sum())
+        result.largest = max([result.largest, *differences.tolist()])
+    return result
 
 
 def _compare_detections(
@@ -115,7 +115,7 @@ def _compare_detections(
 ) -> tuple[bool, Tensor]:
     """Whether they are equal, and the differences of the scores of partners."""
     end = max([floor, *(float(s.min()) for _, s, _ in (a, b) if 0 < len(s) >= most)])
-    equal, found = True, []
+    equal, differences = True, []
     for (boxes, scores, labels), (others, their_scores, their_labels) in (a, b), (b, a):
         partner = labels[:, None] == their_labels
         partner &= box_iou(boxes, others) >= OVERLAP
@@ -124,5 +124,5 @@ def _compare_detections(
         nearest[:, 1:] = torch.where(partner, difference, float('inf'))
         nearest = nearest.amin(dim=1)
         equal &= bool((nearest[scores > end + SCORE] <= SCORE).all())
-        found.append(nearest[nearest.isfinite()])
-    return equal, found[0]
+        differences.append(nearest[nearest.isfinite()])
+    return equal, differences[0]

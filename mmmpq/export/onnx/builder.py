@@ -38,8 +38,8 @@ class Builder:
     ) -> str:
         """Adds a node and returns the name of its output; by default, its own."""
         name = f'{base}/{kind}_{len(self.nodes)}'
-        made = helper.make_node(kind, inputs, [output or name], name, **attributes)
-        self.nodes.append(made)
+        node = helper.make_node(kind, inputs, [output or name], name, **attributes)
+        self.nodes.append(node)
         return output or name
 
     def floats(self, name: str, values: np.ndarray | float) -> str:
@@ -135,14 +135,14 @@ def _marked(marker: NodeProto) -> dict[str, str]:
 def _drop_unused(graph: GraphProto) -> None:
     """Removes nodes and initializers that no output depends on: the float weights."""
     used = {output.name for output in graph.output}
-    kept = []
+    nodes = []
     for node in reversed(graph.node):
         if used.intersection(node.output):
             used.update(_inputs(node))
-            kept.append(node)
+            nodes.append(node)
     initializers = [t for t in graph.initializer if t.name in used]
     del graph.node[:], graph.initializer[:]
-    graph.node.extend(reversed(kept))
+    graph.node.extend(reversed(nodes))
     graph.initializer.extend(initializers)
 
 

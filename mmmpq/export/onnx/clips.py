@@ -23,30 +23,30 @@ def fold_clips(graph: GraphProto) -> int:
         The number of nodes that were taken out.
     """
     wires = Wires(graph)
-    taken: dict[int, NodeProto] = {}
+    clips: dict[int, NodeProto] = {}
     for node in reversed(graph.node):
         if node.op_type not in CLIPS or bounds(wires, node) is None:
             continue
         readers = wires.readers[node.output[0]]
         if node.output[0] not in wires.outputs and all(
-            id(reader) in taken
+            id(reader) in clips
             or (reader.op_type == 'QuantizeLinear' and wires.grid(reader))
             for reader in readers
         ):
-            taken[id(node)] = node
+            clips[id(node)] = node
     builder = Builder()
     done: set[int] = set()
     for node in graph.node:
-        if id(node) in taken:
+        if id(node) in clips:
             builder.renamed[node.output[0]] = builder.renamed.get(
                 node.input[0], node.input[0]
             )
         elif node.op_type == 'QuantizeLinear' and wires.grid(node):
-            _bounded(builder, wires, node, taken, done)
+            _bounded(builder, wires, node, clips, done)
         elif id(node) not in done:
             builder.keep(node)
     builder.finish(graph)
-    return len(taken)
+    return len(clips)
 
 
 def bounds(wires: Wires, node: NodeProto) -> tuple[float, float] | None:
@@ -67,7 +67,7 @@ def _bounded(
     builder: Builder,
     wires: Wires,
     node: NodeProto,
-    taken: dict[int, NodeProto],
+    clips: dict[int, NodeProto],
     done: set[int],
 ) -> None:
     """Keeps a QuantizeLinear, and bounds its integers as the Clips before it do."""
@@ -75,9 +75,9 @@ def _bounded(
     low, high = limits(grid.type)
     clip = wires.maker.get(node.input[0])
     builder.keep(node)
-    if id(clip) not in taken:
+    if id(clip) not in clips:
         return
-    while id(clip) in taken:
+    while id(clip) in clips:
         a, b = bounds(wires, clip)
         # What is clipped later counts: clip(clip(q, a, b), low, high).
         low, high = (
@@ -86,9 +86,9 @@ def _bounded(
         clip = wires.maker.get(clip.input[0])
     out = node.output[0]
     behind = wires.only_reader(out)
-    own = behind is not None and behind.op_type == 'Clip' and bounds(wires, behind)
-    if own:
-        low, high = (min(max(q, int(own[0])), int(own[1])) for q in (low, high))
+    last = behind is not None and behind.op_type == 'Clip' and bounds(wires, behind)
+    if last:
+        low, high = (min(max(q, int(last[0])), int(last[1])) for q in (low, high))
         done.add(id(behind))
     if (low, high) != limits(grid.type):
         ends = [
@@ -96,6 +96,6 @@ def _bounded(
             for end, q in (('min', low), ('max', high))
         ]
         clipped = builder.node('Clip', [out, *ends], out)
-        builder.renamed[behind.output[0] if own else out] = clipped
-    elif own:
+        builder.renamed[behind.output[0] if last else out] = clipped
+    elif last:
         builder.renamed[behind.output[0]] = out

@@ -57,28 +57,28 @@ def network(model: nn.Module, images: Tensor) -> dict[str, Any]:
         images: Preprocessed, (N, C, H, W).
     """
     features = model.extract_feat(images)
-    found = {'outputs': head_of(model)(features)}
+    tensors = {'outputs': head_of(model)(features)}
     if hasattr(model, 'roi_head'):
-        found['features'] = features
-    return found
+        tensors['features'] = features
+    return tensors
 
 
-def names(model: nn.Module, found: Mapping[str, Any]) -> dict[str, Any]:
+def names(model: nn.Module, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """A name in the place of each tensor of :func:`network`.
 
     A dense head's outputs are called as the toolbox's ``predict_by_feat`` does, with
     the number of the level: 'cls_scores_0'. That of a classifier is 'cls_score'.
     """
-    outputs = found['outputs']
+    outputs = tensors['outputs']
     decode = getattr(head_of(model), 'predict_by_feat', None)
-    known = list(inspect.signature(decode).parameters) if decode else []
+    arguments = list(inspect.signature(decode).parameters) if decode else []
     if isinstance(outputs, Tensor):
         named = 'cls_score'
-    elif isinstance(outputs, (list, tuple)) and len(outputs) <= len(known):
-        named = [_named(v, n) for v, n in zip(outputs, known, strict=False)]
+    elif isinstance(outputs, (list, tuple)) and len(outputs) <= len(arguments):
+        named = [_named(v, n) for v, n in zip(outputs, arguments, strict=False)]
     else:
         named = _named(outputs, 'outputs')
-    rest = {k: _named(v, k) for k, v in found.items() if k != 'outputs'}
+    rest = {k: _named(v, k) for k, v in tensors.items() if k != 'outputs'}
     return {'outputs': named, **rest}
 
 
@@ -97,9 +97,9 @@ def replace(model: nn.Module, run: Callable[[Tensor], dict[str, Any]]) -> nn.Mod
 
     def extract_feat(images: Tensor, *_: Any, **__: Any) -> Features:
         with torch.no_grad():
-            found = run(images)
-        features = Features(found.get('features', ()))
-        features.outputs = found['outputs']
+            tensors = run(images)
+        features = Features(tensors.get('features', ()))
+        features.outputs = tensors['outputs']
         return features
 
     model.extract_feat = extract_feat

@@ -22,8 +22,8 @@ class _NonMaxSuppression(Function):
     @staticmethod
     def forward(ctx, boxes, scores, most, overlap, floor):
         passing = (scores[0, 0] > floor).nonzero()[:, 0]
-        kept = passing[nms(boxes[0, passing], scores[0, 0, passing], overlap)][:most]
-        return torch.stack([kept * 0, kept * 0, kept], 1)
+        indices = passing[nms(boxes[0, passing], scores[0, 0, passing], overlap)][:most]
+        return torch.stack([indices * 0, indices * 0, indices], 1)
 
     @staticmethod
     def symbolic(g, boxes, scores, most, overlap, floor):
@@ -84,14 +84,14 @@ class Decoding(nn.Module):
         if not self.cfg.nms.get('class_agnostic', False):  # labels lie side by side
             top = torch.where(valid[:, None], boxes, -1e9).amax()
             shifted = boxes + labels[:, None].to(boxes) * (top + 1)
-        kept = _NonMaxSuppression.apply(
+        indices = _NonMaxSuppression.apply(
             shifted[None],
             torch.where(valid, scores, -1.0)[None, None],
             len(scores) if self.by_anchor else int(self.cfg.max_per_img),
             float(self.cfg.nms.iou_threshold),
             -0.5,
         )[:, 2]
-        return boxes[kept], scores[kept], labels[kept]
+        return boxes[indices], scores[indices], labels[indices]
 
     def _anchors(self, classes: Tensor, deltas: Tensor, objectness: Tensor) -> tuple:
         """Of each prior its best class, as YOLOXHead does."""
@@ -110,7 +110,7 @@ class Decoding(nn.Module):
         """The best pairs of a prior and a class, as BaseDenseHead does."""
         width = self.head.cls_out_channels
         encoded = self.head.bbox_coder.encode_size
-        found = []
+        parts = []
         for level, priors in enumerate(self.priors):
             scores = classes[level].reshape(-1, width)
             if self.head.use_sigmoid_cls:
@@ -123,7 +123,7 @@ class Decoding(nn.Module):
             scores, pairs = scores.flatten().topk(most)
             at = torch.div(pairs, int(labels_of), rounding_mode='floor')
             factor = factors[level].flatten()[at].sigmoid() if factors else None
-            found.append(
+            parts.append(
                 (
                     priors[at],
                     deltas[level].reshape(-1, encoded)[at],
@@ -132,7 +132,7 @@ class Decoding(nn.Module):
                     scores > self.cfg.get('score_thr', 0),
                 )
             )
-        priors, deltas, scores, labels, valid = map(torch.cat, zip(*found, strict=True))
+        priors, deltas, scores, labels, valid = map(torch.cat, zip(*parts, strict=True))
         boxes = self.head.bbox_coder.decode(priors, deltas)
         if getattr(self.head.bbox_coder, 'clip_border', True):
             height, width = self.size
@@ -180,16 +180,16 @@ def _decodes_by_anchor(head: nn.Module) -> bool:
             '_bbox_post_process',
         ),
     }
-    own = getattr(getattr(head, 'loss_cls', None), 'custom_cls_channels', False)
-    for known, methods in ways.items():
+    custom = getattr(getattr(head, 'loss_cls', None), 'custom_cls_channels', False)
+    for kind, methods in ways.items():
         if (
-            isinstance(head, known)
-            and not own
+            isinstance(head, kind)
+            and not custom
             and all(
-                getattr(type(head), name) is getattr(known, name) for name in methods
+                getattr(type(head), name) is getattr(kind, name) for name in methods
             )
         ):
-            return known is YOLOXHead
+            return kind is YOLOXHead
     raise ValueError(
         f'--end-to-end: model.bbox_head.type: found {type(head).__name__}, which '
         f'decodes in a way of its own; accepted are heads that decode as {LIKE} do'
@@ -197,19 +197,20 @@ def _decodes_by_anchor(head: nn.Module) -> bool:
 
 
 def _check_test_cfg(cfg: Mapping[str, Any] | None, by_anchor: bool) -> None:
-    found = cfg.get('nms') if cfg else None
-    if not found or 'iou_threshold' not in found:
+    options = cfg.get('nms') if cfg else None
+    if not options or 'iou_threshold' not in options:
         raise ValueError(
-            f'--end-to-end: model.test_cfg.nms: found {found!r}; accepted is '
+            f'--end-to-end: model.test_cfg.nms: found {options!r}; accepted is '
             "dict(type='nms', iou_threshold=0.5) or the like"
         )
-    if found.get('type', 'nms') != 'nms' or set(found) - NMS_KEYS:
+    if options.get('type', 'nms') != 'nms' or set(options) - NMS_KEYS:
         raise ValueError(
-            f'--end-to-end: model.test_cfg.nms: found {dict(found)!r}, for which ONNX '
-            f"has no operator; accepted is type='nms', of {', '.join(sorted(NMS_KEYS))}"
+            f'--end-to-end: model.test_cfg.nms: found {dict(options)!r}, for which '
+            f"ONNX has no operator; accepted is type='nms', of "
+            f'{", ".join(sorted(NMS_KEYS))}'
         )
-    wanted = ('score_thr',) if by_anchor else ('nms_pre', 'max_per_img')
-    for key in wanted:
+    keys = ('score_thr',) if by_anchor else ('nms_pre', 'max_per_img')
+    for key in keys:
         value = cfg.get(key)
         if not isinstance(value, (int, float)) or value < (key != 'score_thr'):
             raise ValueError(

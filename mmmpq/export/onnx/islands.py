@@ -55,11 +55,11 @@ def add_islands(
     measured = [island.name for island in islands if island.measured]
     seen = observe(model, [*dict.fromkeys([*measured, *outputs])], images)
     for island in islands:
-        found, wanted = None, None
+        values, ends = None, None
         if island.measured:
-            found = seen[island.name]
-            wanted = found.ends if island.is_output else found.fit(target.type)
-        island.grid = shared_grid(island.readers, found, wanted, target.type)
+            values = seen[island.name]
+            ends = values.ends if island.is_output else values.fit(target.type)
+        island.grid = shared_grid(island.readers, values, ends, target.type)
     report = rewire(model, wires, islands, target)
     after = observe(model, outputs, images)
     report['open'] = open_ends
@@ -69,9 +69,9 @@ def add_islands(
     return report
 
 
-def _relative(wanted: Tensor, found: Tensor) -> float:
-    """‖found - wanted‖ / ‖wanted‖."""
-    return float((found - wanted).norm() / wanted.norm().clamp_min(1e-12))
+def _relative(before: Tensor, after: Tensor) -> float:
+    """‖after - before‖ / ‖before‖."""
+    return float((after - before).norm() / before.norm().clamp_min(1e-12))
 
 
 def _find(
@@ -89,12 +89,12 @@ def _find(
 
     for node in model.graph.node:
         kind, data = node.op_type, _data(node)
-        made = all(name in joined for name in data)
+        of_islands = all(name in joined for name in data)
         if kind in target.layers and _is_quantized(wires, node):
             inside.add(id(node))
             if kind not in target.free:
                 joined[node.output[0]] = node.output[0]
-        elif not made or not data:
+        elif not of_islands or not data:
             continue
         elif kind in CLIPS and wires.only_reader(data[0]) and bounds(wires, node):
             between.add(data[0])
@@ -149,12 +149,12 @@ def _keeps_values(node: NodeProto) -> bool:
 
 def _is_quantized(wires: Wires, node: NodeProto) -> bool:
     makers = [wires.maker.get(name) for name in node.input[:2]]
-    return all(made and made.op_type == 'DequantizeLinear' for made in makers)
+    return all(maker and maker.op_type == 'DequantizeLinear' for maker in makers)
 
 
 def _inputs_behind(wires: Wires, name: str, target: Target) -> list[Input]:
     """The quantizers of layers that read a tensor."""
-    found = []
+    inputs = []
     for first in wires.readers[name]:
         node, nodes, ends = first, [first], None
         if first.op_type == 'Clip' and target.clip == 'float':
@@ -173,5 +173,5 @@ def _inputs_behind(wires: Wires, name: str, target: Target) -> list[Input]:
             behind = wires.only_reader(behind.output[0])
         if behind is not None and behind.op_type == 'DequantizeLinear':
             layer = node.input[1].removesuffix('.input_scale')
-            found.append(Input(Reader(layer, grid, low, high), [*nodes, behind]))
-    return found
+            inputs.append(Input(Reader(layer, grid, low, high), [*nodes, behind]))
+    return inputs

@@ -58,8 +58,8 @@ class OnnxNetwork:
         """
         channels, height, width = self.about['input_shape']
         axes = self.session.get_inputs()[0].shape
-        for found, axis in zip(images.shape[1:], axes[1:], strict=True):
-            if isinstance(axis, int) and axis != found:
+        for side, axis in zip(images.shape[1:], axes[1:], strict=True):
+            if isinstance(axis, int) and axis != side:
                 raise ValueError(
                     f'ONNX model: found images of {tuple(images.shape[1:])}; it was '
                     f'exported for {channels, height, width}, which --input-shape of '
@@ -103,8 +103,8 @@ def sums_are_cut() -> bool:
         model.SerializeToString(), providers=['CPUExecutionProvider']
     )
     a, b = np.full((16, 16), 255, np.uint8), np.full((16, 16), 127, np.int8)
-    (found,) = session.run(None, {'a': a, 'b': b})
-    return bool((found != 16 * 255 * 127).any())
+    (product,) = session.run(None, {'a': a, 'b': b})
+    return bool((product != 16 * 255 * 127).any())
 
 
 def use_onnx(model: nn.Module, network: OnnxNetwork) -> nn.Module:
@@ -122,11 +122,11 @@ def use_onnx(model: nn.Module, network: OnnxNetwork) -> nn.Module:
     Raises:
         ValueError: The file is of another class of models.
     """
-    made, found = network.about['model'], type(model).__name__
-    if made != found:
+    exported, name = network.about['model'], type(model).__name__
+    if exported != name:
         raise ValueError(
-            f'ONNX model: it was exported from a {made}; the model of the config is a '
-            f'{found}'
+            f'ONNX model: it was exported from a {exported}; the model of the config '
+            f'is a {name}'
         )
     if network.about.get('end_to_end'):
         return _replace_predict(model, network)
@@ -169,10 +169,10 @@ def _about(metadata: dict[str, str], path: str | Path) -> dict[str, Any]:
         version=int, model=str, input_shape=list, policy=dict, outputs=(list, dict, str)
     )
     for key, kind in kinds.items():
-        found = about.get(key) if isinstance(about, dict) else None
-        if not isinstance(found, kind):
+        value = about.get(key) if isinstance(about, dict) else None
+        if not isinstance(value, kind):
             raise ValueError(
-                f'ONNX model: {path} is damaged: {key}: found {found!r:.60}'
+                f'ONNX model: {path} is damaged: {key}: found {value!r:.60}'
             )
     if about['version'] > VERSION:
         raise ValueError(

@@ -55,29 +55,29 @@ def quant_levels(bits: int, low: int, high: int) -> tuple[bool, bool, int]:
         >>> quant_levels(4, -7, 7), quant_levels(4, 0, 15), quant_levels(2, -1, 2)
         ((True, True, 0), (False, False, 0), (True, False, 1))
     """
-    found = []
+    ways = []
     for signed, narrow in product((low < 0, low >= 0), (False, True)):
         count = 2**bits - narrow
         start = -(2 ** (bits - 1)) + narrow if signed else 0
         if count == high - low + 1 and not (signed and bits == 1):
-            found.append((signed, narrow, low - start))
-    if not found:
+            ways.append((signed, narrow, low - start))
+    if not ways:
         raise ValueError(
             f'{bits} bits with the levels {low} to {high}: QONNX has {2**bits} levels '
             f'at that width, or one less'
         )
-    return min(found, key=lambda each: each[2] != 0)
+    return min(ways, key=lambda each: each[2] != 0)
 
 
 class _Writer(LayerWriter):
     def weight(self, name: str, latent: str) -> str:
         layer = self.layers[name]
-        found = weight_integers(layer)
-        if found is None:
+        integers = weight_integers(layer)
+        if integers is None:
             return latent
         q, scale, zero = (
             outputs_first(t, layer.out_dim if t is not None and t.dim() else 0)
-            for t in found
+            for t in integers
         )
         values = from_integers(q, scale, zero).cpu().numpy()
         scale = scale.cpu().numpy()

@@ -61,11 +61,11 @@ def observe(
     """
     watching = onnx.ModelProto()
     watching.CopyFrom(model)
-    known = {output.name for output in model.graph.output}
+    outputs = {output.name for output in model.graph.output}
     watching.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
         for name in names
-        if name not in known
+        if name not in outputs
     )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
@@ -75,17 +75,17 @@ def observe(
     session = onnxruntime.InferenceSession(
         watching.SerializeToString(), options, providers=['CPUExecutionProvider']
     )
-    found: dict[str, list[tuple[torch.Tensor, ...]]] = {n: [] for n in names}
+    records: dict[str, list[tuple[torch.Tensor, ...]]] = {n: [] for n in names}
     for image in _one_by_one(images, session.get_inputs()[0].shape):
         for name, values in zip(
             names, session.run(list(names), {'images': image}), strict=True
         ):
             flat = torch.from_numpy(values).reshape(1, -1)
-            found[name].append((flat.min(), flat.max(), subsample(flat, SAMPLE)))
-    if not any(found.values()):
+            records[name].append((flat.min(), flat.max(), subsample(flat, SAMPLE)))
+    if not any(records.values()):
         raise ValueError('images: found none; --target takes ranges from some')
     seen = {}
-    for name, parts in found.items():
+    for name, parts in records.items():
         lows, highs, samples = zip(*parts, strict=True)
         sample = subsample(torch.cat(samples, 1), SAMPLE)
         seen[name] = Seen(float(min(lows)), float(max(highs)), sample)
@@ -93,14 +93,14 @@ def observe(
 
 
 def _one_by_one(
-    images: Sequence[np.ndarray], wanted: Sequence[int | str]
+    images: Sequence[np.ndarray], axes: Sequence[int | str]
 ) -> Iterator[np.ndarray]:
     for batch in images:
-        for found, axis in zip(batch.shape[1:], wanted[1:], strict=True):
-            if isinstance(axis, int) and axis != found:
+        for side, axis in zip(batch.shape[1:], axes[1:], strict=True):
+            if isinstance(axis, int) and axis != side:
                 raise ValueError(
                     f'images: found {batch.shape[1:]} in the train_dataloader; the '
-                    f'net is exported for {tuple(wanted[1:])}, which --input-shape sets'
+                    f'net is exported for {tuple(axes[1:])}, which --input-shape sets'
                 )
         for image in np.ascontiguousarray(batch, np.float32):
             yield image[None]

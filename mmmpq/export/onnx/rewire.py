@@ -87,7 +87,7 @@ class _Writer(Builder):
     def write(self, model: ModelProto, islands: Sequence[Island]) -> None:
         island_of = {name: island for island in islands for name in island.tensors}
         inputs = [
-            each for i in islands for found in i.tensors.values() for each in found
+            each for i in islands for group in i.tensors.values() for each in group
         ]
         own = {id(node) for each in inputs for node in each.nodes}
         for node in model.graph.node:

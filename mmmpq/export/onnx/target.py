@@ -66,9 +66,9 @@ class Target:
             raise ValueError(
                 f'target: found {name!r}; accepted are {", ".join(TARGETS)}'
             )
-        found = strict_json((FOLDER / f'{name}.json').read_text())
-        lists = {k: tuple(v) for k, v in found.items() if isinstance(v, list)}
-        return cls(name, **{**found, **lists})
+        settings = strict_json((FOLDER / f'{name}.json').read_text())
+        lists = {k: tuple(v) for k, v in settings.items() if isinstance(v, list)}
+        return cls(name, **{**settings, **lists})
 
     def check(self, layers: Mapping[str, QuantLayer], containers: str) -> None:
         """Raises ValueError if the target lacks a type or a width that a net needs.
@@ -101,10 +101,10 @@ class Target:
 
 def _leaves(layer: QuantLayer) -> bool:
     """Whether an input or a weight has levels beyond int8, or another zero than 0."""
-    found = []
+    ranges = []
     if (levels := activation_levels(layer)) is not None:
         _, zero, *ends = levels
-        found.append((zero != 0, *ends))
+        ranges.append((zero != 0, *ends))
     if (integers := weight_integers(layer)) is not None:
-        found.append((integers[2] is not None, *weight_levels(layer)))
-    return any(zero or low < -128 or high > 127 for zero, low, high in found)
+        ranges.append((integers[2] is not None, *weight_levels(layer)))
+    return any(zero or low < -128 or high > 127 for zero, low, high in ranges)

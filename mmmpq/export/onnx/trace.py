@@ -100,10 +100,10 @@ def _written(
 ) -> tuple[bytes, dict[str, Any]]:
     with torch.no_grad(), _marked(model, containers):
         try:
-            found = onnx_cut.network(model, images)
-            names = onnx_cut.names(model, found)
+            tensors = onnx_cut.network(model, images)
+            names = onnx_cut.names(model, tensors)
             outputs = dict(
-                zip(onnx_cut.leaves(names), onnx_cut.leaves(found), strict=True)
+                zip(onnx_cut.leaves(names), onnx_cut.leaves(tensors), strict=True)
             )
             model.forward = lambda x: tuple(onnx_cut.leaves(onnx_cut.network(model, x)))
             data = exported(
@@ -217,16 +217,16 @@ def _marking(name: str, layer: QuantizedLayer, integers: bool):
 
 def _module_at_fault(model: nn.Module, images: Tensor, error: Exception) -> str:
     """The innermost module that was running, or that calls the operator named."""
-    known = {id(m): n for n, m in model.named_modules()}
-    found = ''
+    names = {id(m): n for n, m in model.named_modules()}
+    name = ''
     frame = error.__traceback__
     while frame is not None:
-        found = known.get(id(frame.tb_frame.f_locals.get('self'))) or found
+        name = names.get(id(frame.tb_frame.f_locals.get('self'))) or name
         frame = frame.tb_next
     operator = re.search(r'aten::\w+', str(error))
-    if operator and not found:
+    if operator and not name:
         with contextlib.suppress(Exception):
             graph = torch.jit.trace(model, images, check_trace=False).inlined_graph
             scope = graph.findNode(operator[0]).scopeName()
-            found = scope.rpartition('/')[2].removeprefix('__module.')
-    return found or type(model).__name__
+            name = scope.rpartition('/')[2].removeprefix('__module.')
+    return name or type(model).__name__

@@ -67,8 +67,8 @@ def make_whole(
     image = torch.zeros(1, channels, *size)
     device = next(model.parameters()).device
     inputs = before(image)
-    found = onnx_cut.leaves(onnx_cut.network(model, inputs.to(device)))
-    maps = [tensor.cpu() for tensor in found]
+    outputs = onnx_cut.leaves(onnx_cut.network(model, inputs.to(device)))
+    maps = [tensor.cpu() for tensor in outputs]
     levels = len(onnx_cut.head_of(model).prior_generator.strides)
     sizes = [tuple(m.shape[2:]) for m in maps[:levels]]
     behind = Decoding(model, sizes, tuple(size))
@@ -99,8 +99,8 @@ def _part(
     part = load_from_string(exported(module.eval(), inputs, reads, gives, traced))
     if opset > traced:
         part = version_converter.convert_version(part, opset)
-    kept = dict(rename_inputs=False, rename_outputs=False)
-    return compose.add_prefix(part, prefix, **kept)
+    options = dict(rename_inputs=False, rename_outputs=False)
+    return compose.add_prefix(part, prefix, **options)
 
 
 def _joined(first: ModelProto, second: ModelProto) -> ModelProto:

@@ -62,8 +62,8 @@ class Wires:
             return self.constant(node.input[0])
         if node.op_type != 'Constant':
             return None
-        found = [a for a in node.attribute if a.name == 'value']
-        return numpy_helper.to_array(found[0].t) if found else None
+        values = [a for a in node.attribute if a.name == 'value']
+        return numpy_helper.to_array(values[0].t) if values else None
 
     def grid(self, node: NodeProto) -> Grid | None:
         """Of a QuantizeLinear or DequantizeLinear of 8 bits, one for all channels."""

@@ -106,8 +106,8 @@ class _Elastic:
         """Becomes the plain layer of the channels and the kernel in use, in place."""
         weight = self._latent_weight()
         weight = weight[: self.out_channels, : self.in_channels // self.groups]
-        kept = nn.Parameter(weight.clone(), self.weight.requires_grad)
-        self._parameters['weight'] = kept
+        param = nn.Parameter(weight.clone(), self.weight.requires_grad)
+        self._parameters['weight'] = param
         if self.bias is not None:
             bias = self.bias[: self.out_channels].clone()
             self.bias = nn.Parameter(bias, self.bias.requires_grad)
@@ -173,6 +173,6 @@ def _narrow(quantizer: Quantizer, channels: int) -> None:
     if quantizer.channels == 1:
         return
     for name, param in list(quantizer.named_parameters(recurse=False)):
-        kept = nn.Parameter(param[:, :channels].clone(), param.requires_grad)
-        setattr(quantizer, name, kept)
+        first = nn.Parameter(param[:, :channels].clone(), param.requires_grad)
+        setattr(quantizer, name, first)
     quantizer.channels = channels

@@ -38,10 +38,10 @@ def count_subnets(model: nn.Module) -> int:
 
 def _choices(model: nn.Module) -> dict[str, int]:
     """Precisions of each layer; of a group, of the first of its layers in its stage."""
-    found: dict[int, tuple[int, str, int]] = {}
+    first: dict[int, tuple[int, str, int]] = {}
     for name, layer in model.named_modules():
         if isinstance(layer, MixedLayer):
             block = max((int(p) for p in name.split('.') if p.isdigit()), default=0)
             key, count = id(layer.relaxation), len(layer.candidates)
-            found[key] = min(found.get(key, (block, name, count)), (block, name, count))
-    return {name: count for _, name, count in found.values()}
+            first[key] = min(first.get(key, (block, name, count)), (block, name, count))
+    return {name: count for _, name, count in first.values()}

@@ -22,14 +22,14 @@ def checked(
     Raises:
         ValueError: A value that is not allowed.
     """
-    found = {name: values[name] for name in genes if name in values}
-    for name, value in found.items():
+    choice = {name: values[name] for name in genes if name in values}
+    for name, value in choice.items():
         if value not in genes[name]:
             raise ValueError(
                 f'{key}: found {value!r} for {name}; accepted are '
                 f'{", ".join(map(str, genes[name]))}'
             )
-    return found
+    return choice
 
 
 def read_architecture(architecture: Any) -> dict[str, Any]:

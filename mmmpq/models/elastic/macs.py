@@ -64,12 +64,12 @@ def _block_weights(
     with_se: bool,
 ) -> tuple[tuple[str, int, str], ...]:
     middle = middle_channels(in_channels, expand) if with_expand else in_channels
-    found = []
+    layers = []
     if with_expand:
-        found.append(('expand_conv.conv', in_channels * middle, 'i'))
-    found.append(('depthwise_conv.conv', middle * kernel**2, 'o'))
+        layers.append(('expand_conv.conv', in_channels * middle, 'i'))
+    layers.append(('depthwise_conv.conv', middle * kernel**2, 'o'))
     if with_se:
         squeeze = middle * squeeze_channels(middle)
-        found += [(f'se.conv{i}.conv', squeeze, 'se') for i in (1, 2)]
-    found.append(('linear_conv.conv', middle * out_channels, 'o'))
-    return tuple(found)
+        layers += [(f'se.conv{i}.conv', squeeze, 'se') for i in (1, 2)]
+    layers.append(('linear_conv.conv', middle * out_channels, 'o'))
+    return tuple(layers)

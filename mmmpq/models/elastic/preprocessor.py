@@ -77,8 +77,8 @@ class ElasticClsDataPreprocessor(_Resizing):
         Raises:
             ValueError: A resolution that is not offered.
         """
-        found = checked(self.genes(), values, 'subnet')
-        self.resolution = found.get('resolution', self.resolution)
+        choice = checked(self.genes(), values, 'subnet')
+        self.resolution = choice.get('resolution', self.resolution)
 
     def settle(self) -> None:
         """Becomes the preprocessor of the resolution in use, in place."""

@@ -149,9 +149,9 @@ class MobileNetV3Stages(BaseBackbone):
 
 
 def _choices(key: str, values: Sequence[float]) -> tuple:
-    found = tuple(sorted(set(values))) if isinstance(values, (list, tuple)) else ()
-    if not found or not all(isinstance(v, (int, float)) and v > 0 for v in found):
+    choices = tuple(sorted(set(values))) if isinstance(values, (list, tuple)) else ()
+    if not choices or not all(isinstance(v, (int, float)) and v > 0 for v in choices):
         raise ValueError(
             f'{key}: found {values!r}; accepted is a list of positive numbers'
         )
-    return found
+    return choices

@@ -83,17 +83,17 @@ def fill_from_fixed(backbone: MobileNetV3Stages, state: State, prefix: str) -> N
         prefix: Of the backbone's keys in it.
     """
     own = _float_tensors(backbone)
-    given = {k for k in own if f'{prefix}{k}' in state}
+    keys = {k for k in own if f'{prefix}{k}' in state}
     blocks = {
-        f'{name}.{i}.': f'{name}.{i}.linear_conv.conv.weight' in given
+        f'{name}.{i}.': f'{name}.{i}.linear_conv.conv.weight' in keys
         for name, stage in backbone.stages.items()
         for i in range(len(stage))
     }
-    whole = all(k in given and state[prefix + k].shape == own[k].shape for k in own)
-    if whole or not any(blocks.values()) or any('.matrix_' in k for k in given):
+    whole = all(k in keys and state[prefix + k].shape == own[k].shape for k in own)
+    if whole or not any(blocks.values()) or any('.matrix_' in k for k in keys):
         return
-    for block, found in blocks.items():
-        if found:
+    for block, is_there in blocks.items():
+        if is_there:
             sort_block(state, prefix + block)
         for key in (k for k in own if k.startswith(block)):
             state[prefix + key] = _placed(own[key], state.get(prefix + key), key)
@@ -159,23 +159,23 @@ def _first_channels(value: Tensor, own: Tensor, name: str) -> Tensor:
     return value[tuple(slice(n) for n in own.shape[:2])]  # kernels fit, or are refused
 
 
-def _placed(own: Tensor, given: Tensor | None, key: str) -> Tensor:
-    """``given`` in the first channels and the centre of the kernel of ``own``."""
+def _placed(own: Tensor, value: Tensor | None, key: str) -> Tensor:
+    """``value`` in the first channels and the centre of the kernel of ``own``."""
     if '.matrix_' in key:
         return torch.eye(len(own))
-    if given is None:
+    if value is None:
         return own.clone()
-    if any(g > o for g, o in zip(given.shape, own.shape, strict=True)):
-        return given  # torch says which shapes differ
-    if given.dim() == 0:
-        return given
+    if any(g > o for g, o in zip(value.shape, own.shape, strict=True)):
+        return value  # torch says which shapes differ
+    if value.dim() == 0:
+        return value
     placed = own.detach().clone()
-    if given.dim() == 4 and given.shape[2:] != own.shape[2:]:
-        margin = (own.shape[-1] - given.shape[-1]) // 2
-        centre = slice(margin, margin + given.shape[-1])
-        placed[: given.shape[0], : given.shape[1], centre, centre] = given
+    if value.dim() == 4 and value.shape[2:] != own.shape[2:]:
+        margin = (own.shape[-1] - value.shape[-1]) // 2
+        centre = slice(margin, margin + value.shape[-1])
+        placed[: value.shape[0], : value.shape[1], centre, centre] = value
     else:
-        placed[tuple(slice(n) for n in given.shape)] = given
+        placed[tuple(slice(n) for n in value.shape)] = value
     return placed
 
 

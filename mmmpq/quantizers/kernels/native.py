@@ -45,22 +45,22 @@ _PROBLEM = [_long, _long, _int, *[_pointer] * 6]
 _THREADS = [_pointer, _int]
 
 
-def wanted() -> str:
+def setting() -> str:
     """The environment variable ``MMMPQ_KERNELS``; default 'auto'.
 
     Raises:
         ValueError: It is none of ``KERNELS``.
     """
-    found = os.environ.get('MMMPQ_KERNELS', 'auto')
-    if found not in KERNELS:
-        raise ValueError(f'MMMPQ_KERNELS: found {found!r}; accepted are {KERNELS}')
-    return found
+    name = os.environ.get('MMMPQ_KERNELS', 'auto')
+    if name not in KERNELS:
+        raise ValueError(f'MMMPQ_KERNELS: found {name!r}; accepted are {KERNELS}')
+    return name
 
 
 @cache
 def library() -> SimpleNamespace | None:
     """The compiled functions, or None where they cannot be had."""
-    if wanted() == 'plain':
+    if setting() == 'plain':
         return None
     try:
         loaded = ctypes.CDLL(str(_compiled()))
@@ -90,10 +90,10 @@ def _parallel() -> int | None:
     libraries = Path(torch.__file__).parent / 'lib'
     for path in libraries.glob('libtorch_cpu.*'):
         try:  # what it does not have itself is looked up in what it is linked to
-            found = ctypes.CDLL(str(path)).GOMP_parallel
+            function = ctypes.CDLL(str(path)).GOMP_parallel
         except (OSError, AttributeError):
             continue
-        return ctypes.cast(found, _pointer).value
+        return ctypes.cast(function, _pointer).value
     return None
 
 
@@ -121,17 +121,17 @@ def _compiled() -> Path:
     target = folder / f'native-{key.hexdigest()[:16]}.so'
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as made:
-            built = Path(made) / target.name
-            done = subprocess.run(
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            built = Path(scratch) / target.name
+            process = subprocess.run(
                 [*command, str(SOURCE), '-o', str(built)],
                 capture_output=True,
                 text=True,
                 timeout=300,
-                env=os.environ | dict.fromkeys(ZIG_CACHES, made),
+                env=os.environ | dict.fromkeys(ZIG_CACHES, scratch),
             )
-            if done.returncode:
-                raise RuntimeError(f'{compiler[0]}: {done.stderr.strip()[-500:]}')
+            if process.returncode:
+                raise RuntimeError(f'{compiler[0]}: {process.stderr.strip()[-500:]}')
             built.replace(target)
     return target
 

@@ -142,13 +142,13 @@ class FakeQuantizeAll(Function):
         to_x, to_each_x = plan.empty(torch.float32) if need_x else (flat, parts)
         # To the ranges, to the coefficients, and the sums of every program.
         sizes = plan.ranges, plan.probs, plan.sums
-        found = torch.empty(sum(sizes), dtype=torch.float32, device=plan.device)
+        buffer = torch.empty(sum(sizes), dtype=torch.float32, device=plan.device)
         _backward(
-            plan.programs, (flat, to_x), found, plan.ranges, plan.probs,
+            plan.programs, (flat, to_x), buffer, plan.ranges, plan.probs,
             counters(len(grads), plan.device), *_about(plan, tensors),
             constants=(BLOCK, need_x),
         )  # fmt: skip
-        to_ranges, to_probs, _sums = found.split(sizes)
+        to_ranges, to_probs, _sums = buffer.split(sizes)
         _, ranges, probs = plan.each(tensors, None)
         to_ranges = to_ranges.split([r.numel() for r in ranges])
         every = [
@@ -221,7 +221,7 @@ def _forward(out, probs, lines, jobs, table, BLOCK: tl.constexpr):
 @Kernel
 @triton.jit(do_not_specialize=('all_ranges', 'all_probs'))
 def _backward(
-    grad, grad_x, found, all_ranges: tl.int64, all_probs: tl.int64, counters, probs,
+    grad, grad_x, buffer, all_ranges: tl.int64, all_probs: tl.int64, counters, probs,
     lines, jobs, table, BLOCK: tl.constexpr, NEED_X: tl.constexpr,
 ):  # fmt: skip
     line, rows, cols, number, parts, row, column = _line(lines, jobs, BLOCK)
@@ -234,7 +234,7 @@ def _backward(
     m = tl.load(line + CANDIDATES)
     passed = tl.zeros([BLOCK], tl.float32)
     # Two sums of every candidate and program: Σ g q, and Σ g x inside / s.
-    sums = found + all_ranges + all_probs + tl.load(line + SUMS_AT)
+    sums = buffer + all_ranges + all_probs + tl.load(line + SUMS_AT)
     programs = rows * parts
     j = m * 0
     while j < m:
@@ -256,17 +256,17 @@ def _backward(
     counter = counters + tl.load(jobs + tl.program_id(0))
     if tl.atomic_add(counter, 1, sem='acq_rel') == programs - 1:
         _finish(
-            line, m, rows, parts, sums, found, all_ranges, probs, table, BLOCK
+            line, m, rows, parts, sums, buffer, all_ranges, probs, table, BLOCK
         )  # fmt: skip
         tl.store(counter, 0)
 
 
 @triton.jit
 def _finish(
-    line, m, rows, parts, sums, found, all_ranges, probs, table, BLOCK: tl.constexpr
+    line, m, rows, parts, sums, buffer, all_ranges, probs, table, BLOCK: tl.constexpr
 ):
     """The gradients of a tensor's ranges and coefficients, from its programs' sums."""
-    to_ranges = found + tl.load(line + RANGES_AT)
+    to_ranges = buffer + tl.load(line + RANGES_AT)
     probs_at = tl.load(line + PROBS_AT)
     # Side by side: the rows, each with all of its parts; or the parts of the one row.
     count = tl.where(rows > 1, rows, parts)
@@ -296,5 +296,5 @@ def _finish(
             to_p += tl.sum(level * s)
             start += BLOCK
         tl.store(to_ranges + j, to_r, mask=rows == 1)
-        tl.store(found + all_ranges + probs_at + j, to_p, mask=probs_at >= 0)
+        tl.store(buffer + all_ranges + probs_at + j, to_p, mask=probs_at >= 0)
         j += 1

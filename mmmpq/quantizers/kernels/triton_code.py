@@ -100,7 +100,7 @@ def forward(
 @Kernel
 @triton.jit(do_not_specialize=SIZES, do_not_specialize_on_alignment=SMALL)
 def backward(
-    x, grad, grad_x, found, counters, factor, scale, offset, probs, table,
+    x, grad, grad_x, buffer, counters, factor, scale, offset, probs, table,
     rows: tl.int64, cols: tl.int64, parts: tl.int64, EVEN: tl.constexpr,
     M: tl.constexpr, BLOCK: tl.constexpr, IS_FLOAT: tl.constexpr,
     HAS_DIVISOR: tl.constexpr, HAS_OFFSET: tl.constexpr, HAS_PROBS: tl.constexpr,
@@ -179,11 +179,11 @@ def backward(
             miss = tl.sum(missed[j])
         if ALONE:
             _finish(
-                j, row, rows, level, inside, miss, found, factor, scale, offset, probs,
+                j, row, rows, level, inside, miss, buffer, factor, scale, offset, probs,
                 table, M, IS_FLOAT, HAS_DIVISOR, HAS_OFFSET, HAS_PROBS, GRADIENT,
             )  # fmt: skip
         else:
-            to = found + 3 * size + (j * rows + row) * parts + part
+            to = buffer + 3 * size + (j * rows + row) * parts + part
             tl.store(to, level)
             tl.store(to + size * parts, inside)
             if HAS_OFFSET:
@@ -192,14 +192,14 @@ def backward(
         tl.debug_barrier()
         if tl.atomic_add(counters + row, 1, sem='acq_rel') == parts - 1:
             for j in tl.static_range(M):
-                of = found + 3 * size + (j * rows + row) * parts
+                of = buffer + 3 * size + (j * rows + row) * parts
                 level_sum = _sum(of, parts, BLOCK)
                 inside_sum = _sum(of + size * parts, parts, BLOCK)
                 missed_sum = 0.0
                 if HAS_OFFSET:
                     missed_sum = _sum(of + 2 * size * parts, parts, BLOCK)
                 _finish(
-                    j, row, rows, level_sum, inside_sum, missed_sum, found, factor,
+                    j, row, rows, level_sum, inside_sum, missed_sum, buffer, factor,
                     scale, offset, probs, table, M, IS_FLOAT, HAS_DIVISOR, HAS_OFFSET,
                     HAS_PROBS, GRADIENT,
                 )  # fmt: skip
@@ -228,7 +228,7 @@ def _sum(of, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def _finish(
-    j, row, rows, level, inside, miss, found, factor, scale, offset, probs, table,
+    j, row, rows, level, inside, miss, buffer, factor, scale, offset, probs, table,
     M: tl.constexpr, IS_FLOAT: tl.constexpr, HAS_DIVISOR: tl.constexpr,
     HAS_OFFSET: tl.constexpr, HAS_PROBS: tl.constexpr, GRADIENT: tl.constexpr,
 ):  # fmt: skip
@@ -239,7 +239,7 @@ def _finish(
     )  # fmt: skip
     if GRADIENT != 1:
         inside *= 1.0 / s
-    to = found + j * rows + row
+    to = buffer + j * rows + row
     if (IS_FLOAT >> j) & 1:
         tl.store(to, 0.0)
     else:

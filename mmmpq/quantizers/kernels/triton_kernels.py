@@ -70,22 +70,22 @@ def backward(
     grad_x = torch.empty_like(x) if need_x else None
     # To scale, offset, probs; behind them the sums of every program.
     size = m * count
-    found = x.new_empty(3 * (size + m * programs), dtype=torch.float32)
+    buffer = x.new_empty(3 * (size + m * programs), dtype=torch.float32)
     small, flags = _small(x, scale, offset, probs, levels, divisors)
     code.backward(
-        programs, (x, grad, grad_x if need_x else x), found,
+        programs, (x, grad, grad_x if need_x else x), buffer,
         counters(count, x.device), floats(scale_grad, x.device), *small, *sizes,
         constants=(
             even, m, block, *flags, GRADIENTS.index(gradient), need_x,
             programs == count,
         ),
     )  # fmt: skip
-    to_scale = found[:size].view(scale.shape)
+    to_scale = buffer[:size].view(scale.shape)
     to_offset = to_probs = None
     if offset is not None:
-        to_offset = found[size : 2 * size].view(offset.shape)
+        to_offset = buffer[size : 2 * size].view(offset.shape)
     if probs is not None:
-        to_probs = found[2 * size : 3 * size]
+        to_probs = buffer[2 * size : 3 * size]
         to_probs = to_probs if count == 1 else to_probs.view(m, count).sum(1)
     return grad_x, to_scale, to_offset, to_probs
 
@@ -123,11 +123,11 @@ def counters(count: int, device: torch.device) -> Tensor:
     stream = None
     if device.type == 'cuda':
         stream = triton.runtime.driver.active.get_current_stream(device.index)
-    found = _zeros.get((device, stream))
-    if found is None or len(found) < count:
-        found = torch.zeros(max(4096, count), dtype=torch.int32, device=device)
-        _zeros[device, stream] = found
-    return found
+    zeros = _zeros.get((device, stream))
+    if zeros is None or len(zeros) < count:
+        zeros = torch.zeros(max(4096, count), dtype=torch.int32, device=device)
+        _zeros[device, stream] = zeros
+    return zeros
 
 
 def _small(x, scale, offset, probs, levels, divisors) -> tuple[tuple, tuple]:
