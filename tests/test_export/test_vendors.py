@@ -11,6 +11,8 @@ import pytest
 import torch
 import yaml
 
+from mmmpq.cli.flags.export import NAME_TENSORS, OURS, SUFFIX
+from mmmpq.costs.hardware import CHIPS
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.layers import quantized_layers
 from mmmpq.layers.base import float_mode
@@ -21,7 +23,7 @@ pytest.importorskip('onnxruntime')
 
 from onnx.reference import ReferenceEvaluator  # noqa: E402
 
-from mmmpq.export.vendors.write import export_vendors  # noqa: E402
+from mmmpq.export.vendors.write import GRAPH, export_vendors, formats  # noqa: E402
 
 SHAPE = 3, 32, 32
 NAMES = {
@@ -151,6 +153,13 @@ def test_rounding_up_keeps_weights_and_ranges(write):
     scale = layer.a_quantizer.grids(layer.weight, (4,))[0].item()
     assert entry['bw'] == 8 and entry['offset'] == [0]
     assert 255 * entry['scale'][0] == pytest.approx(15 * scale)
+
+
+def test_the_command_knows_the_formats():
+    known = formats()
+    assert {*known, GRAPH} == {*SUFFIX} - {*OURS}
+    assert {k for k, found in known.items() if found.names_tensors} == NAME_TENSORS
+    assert {found.chip for found in known.values()} <= {*CHIPS}
 
 
 def test_hailo(write):

@@ -67,9 +67,10 @@ def encodings(
     )
     notes = []
     if others:
+        told = some_of(list(dict.fromkeys(others)))
         notes = [
-            f"{some_of(others)} read a tensor whose encoding is another layer's, of "
-            'a wider range: AIMET has one for a tensor'
+            f"{told} read a tensor whose encoding is another layer's, of a wider "
+            'range: AIMET has one for a tensor'
         ]
     return text + '\n', notes
 
