@@ -452,3 +452,22 @@ def test_a_search_is_no_net_to_export(tool, folder):
                 'packed',
             ]
         )
+
+
+def test_files_of_vendors(tool, folder, tmp_path, capsys):
+    pytest.importorskip('onnx')
+    out = tmp_path / 'net'
+    with pytest.raises(
+        ValueError, match=r'hailo: backbone.conv1: found W2A4; accepted'
+    ):
+        export(tool, folder, '--format', 'hailo', 'mct', '--out', str(out))
+    assert not list(tmp_path.iterdir())
+    flags = '--round-up', '--format', 'hailo', 'aimet', 'mct', '--out', str(out)
+    export(tool, folder, *flags)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *('net.float.onnx', 'net.alls', 'net.encodings', 'net.mct.py', 'sizes.json')
+    }
+    said = capsys.readouterr().out
+    assert 'folded 10 BatchNorms' in said
+    assert 'mct: 11 layers are rounded up: backbone.conv1 (W2A4 as W2A8)' in said
+    assert 'hailo: names are those' in said

@@ -16,7 +16,7 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from mmmpq.cli.flags.export import SUFFIX, parse_args
+from mmmpq.cli.flags.export import OURS, SUFFIX, parse_args
 from mmmpq.costs import BOPs, WeightBytes, profile, total_cost
 from mmmpq.costs.profile import reference_input_shape
 from mmmpq.engine.batches import first_batches
@@ -225,7 +225,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     classes = known.get('classes') or ()
     if not meta.get('costs'):
         meta = dict(meta, input_shape=list(shape), costs=costs_of(model, shape))
-    if args.fold:
+    vendors = [kind for kind in paths if kind not in OURS]
+    if args.fold or vendors:
         with console.status('folding BatchNorms'):
             report = fold_batchnorm(model, shape)
         console.print(
@@ -234,7 +235,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         for name, reason in report.unfolded.items():
             console.print(f'{name} stays: {reason}', soft_wrap=True)
-    onnx = None
+    onnx, notes = None, []
     with beside(paths) as new:
         if 'onnx' in new:
             from mmmpq.export.onnx.graph import export_onnx
@@ -256,13 +257,21 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             with console.status('tracing'):
                 export_qonnx(model, new['qonnx'], shape, classes)
+        if vendors:
+            from mmmpq.export.vendors.write import export_vendors
+
+            with console.status('tracing'):
+                files = {kind: new[kind] for kind in vendors}
+                notes = export_vendors(model, files, shape, classes, args.round_up)
         if 'packed' in new:
             with console.status('packing'):
                 save_packed(model, new['packed'], cfg, meta, known)
                 check_packed(model, new['packed'])
                 check_outputs(model, new['packed'], shape)
-    for note in onnx_notes(model, args, onnx) if onnx else ():
-        console.print(f'onnx: {note}', soft_wrap=True)
+    if onnx:
+        notes += [f'onnx: {note}' for note in onnx_notes(model, args, onnx)]
+    for note in notes:
+        console.print(note, soft_wrap=True)
     found = sizes(model, paths.get('packed'), onnx, rest)
     console.print(size_table(found))
     atomic_write(file, json.dumps(found, indent=2) + '\n')

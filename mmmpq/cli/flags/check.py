@@ -9,6 +9,7 @@ EXAMPLE = """examples:
   mmmpq check configs/bpnas/retinanet_shapes.py --target tensorrt
   mmmpq check net.onnx --target onnxruntime
   mmmpq check net.qonnx.onnx --target finn --json check.json
+  mmmpq check configs/bpnas/resnet_digits.py --target hailo --policy W4A8
 
 A config is checked before training, without data: each layer at each precision that it
 may take; a float one as if it were W8A8. A file may be anybody's: a graph of
@@ -31,7 +32,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--target',
         required=True,
         metavar='NAME',
-        help='onnxruntime, openvino, tensorrt, generic or finn',
+        help='a runtime: onnxruntime, openvino, tensorrt, generic or finn; a chip: '
+        'coreml, hailo, htp, imx500, rk3588 or tda4',
     )
     parser.add_argument(
         '--policy',

@@ -26,7 +26,7 @@ def parse_args(argv=None):
         '--policy', help='a uniform precision such as W4A4, or a policy.json'
     )
     parser.add_argument(
-        '--hardware', help='hardware profile (JSON) that restricts the candidates'
+        '--hardware', help='chip, or hardware profile (JSON), that restricts candidates'
     )
     parser.add_argument(
         '--chip',

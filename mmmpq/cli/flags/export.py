@@ -6,7 +6,19 @@ from collections.abc import Sequence
 from mmmpq.cli.flags.common import add_cfg_options, positive
 
 AS_FLOAT = "model.quant.policy=W32A32 'model.quant.fixed.*=None'"  # as models.loading
-SUFFIX = dict(packed='.safetensors', onnx='.onnx', qonnx='.qonnx.onnx')
+SUFFIX = dict(
+    packed='.safetensors',
+    onnx='.onnx',
+    qonnx='.qonnx.onnx',
+    float='.float.onnx',
+    aimet='.encodings',
+    hailo='.alls',
+    rknn='.rknn.yaml',
+    mct='.mct.py',
+    coreml='.coreml.yaml',
+)
+OURS = 'packed', 'onnx', 'qonnx'  # the others are of vendors.write
+NAME_TENSORS = {'aimet', 'hailo', 'rknn'}  # of the float net
 
 EXAMPLE = f"""formats:
   packed   safetensors with every weight at its own width; `mmmpq.load_packed(FILE)`
@@ -15,6 +27,15 @@ EXAMPLE = f"""formats:
            and others; needs pip install mmmpq[deploy]
   qonnx    Quant nodes of 1 to 8 bits, for FINN, hls4ml and other flows that build
            their hardware; needs pip install mmmpq[deploy]
+  float    the float net, weights on their levels, whose tensors the next three name
+  aimet    encodings with ranges, for AIMET and for QNN's quantization overrides
+  hailo    model script for Hailo's Dataflow Compiler
+  rknn     layers that RKNN-Toolkit2's hybrid quantization leaves at 16 bits
+  mct      bits of weights for Sony's model compression toolkit
+  coreml   recipe of coremltools, a LinearQuantizerConfig
+
+All but packed, onnx and qonnx fold BatchNorms. A precision that the vendor lacks is an
+error that says what it has; --round-up takes the next one.
 
 --end-to-end makes of a one-stage detector (RetinaNet, FCOS, ATSS, RTMDet, YOLOX) one
 file that takes an image and gives boxes, for examples/detect_onnx.py and others: one
@@ -63,6 +84,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--fold',
         action='store_true',
         help='fold every BatchNorm that can be into weights, scales and biases',
+    )
+    parser.add_argument(
+        '--round-up',
+        action='store_true',
+        help="in a vendor's file: the next precision where the vendor lacks one. "
+        'Weights stay what they are, inputs get more levels in their range',
     )
     parser.add_argument(
         '--opset', type=int, default=21, metavar='N', help='of onnx (default: 21)'
@@ -137,4 +164,6 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error('--no-normalize needs --end-to-end')
     if args.out and len(args.format) == 1 and not args.out.endswith(ending):
         parser.error(f'--out {args.out}: {args.format[0]} files end in {ending}')
+    if NAME_TENSORS.intersection(args.format):
+        args.format = list(dict.fromkeys([*args.format, 'float']))
     return args

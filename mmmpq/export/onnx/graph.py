@@ -140,7 +140,7 @@ def export_onnx(
         graph = make_whole(graph, model, outputs, shape, opset, normalize)
         about['outputs'] = {name: name for name in OUTPUTS}
         about.update(end_to_end=True, normalize=normalize)
-    written = _write(graph, path, about)
+    written = write_graph(graph, path, about)
     return dict(written, opset=opset, layers=report, islands=islands)
 
 
@@ -164,10 +164,21 @@ def export_qonnx(
     deploy_extra('onnx')
     from mmmpq.export.onnx.qonnx import to_qonnx
 
-    layers, shape = _fixed_layers(model), _checked_shape(input_shape)
-    graph, outputs = _traced(model, shape, onnx_trace.TRACED_OPSET, '8bit')
+    graph, about, layers = traced_layers(model, input_shape, classes)
     to_qonnx(graph, layers)
-    return _write(graph, path, about_model(model, shape, outputs, layers, classes))
+    return write_graph(graph, path, about)
+
+
+def traced_layers(
+    model: nn.Module,
+    input_shape: Sequence[int],
+    classes: Sequence[str] = (),
+    containers: str = '8bit',
+) -> tuple[Any, dict[str, Any], dict[str, QuantLayer]]:
+    """The marked graph, its metadata, and the layers that its markers name."""
+    layers, shape = _fixed_layers(model), _checked_shape(input_shape)
+    graph, outputs = _traced(model, shape, onnx_trace.TRACED_OPSET, containers)
+    return graph, about_model(model, shape, outputs, layers, classes), layers
 
 
 def _traced(
@@ -193,7 +204,7 @@ def _traced(
     return graph, outputs
 
 
-def _write(
+def write_graph(
     graph: Any,
     path: str | Path,
     about: dict[str, Any],

@@ -22,6 +22,7 @@ MARKER = 'mmmpq', 'Quantized'
 # What the exporters of the oldest and the newest torch both write. The converter of
 # onnx takes the graph to any later one.
 TRACED_OPSET = 18
+FLOAT = 'float'  # containers of a graph of the layers' own float operations
 
 
 class _Mark(Function):
@@ -64,7 +65,8 @@ def trace(
         model: Unwrapped, in evaluation.
         images: Preprocessed, (N, C, H, W).
         opset: At most 18.
-        containers: 'auto' or '8bit', which has biases inside of all convolutions.
+        containers: 'auto' or '8bit', which has biases inside of all convolutions; or
+            :data:`FLOAT`, which has them inside of all layers.
 
     Returns:
         A serialized ONNX model, and the names of its outputs, nested as those of
@@ -176,7 +178,7 @@ def _marked(model: nn.Module, containers: str) -> Iterator[None]:
     """Within it, quantized layers compute in float, on marked weights and inputs."""
     layers = quantized_layers(model)
     for name, layer in layers.items():
-        layer._quantized = _marking(name, layer, containers == '8bit')
+        layer._quantized = _marking(name, layer, containers)
     try:
         yield
     finally:
@@ -184,7 +186,7 @@ def _marked(model: nn.Module, containers: str) -> Iterator[None]:
             del layer._quantized
 
 
-def _marking(name: str, layer: QuantizedLayer, integers: bool):
+def _marking(name: str, layer: QuantizedLayer, containers: str):
     def marked(x: Tensor) -> Tensor:
         w_bits, a_bits = layer.precision
         # As its parameter holds it: the exporter drops what turns it to and fro.
@@ -193,7 +195,7 @@ def _marking(name: str, layer: QuantizedLayer, integers: bool):
         weight = outputs_first(weight, layer.out_dim)
         if a_bits != 32:
             x = _Mark.apply(x, name, 'activation')
-        if not layer.affine:
+        if not layer.affine or containers == FLOAT:
             return layer.compute(x, weight, layer.bias)
         if isinstance(layer, nn.Linear) and w_bits != 32:
             if x.dim() == 2:
@@ -206,7 +208,7 @@ def _marking(name: str, layer: QuantizedLayer, integers: bool):
         # multiples of the two scales' product. What it buys is an integer convolution;
         # where that is not wanted, the bias is added behind.
         inside = 32 in (w_bits, a_bits) or (w_bits, a_bits) == (8, 8)
-        inside |= integers and a_bits != 16  # which no convolution takes
+        inside |= containers == '8bit' and a_bits != 16  # which no convolution takes
         if layer.bias is None or inside:
             return layer.compute(x, weight, layer.bias)
         bias = layer.bias.view(-1, *[1] * len(layer.kernel_size))

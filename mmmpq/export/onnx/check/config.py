@@ -7,17 +7,18 @@ from torch import nn
 
 from mmmpq.costs import LayerProfile
 from mmmpq.costs.bill import layer_choices
+from mmmpq.costs.hardware import CHIPS, Hardware
 from mmmpq.export.onnx import cut
+from mmmpq.export.onnx.check.chip import chip_does, grid
 from mmmpq.export.onnx.check.verdict import FLOAT, INTEGERS, REFUSED, Check, Verdict
 from mmmpq.export.onnx.target import TARGETS, Target
 from mmmpq.layers import QuantizedLayer, calibrating, quantized_layers
 from mmmpq.policy import FLOAT as W32A32
 from mmmpq.policy import SKIP, Precision, near
-from mmmpq.quantizers import Quantizer
 from mmmpq.randomness import isolated_randomness
 
 FINN = 'finn'
-CHECKED = *TARGETS, FINN
+CHECKED = *TARGETS, FINN, *CHIPS
 FINN_SOURCES = (
     'FINN, Network Preparation: https://finn.readthedocs.io/en/latest/nw_prep.html',
     'FINN, transformations of QONNX: '
@@ -60,7 +61,8 @@ def check_net(
         ValueError: There is no such target.
     """
     check_target(target)
-    runtime = None if target == FINN else Target.load(target)
+    chip = Hardware.load(target) if target in CHIPS else None
+    runtime = Target.load(target) if target in TARGETS else None
     if runtime is None or runtime.type == 'int8':
         _see_noise(model, input_shape)
     layers, choices = quantized_layers(model), layer_choices(model, profiles)
@@ -72,7 +74,10 @@ def check_net(
             if precision == SKIP:
                 continue
             module = layers.get(layer.name)
-            does = _does(runtime, layer.type, module, precision)
+            if chip:
+                does = chip_does(chip, layer.type, module, precision)
+            else:
+                does = _does(runtime, layer.type, module, precision)
             groups.setdefault(does, []).append(precision)
         share = layer.macs / total
         integer = [does == INTEGERS for does, _ in groups]
@@ -88,7 +93,8 @@ def check_net(
                     bops=share,
                 )
             )
-    sources = FINN_SOURCES if runtime is None else runtime.sources
+    rules = chip or runtime
+    sources = rules.sources if rules else FINN_SOURCES
     return Check(target, found, sources, (least, most))
 
 
@@ -132,7 +138,8 @@ def _around_zero(target: Target | None, layer: QuantizedLayer, at: Precision) ->
     """Of a target whose zero points are 0."""
     weight, data = layer.w_quantizer, layer.a_quantizer
     for part, quantizer, bits in (('weight', weight, at[0]), ('input', data, at[1])):
-        if _is_shifted(quantizer, layer._latent_weight(), bits):
+        _, zero = grid(quantizer, layer._latent_weight(), bits)
+        if zero is not None and zero.any():
             return REFUSED, f"its {part}'s zero point is not 0"
         low, high = quantizer.levels(bits)
         if target is not None and (low < -128 or high > 127):
@@ -141,17 +148,6 @@ def _around_zero(target: Target | None, layer: QuantizedLayer, at: Precision) ->
                 'are at most 7 there'
             )
     return INTEGERS, ''
-
-
-@torch.no_grad()
-def _is_shifted(quantizer: Quantizer, weight: torch.Tensor, bits: int) -> bool:
-    if not quantizer.calibrated:
-        return False
-    was_training, quantizer.training = quantizer.training, False
-    values = weight if quantizer.target == 'weight' else weight.new_empty(0)
-    _, offsets = quantizer.grids(values, (bits,))
-    quantizer.training = was_training
-    return offsets is not None and bool(offsets.any())
 
 
 def _operator(kind: str) -> str:
