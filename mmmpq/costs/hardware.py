@@ -9,10 +9,10 @@ from mmmpq.policy import SKIP, Precision, near, parse_candidates
 
 _ANY = 'any'
 _DEFAULT = 'default'
-FOLDER = Path(__file__).parent / 'chips'
+FOLDER = Path(__file__).parent / 'hardware_profiles'
 NEEDED = {'name', 'layers'}
 MORE = {'symmetric', 'per_channel', 'reads', 'sources'}
-CHIPS = tuple(sorted(path.stem for path in FOLDER.glob('*.json')))
+PROFILES = tuple(sorted(path.stem for path in FOLDER.glob('*.json')))
 
 
 class Hardware:
@@ -67,18 +67,18 @@ class Hardware:
 
         Args:
             path: Of a file, which may have the other arguments as well; or one of
-                :data:`CHIPS`.
+                :data:`PROFILES`.
 
         Raises:
             FileNotFoundError: No such file.
             ValueError: Damaged, or other keys than these.
         """
-        if path in CHIPS:
+        if path in PROFILES:
             path = FOLDER / f'{path}.json'
         if not Path(path).is_file():
             raise FileNotFoundError(
                 f'hardware profile {str(path)!r} does not exist; accepted are a file, '
-                f'{", ".join(CHIPS)}'
+                f'{", ".join(PROFILES)}'
             )
         try:
             data = strict_json(Path(path).read_text())

@@ -129,7 +129,7 @@ def quantize(
         own_weights: With mixing 'outputs' or 'sampled', a weight for each candidate.
         relaxation: Config; default ``dict(type='Softmax')``.
         hardware: File of a hardware profile, or a name of
-                :data:`mmmpq.costs.hardware.CHIPS`; candidates it lacks are left out.
+                :data:`mmmpq.costs.hardware.PROFILES`; candidates it lacks are left out.
         ends: The stem and the final prediction layers, which few bits harm most and
             which cost most: 'searched' among 4, 6 and 8 bits (the stem's input: 8), or
             'fixed' at 8/8. Default: searched, but with UniformSampling, whose subnets

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from mmmpq.cli.flags.export import NAME_TENSORS, OURS, SUFFIX
-from mmmpq.costs.hardware import CHIPS
+from mmmpq.costs.hardware import PROFILES
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.layers import quantized_layers
 from mmmpq.layers.base import float_mode
@@ -159,7 +159,7 @@ def test_the_command_knows_the_formats():
     known = formats()
     assert {*known, GRAPH} == {*SUFFIX} - {*OURS}
     assert {k for k, found in known.items() if found.names_tensors} == NAME_TENSORS
-    assert {found.chip for found in known.values()} <= {*CHIPS}
+    assert {found.profile for found in known.values()} <= {*PROFILES}
 
 
 def test_hailo(write):

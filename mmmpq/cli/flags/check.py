@@ -32,7 +32,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         '--target',
         required=True,
         metavar='NAME',
-        help='a runtime: onnxruntime, openvino, tensorrt, generic or finn; a chip: '
+        help='a runtime: onnxruntime, openvino, tensorrt, generic or finn; hardware: '
         'coreml, hailo, htp, imx500, rk3588 or tda4',
     )
     parser.add_argument(

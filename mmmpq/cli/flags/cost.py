@@ -26,11 +26,11 @@ def parse_args(argv=None):
         '--policy', help='a uniform precision such as W4A4, or a policy.json'
     )
     parser.add_argument(
-        '--hardware', help='chip, or hardware profile (JSON), that restricts candidates'
+        '--hardware', help='profile that restricts candidates: hailo, …, or a JSON file'
     )
     parser.add_argument(
         '--chip',
-        help='its time and energy on a chip, too: bit_fusion, …, or a JSON file',
+        help='time and energy on it, too: bit_fusion, …, or a JSON file',
     )
     add_reference_arguments(parser)
     parser.add_argument('--json', action='store_true', help='print JSON')

@@ -9,23 +9,23 @@ from mmmpq.policy import SKIP, Precision, some_of
 
 
 def fitted(
-    layers: Mapping[str, QuantLayer], chip: str, kind: str, round_up: bool = False
+    layers: Mapping[str, QuantLayer], profile: str, kind: str, round_up: bool = False
 ) -> dict[str, Precision]:
     """The precision of every layer, as a vendor's file will say it.
 
     Args:
         layers: By name; those of skipped blocks are left out.
-        chip: Of :data:`mmmpq.costs.hardware.CHIPS`, whose precisions are taken.
+        profile: Of :data:`mmmpq.costs.hardware.PROFILES`, whose precisions are taken.
         kind: Name of the format, for the message of an error.
-        round_up: Whether a precision that the chip lacks becomes the least that has no
+        round_up: Whether a precision that it lacks becomes the least that has no
             fewer bits, rather than an error. Weights keep their integers and scales, so
             that they stay what they are; inputs get more levels in the same range.
 
     Raises:
-        ValueError: The chip lacks a precision; layer, precision and what is accepted
+        ValueError: It lacks a precision; layer, precision and what is accepted
             are named.
     """
-    hardware, found = Hardware.load(chip), {}
+    hardware, found = Hardware.load(profile), {}
     for name, layer in layers.items():
         precision = layer.precision
         if precision == SKIP:

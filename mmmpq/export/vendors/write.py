@@ -20,13 +20,13 @@ class Format(NamedTuple):
     """A vendor's.
 
     Attributes:
-        chip: Of :data:`mmmpq.costs.hardware.CHIPS`, whose precisions it takes.
+        profile: Of :data:`mmmpq.costs.hardware.PROFILES`, whose precisions it takes.
         text: What the file says, and notes; of a graph, where it names tensors, and of
             the precisions.
         names_tensors: Whether it does.
     """
 
-    chip: str
+    profile: str
     text: Callable
     names_tensors: bool = True
 
@@ -75,7 +75,7 @@ def export_vendors(
     known = formats()
     kinds = {kind: known[kind] for kind in paths if kind != GRAPH}
     layers = quantized_layers(model)
-    fits = {k: fitted(layers, f.chip, k, round_up) for k, f in kinds.items()}
+    fits = {k: fitted(layers, f.profile, k, round_up) for k, f in kinds.items()}
     graph = None
     if GRAPH in paths or any(f.names_tensors for f in kinds.values()):
         graph = FloatGraph(model, input_shape, classes)

@@ -7,9 +7,9 @@ from torch import nn
 
 from mmmpq.costs import LayerProfile
 from mmmpq.costs.bill import layer_choices
-from mmmpq.costs.hardware import CHIPS, Hardware
+from mmmpq.costs.hardware import PROFILES, Hardware
 from mmmpq.export.onnx import cut
-from mmmpq.export.onnx.check.chip import chip_does, grid
+from mmmpq.export.onnx.check.hardware import grid, hardware_does
 from mmmpq.export.onnx.check.verdict import FLOAT, INTEGERS, REFUSED, Check, Verdict
 from mmmpq.export.onnx.target import TARGETS, Target
 from mmmpq.layers import QuantizedLayer, calibrating, quantized_layers
@@ -18,7 +18,7 @@ from mmmpq.policy import SKIP, Precision, near
 from mmmpq.randomness import isolated_randomness
 
 FINN = 'finn'
-CHECKED = *TARGETS, FINN, *CHIPS
+CHECKED = *TARGETS, FINN, *PROFILES
 FINN_SOURCES = (
     'FINN, Network Preparation: https://finn.readthedocs.io/en/latest/nw_prep.html',
     'FINN, transformations of QONNX: '
@@ -61,7 +61,7 @@ def check_net(
         ValueError: There is no such target.
     """
     check_target(target)
-    chip = Hardware.load(target) if target in CHIPS else None
+    hardware = Hardware.load(target) if target in PROFILES else None
     runtime = Target.load(target) if target in TARGETS else None
     if runtime is None or runtime.type == 'int8':
         _see_noise(model, input_shape)
@@ -74,8 +74,8 @@ def check_net(
             if precision == SKIP:
                 continue
             module = layers.get(layer.name)
-            if chip:
-                does = chip_does(chip, layer.type, module, precision)
+            if hardware:
+                does = hardware_does(hardware, layer.type, module, precision)
             else:
                 does = _does(runtime, layer.type, module, precision)
             groups.setdefault(does, []).append(precision)
@@ -93,7 +93,7 @@ def check_net(
                     bops=share,
                 )
             )
-    rules = chip or runtime
+    rules = hardware or runtime
     sources = rules.sources if rules else FINN_SOURCES
     return Check(target, found, sources, (least, most))
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from mmmpq.costs.hardware import CHIPS, Hardware
+from mmmpq.costs.hardware import PROFILES, Hardware
 from mmmpq.export.onnx.check.config import FINN, FINN_SOURCES, check_target
 from mmmpq.export.onnx.check.verdict import Check
 from mmmpq.export.onnx.graph import deploy_extra
@@ -26,15 +26,15 @@ def check_onnx(path: str | Path, target: str) -> Check:
             extra `deploy` is missing.
     """
     check_target(target)
-    chip = Hardware.load(target) if target in CHIPS else None
-    if chip and chip.reads == 'float':
+    hardware = Hardware.load(target) if target in PROFILES else None
+    if hardware and hardware.reads == 'float':
         raise ValueError(
             f'{path}: target {target} takes float nets, which its tools quantize; '
             'accepted is a config'
         )
     deploy_extra('onnx')
-    from mmmpq.export.onnx.check.chip_file import check_chip
     from mmmpq.export.onnx.check.finn import check_finn
+    from mmmpq.export.onnx.check.hardware_file import check_hardware
     from mmmpq.export.onnx.check.qdq import check_qdq
 
     model = _load(path)
@@ -54,8 +54,8 @@ def check_onnx(path: str | Path, target: str) -> Check:
             f'{path}: found operators on integers, such as {fused[0]}; accepted is a '
             'graph of QuantizeLinear and DequantizeLinear'
         )
-    if chip:
-        return Check(target, check_chip(model, chip), chip.sources)
+    if hardware:
+        return Check(target, check_hardware(model, hardware), hardware.sources)
     runtime = Target.load(target)
     return Check(target, check_qdq(model, runtime), runtime.sources)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmmpq.costs import Hardware, profile
-from mmmpq.costs.hardware import CHIPS, FOLDER
+from mmmpq.costs.hardware import FOLDER, PROFILES
 from mmmpq.export.onnx.check.config import check_net
 from mmmpq.export.onnx.check.verdict import FLOAT, INTEGERS, REFUSED
 from mmmpq.policy import Precision
@@ -14,7 +14,7 @@ from mmmpq.policy import Precision
 SHAPE = 3, 32, 32
 
 
-@pytest.mark.parametrize('name', CHIPS)
+@pytest.mark.parametrize('name', PROFILES)
 def test_each_line_has_its_source(name):
     data = json.loads((FOLDER / f'{name}.json').read_text())
     said = ' '.join(source.partition(': ')[0] for source in data['sources'])
@@ -33,7 +33,7 @@ def verdicts(net, target):
 def test_widths(classifier, settled):
     net = settled(classifier(policy='W4A8'))
     name = 'backbone.layer1.0.conv1'
-    taken = {target: verdicts(net, target)[name].does for target in CHIPS}
+    taken = {target: verdicts(net, target)[name].does for target in PROFILES}
     assert taken['hailo'] == taken['imx500'] == taken['coreml'] == INTEGERS
     assert taken['htp'] == taken['rk3588'] == taken['tda4'] == REFUSED
     (why,) = verdicts(net, 'rk3588')[name].why

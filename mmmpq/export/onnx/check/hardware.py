@@ -1,4 +1,4 @@
-"""What a chip of :data:`mmmpq.costs.hardware.CHIPS` does with a layer.
+"""What hardware of :data:`mmmpq.costs.hardware.PROFILES` does with a layer.
 
 By its data file, which names the sources: precisions by type of layer, zero points, and
 scales for each output channel. What stands between layers is not looked at.
@@ -18,8 +18,8 @@ from mmmpq.quantizers import Quantizer
 PARTS = 'weights', 'inputs'
 
 
-def chip_does(
-    chip: Hardware, kind: str, layer: QuantizedLayer | None, at: Precision
+def hardware_does(
+    hardware: Hardware, kind: str, layer: QuantizedLayer | None, at: Precision
 ) -> tuple[str, str]:
     """What it does with a layer of that type at a precision, and why."""
     faults = []
@@ -31,17 +31,22 @@ def chip_does(
         ]
         counts = [scale.numel() for scale, _ in grids]
         shifted = [zero is not None and bool(zero.any()) for _, zero in grids]
-        faults = list(faults_of(chip, kind, counts, shifted))
-    return verdict_on(chip, kind, at, faults, 'it stays float' if layer is None else '')
+        faults = list(faults_of(hardware, kind, counts, shifted))
+    return verdict_on(
+        hardware, kind, at, faults, 'it stays float' if layer is None else ''
+    )
 
 
 def verdict_on(
-    chip: Hardware, kind: str, at: Precision, faults: list[str], floating: str
+    hardware: Hardware, kind: str, at: Precision, faults: list[str], floating: str
 ) -> tuple[str, str]:
     """What it does, and why, where ``faults`` are known; ``floating``: why of float."""
-    if not chip.allows(kind, at):
-        accepted = some_of(list(map(str, chip.allowed(kind))), 8) or 'nothing'
-        return REFUSED, f'{at} is none of {accepted}, which {chip.name} has for {kind}'
+    if not hardware.allows(kind, at):
+        accepted = some_of(list(map(str, hardware.allowed(kind))), 8) or 'nothing'
+        return (
+            REFUSED,
+            f'{at} is none of {accepted}, which {hardware.name} has for {kind}',
+        )
     if at == W32A32:
         return FLOAT, floating or 'float is a precision of it'
     if 32 in at:
@@ -50,13 +55,17 @@ def verdict_on(
 
 
 def faults_of(
-    chip: Hardware, kind: str, counts: list[int], shifted: list[bool]
+    hardware: Hardware, kind: str, counts: list[int], shifted: list[bool]
 ) -> Iterator[str]:
     """What is wrong with scales and zero points, of weights and of inputs."""
     for part, wrong in zip(PARTS, shifted, strict=True):
-        if wrong and part in chip.symmetric:
+        if wrong and part in hardware.symmetric:
             yield f"its {part[:-1]}'s zero point is not 0"
-    if counts[0] > 1 and chip.per_channel != 'any' and kind not in chip.per_channel:
+    if (
+        counts[0] > 1
+        and hardware.per_channel != 'any'
+        and kind not in hardware.per_channel
+    ):
         yield f'its weight has {counts[0]} scales; accepted is one for {kind}'
     if counts[1] > 1:
         yield f'its input has {counts[1]} scales; accepted is one'

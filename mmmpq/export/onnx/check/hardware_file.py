@@ -1,4 +1,4 @@
-"""An ONNX file, checked against a chip."""
+"""An ONNX file, checked against a hardware profile."""
 
 import re
 
@@ -6,7 +6,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto
 
 from mmmpq.costs.hardware import Hardware
-from mmmpq.export.onnx.check.chip import faults_of, verdict_on
+from mmmpq.export.onnx.check.hardware import faults_of, verdict_on
 from mmmpq.export.onnx.check.verdict import Verdict, merged
 from mmmpq.export.onnx.check.weights import RESHAPING, Net, named, size
 from mmmpq.policy import FLOAT, Precision
@@ -14,13 +14,13 @@ from mmmpq.policy import FLOAT, Precision
 PASSING = *RESHAPING, 'MaxPool', 'Clip'
 
 
-def check_chip(model: ModelProto, chip: Hardware) -> list[Verdict]:
+def check_hardware(model: ModelProto, hardware: Hardware) -> list[Verdict]:
     """The verdict on every layer of a graph of QuantizeLinear and DequantizeLinear."""
     net = Net(model)
-    return merged(_layer(net, n, chip) for n in net.nodes if net.is_layer(n))
+    return merged(_layer(net, n, hardware) for n in net.nodes if net.is_layer(n))
 
 
-def _layer(net: Net, node: NodeProto, chip: Hardware) -> Verdict:
+def _layer(net: Net, node: NodeProto, hardware: Hardware) -> Verdict:
     kind, bits, counts, shifted = _kind(net, node), [], [], []
     for tensor in (node.input[1], node.input[0]):
         pair = net.before(tensor, PASSING)
@@ -36,8 +36,8 @@ def _layer(net: Net, node: NodeProto, chip: Hardware) -> Verdict:
         counts.append(size(net.constant(pair.input[1])))
         shifted.append(stored is not None and bool(np.any(stored.astype(np.int64))))
     at = Precision(*bits)
-    faults = list(faults_of(chip, kind, counts, shifted))
-    does, why = verdict_on(chip, kind, at, faults, 'it is not quantized')
+    faults = list(faults_of(hardware, kind, counts, shifted))
+    does, why = verdict_on(hardware, kind, at, faults, 'it is not quantized')
     why, quantized = [why] if why else [], at != FLOAT
     name = net.layer_name(node)
     return Verdict(name, kind, does, why, quantized=quantized, nodes=[named(node)])
