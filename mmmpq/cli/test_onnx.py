@@ -43,7 +43,7 @@ def run_test(runner: Runner, title: str) -> tuple[dict[str, float], Predictions]
         recording(unwrapped(runner), step) as predictions,
     ):
         metrics = runner.test()
-    return metrics, predictions
+    return {k: float(v) for k, v in metrics.items()}, predictions
 
 
 def check_model(model: nn.Module, network: OnnxNetwork, checkpoint: str | None) -> None:
@@ -165,10 +165,15 @@ def show(
     console.print(table)
     for name, found in agreements.items():
         share = 100 * found['equal'] / found['images']
+        of = f'{found["near"]} of {found["scores"]}'
+        if found['pixels']:
+            scores = f'the same class in {of} pixels'
+        else:
+            scores = (
+                f'scores within 0.01 in {of}, largest difference {found["largest"]:.2g}'
+            )
         console.print(
             f'{name} against PyTorch: equal predictions in {found["equal"]} of '
-            f'{found["images"]} images ({share:.2f} %), scores within 0.01 in '
-            f'{found["near"]} of {found["scores"]}, largest difference '
-            f'{found["largest"]:.2g}',
+            f'{found["images"]} images ({share:.2f} %), {scores}',
             soft_wrap=True,
         )

@@ -74,7 +74,7 @@ def trace(
         ValueError: A module could not be exported; it is named.
     """
     axes = {0: 'batch'}
-    if onnx_cut.is_detector(model):
+    if onnx_cut.takes_any_size(model):
         axes |= {2: 'height', 3: 'width'}
     written = _written(model, images, opset, containers, axes)
     more = torch.cat([images, images[:1]])
