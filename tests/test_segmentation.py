@@ -10,12 +10,19 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
 from mmseg.apis import inference_model, init_model
+from mmseg.visualization import SegLocalVisualizer
+from torch.nn import functional as F
 
 import mmmpq
 from mmmpq.cli import cost
+from mmmpq.export.onnx import cut, pooling
+from mmmpq.export.onnx.graph import export_onnx
+from mmmpq.export.onnx.model import OnnxNetwork
+from mmmpq.layers.base import calibrating
+from mmmpq.models import build_model
 from mmmpq.policy import Policy
+from mmmpq.user_config import read_config
 
 # Runners that start in the same second share a name, and so their logger.
 pytestmark = pytest.mark.filterwarnings(
@@ -80,8 +87,8 @@ def call():
     with pytest.MonkeyPatch.context() as patch:
 
         def run(verb, *args):
-            for kept in (DefaultScope, Visualizer):  # of a process, from run to run
-                kept._instance_dict.clear()
+            for of_the_run_before in (DefaultScope, SegLocalVisualizer):
+                of_the_run_before._instance_dict.clear()
             argv = [str(arg) for arg in args]
             patch.setattr(sys, 'argv', [verb, *argv])
             importlib.import_module(f'mmmpq.cli.{verb}').main()
@@ -219,3 +226,32 @@ def test_augmented_and_drawn(call, folder, tuned):
     assert 0 < metrics['mIoU'] <= 100
     metrics_of(call, folder, *tuned, '--show-dir', folder / 'shown')
     assert len(list((folder / 'shown').rglob('*.png'))) == 3
+
+
+PSPNET = {
+    'model.backbone.base_channels': 8,
+    'model.decode_head.in_channels': 64,
+    'model.decode_head.channels': 16,
+    'model.auxiliary_head': None,
+}
+
+
+@torch.no_grad()
+def test_bins_that_do_not_divide_a_map(tmp_path):
+    """PSPNet's 3 and 6 in maps of 9 x 17 are products: ONNX knows no such pooling."""
+    for size, bins in ((9, 6), (17, 3), (5, 1), (4, 4)):
+        x = torch.randn(1, 2, size, size)
+        found = pooling.means(size, bins) @ x @ pooling.means(size, bins).t()
+        torch.testing.assert_close(found, F.adaptive_avg_pool2d(x, bins))
+    name = 'mmseg::pspnet/pspnet_r18-d8_4xb2-80k_cityscapes-512x1024.py'
+    net = build_model(read_config(name, PSPNET), 'W8A8').eval()
+    images = torch.randn(2, 3, 72, 136)
+    with calibrating(net):
+        cut.network(net, images)
+    export_onnx(net, tmp_path / 'x.onnx', (3, 72, 136), containers='auto')
+    network = OnnxNetwork(tmp_path / 'x.onnx')
+    assert network.names == ['seg_logits']
+    (found,), (wanted,) = network(images).values(), cut.network(net, images).values()
+    assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
+    with pytest.raises(ValueError, match=r'found images of \(3, 72, 72\); it was'):
+        network(images[..., :72])

@@ -57,11 +57,11 @@ def is_detector(model: nn.Module) -> bool:
 
 
 def takes_any_size(model: nn.Module) -> bool:
-    """Whether images of any size come in: into detectors, and into segmentors that do
-    not pool to a number of bins (PSPNet), for which a graph needs to know the size."""
+    """Whether images of any size come in: not into classifiers, nor where maps are
+    pooled to a number of bins (PSPNet), for which a graph needs to know their size."""
     pools = (m for m in model.modules() if isinstance(m, nn.AdaptiveAvgPool2d))
-    return is_detector(model) or (
-        is_segmentor(model) and all(p.output_size in (1, (1, 1)) for p in pools)
+    return head_of(model) is not getattr(model, 'head', None) and all(
+        pool.output_size in (1, (1, 1)) for pool in pools
     )
 
 

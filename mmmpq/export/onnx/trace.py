@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from mmmpq.export.onnx import cut as onnx_cut
+from mmmpq.export.onnx.pooling import as_products
 from mmmpq.layers import QuantizedLayer, quantized_layers
 from mmmpq.layers.quantized_weight import outputs_first
 
@@ -98,7 +99,7 @@ def _written(
     containers: str,
     axes: dict[int, str],
 ) -> tuple[bytes, dict[str, Any]]:
-    with torch.no_grad(), _marked(model, containers):
+    with torch.no_grad(), as_products(model), _marked(model, containers):
         try:
             found = onnx_cut.network(model, images)
             names = onnx_cut.names(model, found)
