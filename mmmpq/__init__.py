@@ -1,4 +1,4 @@
-"""Mixed-precision quantization search for MMDetection and MMPretrain.
+"""Mixed-precision quantization for MMDetection, MMPretrain and MMSegmentation.
 
 The import is light: rooms and names below are imported when they are asked for, and
 registries find their own parts.

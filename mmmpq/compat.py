@@ -1,8 +1,9 @@
 """What the package does about its dependencies.
 
-MMEngine, MMCV, MMDetection and MMPretrain come from OpenMMLab or as maintained forks
-with the same import names. What is missing, untested or mixed is said in one sentence,
-with the line that mends it. Nothing is imported before it was looked for.
+MMEngine, MMCV, MMDetection, MMPretrain and MMSegmentation come from OpenMMLab or as
+maintained forks with the same import names. What is missing, untested or mixed is said
+in one sentence, with the line that mends it. Nothing is imported before it was looked
+for.
 
 torch >= 2.6 loads checkpoints with ``weights_only=True``, and MMEngine's checkpoints
 hold objects that this mode refuses. Switching the protection off would let a stranger's
@@ -24,6 +25,7 @@ TOOLBOXES = {
     'mmcv': ('mmcv', 'mmcv-lite', 'onedl-mmcv'),
     'mmdet': ('mmdet', 'onedl-mmdetection'),
     'mmpretrain': ('mmpretrain', 'onedl-mmpretrain'),
+    'mmseg': ('mmsegmentation', 'onedl-mmsegmentation'),
 }
 
 # The newest releases that the tests have run with, by the names of distributions.
@@ -35,10 +37,12 @@ TESTED = {
     'mmcv-lite': '2.1',
     'mmdet': '3.3',
     'mmpretrain': '1.2',
+    'mmsegmentation': '1.2',
     'onedl-mmengine': '0.10',
     'onedl-mmcv': '2.3',
     'onedl-mmdetection': '3.5',
     'onedl-mmpretrain': '1.3',
+    'onedl-mmsegmentation': '1.4',
 }
 
 STATISTICS = ('min', 'max', 'current', 'mean')
@@ -47,7 +51,8 @@ STATISTICS = ('min', 'max', 'current', 'mean')
 def require() -> None:
     """Refuse, in one sentence, to go on without what every user of mmmpq needs.
 
-    MMDetection and MMPretrain are not among it: either is needed by its users alone.
+    The toolboxes above MMEngine and MMCV are not among it: each is needed by its users
+    alone.
     Nothing is imported for it.
 
     Raises:
@@ -76,6 +81,7 @@ def prepare() -> None:
     require_a_matching_torchvision()
     register_safe_globals()
     register_checkpoints()
+    name_mmseg()
     import_module('mmmpq.user_config').install()
     warn_pkg_resources()
 
@@ -111,6 +117,15 @@ def register_checkpoints() -> None:
 
     CheckpointLoader.register_scheme(r'~?.*\.safetensors$', loader=load, force=True)
     CheckpointLoader.register_scheme('', loader=read_checkpoint, force=True)
+
+
+def name_mmseg() -> None:
+    """Let the forks' MMEngine find ``mmseg::…``: it looks for a distribution of the
+    name that OpenMMLab's has."""
+    from mmengine.config import utils
+
+    if _version('mmsegmentation') is None:
+        utils.MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
 def safe_getattr(obj, name: str):

@@ -15,6 +15,7 @@ FIRST = (
     'test_distributed',
     'test_qfa_demo',
     'test_configs',
+    'test_segmentation',
     'test_quant_model',
     'test_tools',
     'test_sandwich',

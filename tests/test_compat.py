@@ -145,11 +145,13 @@ def test_mmengine_loads_as_safely_and_leaves_what_is_allowed(tmp_path):
 # --- what is missing, untested or mixed -----------------------------------------------
 
 OPENMMLAB = dict(mmengine='0.10.7', mmcv='2.1.0', mmdet='3.3.0', mmpretrain='1.2.0')
+OPENMMLAB['mmsegmentation'] = '1.2.2'
 ONEDL = {
     'onedl-mmengine': '0.10.12',
     'onedl-mmcv': '2.3.6',
     'onedl-mmdetection': '3.5.1',
     'onedl-mmpretrain': '1.3.6',
+    'onedl-mmsegmentation': '1.4.2',
 }
 EITHER = "pip install 'mmmpq[openmmlab]' or pip install 'mmmpq[onedl]'"
 
@@ -212,7 +214,7 @@ def test_what_is_missing_and_the_line_that_installs_it(
 
 
 def test_the_detector_and_classifier_toolboxes_are_not_required(hide):
-    hide += ['mmdet', 'mmpretrain', 'pkg_resources']
+    hide += ['mmdet', 'mmpretrain', 'mmseg', 'pkg_resources']
     compat.require()
 
 
@@ -255,7 +257,8 @@ def test_import_says_what_is_missing(tmp_path):
 
 def test_the_import_and_the_help_are_light():
     """Neither torch nor a toolbox nor a plot library is imported for them."""
-    heavy = {'torch', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'matplotlib', 'scipy'}
+    heavy = {'torch', 'mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'mmseg', 'scipy'}
+    heavy.add('matplotlib')
     code = (
         'import sys, mmmpq, mmmpq.cli; mmmpq.cli.main(["--help"]); '
         f'print({heavy} & set(sys.modules))'
@@ -279,7 +282,7 @@ def test_untested_versions_give_one_warning_with_their_names(installed, family):
     with warnings.catch_warnings():
         warnings.simplefilter('error')  # patch releases are as good as tested
         compat.warn_untested()
-    engine, mmcv, mmdet, _ = family
+    engine, mmcv, mmdet, *_ = family
     installed.update({'torch': '2.12.0+cu130', mmcv: '2.10.0', mmdet: '3.2.9'})
     with pytest.warns(UserWarning) as caught:
         compat.warn_untested()
@@ -396,6 +399,8 @@ print(len(SearchSpace(build_model(cfg)).groups))
     [
         ('mmdet', 'mmpretrain::resnet/resnet18_8xb32_in1k.py'),
         ('mmpretrain', 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'),
+        ('mmseg', 'mmdet::retinanet/retinanet_r18_fpn_1x_coco.py'),
+        ('mmdet', 'mmseg::fcn/fcn_r18-d8_4xb2-80k_cityscapes-512x1024.py'),
     ],
 )
 def test_one_toolbox_is_enough(absent, config):

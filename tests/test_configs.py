@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import cv2
 import mmdet
 import mmpretrain
+import mmseg
 import numpy as np
 import pytest
 import torch
@@ -151,7 +152,7 @@ def test_finetune_twin_takes_what_its_search_writes(name):
     weights = {
         '_finetune.py': f'{run}/searched.pth',
         '_scratch.py': None,
-        '_subnet.py': f'{run}/epoch_{search.train_cfg.max_epochs}.pth',
+        '_subnet.py': f'{run}/epoch_{search.train_cfg.get("max_epochs")}.pth',
     }
     assert twin.load_from == weights[name[name.rindex('_') :]]
     assert quant[0] == {key: quant[1][key] for key in quant[0]}
@@ -169,11 +170,11 @@ def parse(file):
 
 def test_public_checkpoints_are_those_of_the_model_zoos():
     zoo = {}  # by path: onedl-mmpretrain's files lie on a host of its own
-    for package in (mmdet, mmpretrain):
+    for package in (mmdet, mmpretrain, mmseg):
         mim = Path(package.__file__).parent / '.mim'
-        for kind in ('retinanet', 'faster_rcnn', 'resnet'):
-            file = mim / 'configs' / kind / 'metafile.yml'
-            for model in parse(file)['Models'] if file.exists() else ():
+        for kind in ('retinanet', 'faster_rcnn', 'resnet', 'fcn'):
+            files = (mim / 'configs' / kind).glob('metafile.y*ml')
+            for model in (m for file in files for m in parse(file)['Models']):
                 zoo[urlsplit(model.get('Weights') or '').path] = model['Config']
     for name in NAMES:
         cfg = parsed(name)
@@ -191,7 +192,9 @@ def test_metafiles_list_the_configs():
         for model in content['Models']:
             assert model['In Collection'] in collections
             cfg = parsed(model['Config'].removeprefix('configs/'))
-            assert model['Metadata']['Epochs'] == cfg.train_cfg.max_epochs
+            key = 'max_epochs' if 'max_epochs' in cfg.train_cfg else 'max_iters'
+            kind = dict(max_epochs='Epochs', max_iters='Iterations')[key]
+            assert model['Metadata'][kind] == cfg.train_cfg[key]
             listed.append(model['Config'].removeprefix('configs/'))
     public = [n for n in NAMES if not n.startswith('float/')]
     own = ('digits', 'shapes', 'fashion', 'stamps', 'crops')

@@ -49,11 +49,13 @@ def test_setup_accepts_what_is_pinned(tmp_path):
     info = tmp_path / 'mmmpq.egg-info'
     assert f'Version: {__version__}\n' in (info / 'PKG-INFO').read_text()
     text = (info / 'requires.txt').read_text()
-    always, *extras = re.split(r'^\[(\w+)\]$', text, flags=re.M)
+    always, *extras = re.split(r'^\[([\w-]+)\]$', text, flags=re.M)
     extras = dict(zip(extras[::2], extras[1::2], strict=True))
-    assert set(extras) == {*FAMILIES, 'deploy', 'openvino', 'qfa', 'kernels', 'dev'}
+    more = dict(openmmlab='segmentation', onedl='onedl-segmentation')
+    others = {'deploy', 'openvino', 'qfa', 'kernels', 'dev'}
+    assert set(extras) == {*FAMILIES, *more.values(), *others}
     for family in FAMILIES:
-        for line in (always + extras[family]).split():
+        for line in (always + extras[family] + extras[more[family]]).split():
             requirement = Requirement(line)
             assert PINS[family][requirement.name] in requirement.specifier, line
 
@@ -69,7 +71,7 @@ def test_the_families_share_all_pins_but_the_toolboxes():
     shared = pins('common')
     for family in FAMILIES:
         own = PINS[family].keys() - shared.keys() - {'opencv-python-headless'}
-        assert len(own) == 4, own
+        assert len(own) == 5, own
         assert all(('onedl-' in name) == (family == 'onedl') for name in own)
     common = set((ROOT / 'requirements.txt').read_text().splitlines())
     assert '-r requirements/openmmlab.txt' in common

@@ -54,7 +54,8 @@ import sys
 from importlib import metadata, util
 modules = {"opencv-python": "cv2", "opencv-python-headless": "cv2",
            "scikit-learn": "sklearn", "pytest-xdist": "xdist", "mmcv-lite": "mmcv",
-           "onedl-mmdetection": "mmdet"}
+           "onedl-mmdetection": "mmdet", "mmsegmentation": "mmseg",
+           "onedl-mmsegmentation": "mmseg"}
 def found(name):
     module = modules.get(name, name.removeprefix("onedl-"))
     if (name, sys.argv[1]) == ("setuptools", "openmmlab"):
@@ -80,8 +81,10 @@ kept() {
   "$python" -c '
 import sys
 from importlib import metadata
-names = {"openmmlab": "mmengine mmcv mmcv-lite mmcv-full mmdet mmpretrain",
-         "onedl": "onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmpretrain",
+names = {"openmmlab": "mmengine mmcv mmcv-lite mmcv-full mmdet mmpretrain "
+                      "mmsegmentation",
+         "onedl": "onedl-mmengine onedl-mmcv onedl-mmdetection onedl-mmpretrain "
+                  "onedl-mmsegmentation",
          "common": "torch torchvision numpy"}
 for name in " ".join(names[key] for key in sys.argv[1:] or names).split():
     try:
@@ -109,9 +112,9 @@ except ImportError as error:
              'operators or against another torch; `pip uninstall mmcv` and type the '
              'command again')
 try:
-    import mmdet.apis, mmpretrain.apis
+    import mmdet.apis, mmpretrain.apis, mmseg.apis
 except (ImportError, AssertionError) as error:
-    sys.exit(f'mmdet or mmpretrain cannot be imported ({error})')
+    sys.exit(f'mmdet, mmpretrain or mmseg cannot be imported ({error})')
 try:  # what `_base_ = 'mmdet::...'` calls
     __import__('mmengine.utils').utils.get_installed_path('mmdet')
 except ImportError as error:

@@ -81,6 +81,7 @@ def _usage() -> str:
     verbs = '\n'.join(f'  {verb:<{width}}  {text}' for verb, text in COMMANDS.items())
     return (
         'usage: mmmpq VERB [flags]\n\n'
-        'Mixed-precision quantization search for MMDetection and MMPretrain.\n\n'
+        'Mixed-precision quantization search for MMDetection, MMPretrain and '
+        'MMSegmentation.\n\n'
         f'{verbs}\n\nmmmpq VERB --help: its flags, with examples'
     )

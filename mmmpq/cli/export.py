@@ -35,7 +35,7 @@ from mmmpq.units import human
 from mmmpq.visualization.progress import terminal
 from mmmpq.visualization.sizes import size_table
 
-SIDE = 256  # of the images for detectors whose outputs are compared, at most
+SIDE = 256  # of images by which outputs are compared, where any size is taken, at most
 ENDINGS = (*reversed(SUFFIX.values()), '.pth', '.pt', '.ckpt', '.bin')
 
 
@@ -174,13 +174,14 @@ def onnx_notes(
 
 @torch.no_grad()
 def check_outputs(model: nn.Module, path: Path, shape: Sequence[int]) -> None:
-    """Reads a packed checkpoint back and compares what classifiers and detectors give
-    for two random images; nothing of a net that needs more than images (SparK)."""
+    """Reads a packed checkpoint back and compares what nets that can be cut give
+    for two random images; nothing of one that needs more than images (SparK)."""
     try:
         cut.head_of(model)
     except ValueError:
         return
-    sides = [min(s, SIDE) for s in shape[1:]] if cut.is_detector(model) else shape[1:]
+    most = SIDE if cut.takes_any_size(model) else max(shape)
+    sides = [min(side, most) for side in shape[1:]]
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(2, shape[0], *sides, generator=generator).split(1)
 

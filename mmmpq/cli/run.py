@@ -22,6 +22,7 @@ from mmmpq.engine.lr_schedule import fit_schedule
 from mmmpq.engine.search_config import search_budgets
 from mmmpq.fileio import atomic_write, check_file
 from mmmpq.policy import Policy
+from mmmpq.post_training.front import metric_of
 from mmmpq.visualization import write_report
 from mmmpq.visualization.progress import terminal
 
@@ -248,7 +249,8 @@ def _stages_of(name: str) -> list[str]:
 
 
 def _metric(metrics: dict[str, dict[str, float]]) -> str:
-    """The metric that matters: mAP of detectors, else what is evaluated first."""
+    """The metric that matters: mAP of detectors, else that of :func:`metric_of`."""
     names = list(dict.fromkeys(name for each in metrics.values() for name in each))
     # Only detectors, where no net finds a box, have nothing to say.
-    return next((n for n in names if n.endswith('bbox_mAP')), [*names, 'bbox_mAP'][0])
+    found = next((n for n in names if n.endswith('bbox_mAP')), None)
+    return metric_of(found, dict.fromkeys(names or ['bbox_mAP']))

@@ -27,6 +27,10 @@ def show_results(cfg: Config, args: argparse.Namespace) -> None:
         raise ValueError('--show: default_hooks.visualization is not in the config')
     if scope_of(cfg) == 'mmdet':
         hook.update(draw=True, test_out_dir=args.show_dir)
+    elif scope_of(cfg) == 'mmseg':
+        hook.update(draw=True, interval=1)
+        if args.show_dir:
+            cfg.visualizer.save_dir = args.show_dir
     else:
         hook.update(enable=True, interval=1, out_dir=args.show_dir)
     hook.update(show=args.show, wait_time=args.wait_time)
@@ -49,6 +53,8 @@ def augment(cfg: Config) -> None:
         if scope_of(cfg) == 'mmdet':
             nms = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
             cfg.tta_model = dict(type='mmdet.DetTTAModel', tta_cfg=nms)
+        elif scope_of(cfg) == 'mmseg':
+            cfg.tta_model = dict(type='mmseg.SegTTAModel')
         else:
             cfg.tta_model = dict(type='mmpretrain.AverageClsScoreTTA')
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)

@@ -43,7 +43,7 @@ def run_test(runner: Runner, title: str) -> tuple[dict[str, float], Predictions]
         recording(unwrapped(runner), step) as predictions,
     ):
         metrics = runner.test()
-    return metrics, predictions
+    return {k: float(v) for k, v in metrics.items()}, predictions
 
 
 def check_model(model: nn.Module, network: OnnxNetwork, checkpoint: str | None) -> None:
@@ -165,10 +165,14 @@ def show(
     console.print(table)
     for name, result in agreements.items():
         share = 100 * result['equal'] / result['images']
+        of = f'{result["near"]} of {result["scores"]}'
+        if result['pixels']:
+            scores = f'the same class in {of} pixels'
+        else:
+            largest = f'largest difference {result["largest"]:.2g}'
+            scores = f'scores within 0.01 in {of}, {largest}'
         console.print(
             f'{name} against PyTorch: equal predictions in {result["equal"]} of '
-            f'{result["images"]} images ({share:.2f} %), scores within 0.01 in '
-            f'{result["near"]} of {result["scores"]}, largest difference '
-            f'{result["largest"]:.2g}',
+            f'{result["images"]} images ({share:.2f} %), {scores}',
             soft_wrap=True,
         )

@@ -82,8 +82,7 @@ def cost(
 
     Args:
         model: As of :func:`profile`.
-        input_shape: (C, H, W); default (3, 800, 1333) for mmdet's detectors, else
-            (3, 224, 224).
+        input_shape: (C, H, W); default: :func:`.profile.reference_input_shape`.
         proposals: Reference number of RoIs per image.
         hardware: Leaves out the candidates that it lacks.
 

@@ -44,8 +44,12 @@ class LayerProfile:
 
 
 def reference_input_shape(model: nn.Module) -> tuple[int, int, int]:
-    """(3, 800, 1333) for mmdet's detectors, (3, 224, 224) for everything else."""
-    return (3, 800, 1333) if is_detector(model) else (3, 224, 224)
+    """(3, 800, 1333) for mmdet's detectors, the crop that mmseg's segmentors train on,
+    which their preprocessor knows, and (3, 224, 224) for everything else."""
+    if is_detector(model):
+        return 3, 800, 1333
+    crop = getattr(getattr(model, 'data_preprocessor', None), 'size', None)
+    return (3, *crop) if crop else (3, 224, 224)
 
 
 def profile(

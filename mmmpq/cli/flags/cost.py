@@ -21,7 +21,7 @@ def parse_args(argv=None):
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('config', help='config of mmdet, mmpretrain or mmmpq')
+    parser.add_argument('config', help='config of mmdet, mmpretrain, mmseg or mmmpq')
     parser.add_argument(
         '--policy', help='a uniform precision such as W4A4, or a policy.json'
     )

@@ -75,8 +75,8 @@ def parse_args(argv=None):
     )
     parser.add_argument(
         '--metric',
-        help='metric to plot, and of --max-drop (default: the first that the test '
-        'reports)',
+        help='metric to plot, and of --max-drop (default: mIoU, or the first that '
+        'the test reports)',
     )
     parser.add_argument(
         '--weights',

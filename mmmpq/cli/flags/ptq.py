@@ -52,7 +52,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'many points below the float one (a mAP of .01 is one point)',
     )
     parser.add_argument(
-        '--metric', help='of --max-drop (default: the first that the test reports)'
+        '--metric', help='of --max-drop (default: mIoU, or the first that is reported)'
     )
     parser.add_argument(
         '--points',

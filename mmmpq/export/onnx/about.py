@@ -47,9 +47,12 @@ def about_model(
 def preprocessing(model: nn.Module) -> dict[str, Any]:
     """What the model's preprocessor does to an image of the test pipeline."""
     preprocessor = getattr(model, 'data_preprocessor', None)
-    swapped = bool(getattr(preprocessor, '_channel_conversion', False))
+    keys = '_channel_conversion', 'channel_conversion', 'to_rgb'
+    swapped = any(getattr(preprocessor, key, False) for key in keys)
     normalizes = bool(getattr(preprocessor, '_enable_normalize', False))
-    value = getattr(preprocessor, 'pad_value', 0)
+    value = getattr(preprocessor, 'pad_value', getattr(preprocessor, 'pad_val', 0))
+    of_tests = getattr(preprocessor, 'test_cfg', None) or {}  # of mmseg
+    divisor = getattr(preprocessor, 'pad_size_divisor', of_tests.get('size_divisor', 1))
     fill = (
         preprocessor.mean + preprocessor.std * value
         if normalizes
@@ -61,17 +64,27 @@ def preprocessing(model: nn.Module) -> dict[str, Any]:
         'swap_channels': swapped,
         'mean': preprocessor.mean.flatten().tolist() if normalizes else None,
         'std': preprocessor.std.flatten().tolist() if normalizes else None,
-        'pad_size_divisor': getattr(preprocessor, 'pad_size_divisor', 1),
+        'pad_size_divisor': divisor,
         'pad_value': value,
         'fill': fill[::-1] if swapped else fill,  # becomes pad_value
     }
 
 
 def decoding(model: nn.Module) -> dict[str, Any] | None:
-    """How the outputs of a detector's dense head become boxes; None of others."""
+    """How the outputs of a detector's dense head become boxes, or those of a segmentor
+    classes of pixels; None of classifiers."""
+    head = onnx_cut.head_of(model)
+    if onnx_cut.is_segmentor(model):
+        return {
+            'head': type(head).__name__,
+            'resize': 'bilinear',
+            'align_corners': bool(head.align_corners),
+            'score': 'softmax' if head.out_channels > 1 else 'sigmoid',
+            'threshold': head.threshold,
+            'test_cfg': _plain(getattr(model, 'test_cfg', None)),
+        }
     if not onnx_cut.is_detector(model):
         return None
-    head = onnx_cut.head_of(model)
     priors = getattr(head, 'prior_generator', None)
     coder = getattr(head, 'bbox_coder', None)
     keys = ('means', 'stds', 'clip_border', 'add_ctr_clamp', 'ctr_clamp')

@@ -19,8 +19,9 @@ class Predictions:
     """What a model predicted for each image, and how long that took.
 
     Attributes:
-        images: Of each, the scores of all classes (K,), or boxes (n, 4) in pixels,
-            scores (n,) and labels (n,) of the detections.
+        images: Of each, the scores of all classes (K,); or boxes (n, 4) in pixels,
+            scores (n,) and labels (n,) of the detections; or, as integers, the classes
+            of its pixels (H, W).
         milliseconds: For each image, of network, decoding and NMS.
     """
 
@@ -56,6 +57,8 @@ def recording(model: nn.Module, step: Callable[[int], None]) -> Iterator[Predict
 
 
 def _prediction(sample: Any) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+    if 'pred_sem_seg' in sample:
+        return sample.pred_sem_seg.data[0].detach().cpu().short()
     if 'pred_instances' not in sample:
         return sample.pred_score.detach().cpu().clone()
     instances = sample.pred_instances
@@ -70,9 +73,11 @@ class Agreement:
     Attributes:
         images: That both saw.
         equal: Images with equal predictions.
-        scores: Compared scores: of each class, or of each detection with a partner.
-        near: Those that differ by at most 0.01.
-        largest: The largest difference of two scores.
+        scores: Compared scores: of each class, or of each detection with a partner; of
+            segmentations, pixels.
+        near: Those that differ by at most 0.01; pixels of the same class.
+        largest: The largest difference of two scores; 1 where two classes differ.
+        pixels: Whether these are pixels.
     """
 
     images: int = 0
@@ -80,6 +85,7 @@ class Agreement:
     scores: int = 0
     near: int = 0
     largest: float = 0.0
+    pixels: bool = False
 
 
 def agreement(
@@ -87,7 +93,8 @@ def agreement(
 ) -> Agreement:
     """Compares two runs image by image.
 
-    Equal are classifications of the same class. Equal are detections if each has a
+    Equal are classifications of the same class, and segmentations whose pixels all have
+    the same. Equal are detections if each has a
     partner in the other run: of the same label, with IoU of at least 0.9 and a score
     that differs by at most 0.01. One whose score lies within 0.01 of where its list
     ends may lack a partner, for it may have fallen off the other list.
@@ -99,14 +106,18 @@ def agreement(
     """
     result = Agreement(images=len(first.images))
     for a, b in zip(first.images, second.images, strict=True):
-        if isinstance(a, Tensor):
+        if isinstance(a, Tensor) and not a.is_floating_point():
+            differences, result.pixels = (a != b).float(), True
+            equal = not differences.any()
+        elif isinstance(a, Tensor):
             equal, differences = bool(a.argmax() == b.argmax()), (a - b).abs()
         else:
             equal, differences = _compare_detections(a, b, floor, most)
         result.equal += equal
         result.scores += differences.numel()
         result.near += int((differences <= SCORE).sum())
-        result.largest = max([result.largest, *differences.tolist()])
+        if differences.numel():
+            result.largest = max(result.largest, float(differences.max()))
     return result
 
 

@@ -1,7 +1,8 @@
 """Where a toolbox model is cut: the network goes into a file, the rest stays Python.
 
-A classifier is cut behind its head, a detector behind its dense head. Scores, decoding,
-NMS and the second stage are the toolbox's own, before and after.
+A classifier is cut behind its head, a detector behind its dense head, a segmentor
+behind its decode head. Scores, decoding, NMS, the second stage and the enlargement to
+the image's size are the toolbox's own, before and after.
 """
 
 import inspect
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from mmmpq import layers
 
 # In this order: a two-stage detector has a first stage, whose head is cut off.
-HEADS = ('rpn_head', 'bbox_head', 'head')
+HEADS = ('rpn_head', 'bbox_head', 'decode_head', 'head')
 
 
 class Features(tuple):
@@ -40,20 +41,35 @@ def head_of(model: nn.Module) -> nn.Module:
     raise ValueError(
         f'model.type: {type(model).__name__} cannot be cut into network and decoding; '
         'accepted are classifiers with a head, one-stage detectors with a bbox_head, '
-        'and two-stage detectors with an rpn_head'
+        'two-stage detectors with an rpn_head, and segmentors with a decode_head'
     )
 
 
+def is_segmentor(model: nn.Module) -> bool:
+    """Whether classes of pixels come out."""
+    return head_of(model) is getattr(model, 'decode_head', None)
+
+
 def is_detector(model: nn.Module) -> bool:
-    """Whether images of any size come in."""
-    return head_of(model) is not getattr(model, 'head', None)
+    """Whether boxes come out."""
+    head = head_of(model)
+    return head is not getattr(model, 'head', None) and not is_segmentor(model)
+
+
+def takes_any_size(model: nn.Module) -> bool:
+    """Whether images of any size come in: not into classifiers, nor where maps are
+    pooled to a number of bins (PSPNet), for which a graph needs to know their size."""
+    pools = (m for m in model.modules() if isinstance(m, nn.AdaptiveAvgPool2d))
+    return head_of(model) is not getattr(model, 'head', None) and all(
+        pool.output_size in (1, (1, 1)) for pool in pools
+    )
 
 
 def network(model: nn.Module, images: Tensor) -> dict[str, Any]:
     """What goes into a file: the head's outputs, and the features if more needs them.
 
     Args:
-        model: A classifier or detector.
+        model: A classifier, detector or segmentor.
         images: Preprocessed, (N, C, H, W).
     """
     features = model.extract_feat(images)
@@ -67,13 +83,14 @@ def names(model: nn.Module, tensors: Mapping[str, Any]) -> dict[str, Any]:
     """A name in the place of each tensor of :func:`network`.
 
     A dense head's outputs are called as the toolbox's ``predict_by_feat`` does, with
-    the number of the level: 'cls_scores_0'. That of a classifier is 'cls_score'.
+    the number of the level: 'cls_scores_0'. That of a segmentor is 'seg_logits', that
+    of a classifier 'cls_score'.
     """
     outputs = tensors['outputs']
     decode = getattr(head_of(model), 'predict_by_feat', None)
     arguments = list(inspect.signature(decode).parameters) if decode else []
     if isinstance(outputs, Tensor):
-        named = 'cls_score'
+        named = 'seg_logits' if is_segmentor(model) else 'cls_score'
     elif isinstance(outputs, (list, tuple)) and len(outputs) <= len(arguments):
         named = [_named(v, n) for v, n in zip(outputs, arguments, strict=False)]
     else:
@@ -91,7 +108,7 @@ def replace(model: nn.Module, run: Callable[[Tensor], dict[str, Any]]) -> nn.Mod
     """Lets ``run`` stand for :func:`network` in ``model``, and returns the model.
 
     Args:
-        model: A classifier or detector, in evaluation.
+        model: A classifier, detector or segmentor, in evaluation.
         run: Images to a dict as :func:`network` gives it.
     """
 

@@ -40,10 +40,11 @@ def export_onnx(
 ) -> dict[str, Any]:
     """Writes the network of ``model`` as ONNX with quantized weights and activations.
 
-    A classifier goes in whole, to its class scores before the softmax; a detector up to
-    the outputs of its dense head (of a two-stage one: features and outputs of the RPN),
-    behind which :mod:`.onnx_model` lets the toolbox decode. Images come in
-    preprocessed, in any number, and for detectors of any size. Weights are int8 or
+    A classifier goes in whole, to its class scores before the softmax; a segmentor, up
+    to the scores of its decode head's map; a detector, up to the outputs of its dense
+    head (of a two-stage one: features and outputs of the RPN). Behind these
+    :mod:`.onnx_model` lets the toolbox decode. Images come in preprocessed, in any
+    number, and for most detectors and segmentors of any size. Weights are int8 or
     uint8, dequantized in the graph; a shared head has one copy. Activations are
     quantized to uint8 and clipped to the levels of their true width, which takes the
     Clips of ReLU6 and the like in (:mod:`.clips`). Layers at 32 bits stay float.
@@ -79,8 +80,8 @@ def export_onnx(
         model: A toolbox model of fixed precision with calibrated quantizers. It is left
             as it was.
         path: Where the file goes.
-        input_shape: (C, H, W) of an image, in pixels; of detectors, which take any
-            size, the one to trace with, cut to 320 pixels.
+        input_shape: (C, H, W) of an image, in pixels; where any size is taken, the one
+            to trace with, cut to 320 pixels.
         opset: Of ONNX: 13 to 25; 21 or later for weights of up to 4 bits in 'auto'.
         containers: '8bit', types that run fast; or 'auto', the smallest.
         vnni: Whether the file is for processors with VNNI, or no x86, alone. Others
@@ -187,7 +188,7 @@ def _traced(
     """The marked graph, and the names of its outputs."""
     import onnx
 
-    most = TRACED_SIZE if onnx_cut.is_detector(model) else max(shape)
+    most = TRACED_SIZE if onnx_cut.takes_any_size(model) else max(shape)
     size = shape[0], min(shape[1], most), min(shape[2], most)
     was_training = model.training
     model.eval()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from mmmpq.export.onnx import cut as onnx_cut
+from mmmpq.export.onnx.pooling import as_products
 from mmmpq.layers import QuantizedLayer, quantized_layers
 from mmmpq.layers.quantized_weight import outputs_first
 
@@ -76,7 +77,7 @@ def trace(
         ValueError: A module could not be exported; it is named.
     """
     axes = {0: 'batch'}
-    if onnx_cut.is_detector(model):
+    if onnx_cut.takes_any_size(model):
         axes |= {2: 'height', 3: 'width'}
     written = _written(model, images, opset, containers, axes)
     more = torch.cat([images, images[:1]])
@@ -100,7 +101,7 @@ def _written(
     containers: str,
     axes: dict[int, str],
 ) -> tuple[bytes, dict[str, Any]]:
-    with torch.no_grad(), _marked(model, containers):
+    with torch.no_grad(), as_products(model), _marked(model, containers):
         try:
             tensors = onnx_cut.network(model, images)
             names = onnx_cut.names(model, tensors)

@@ -119,6 +119,9 @@ class Packed:
         found = dict(default_scope=self.config['default_scope'], model=model)
         if pipeline is not None:
             found['test_dataloader'] = dict(dataset=dict(pipeline=pipeline))
+            # Where mmseg looks for it, without a scope.
+            scope = dict(_scope_=self.config['default_scope'])
+            found['test_pipeline'] = [{**step, **scope} for step in pipeline]
         return Config(found)
 
     def build(self) -> nn.Module:

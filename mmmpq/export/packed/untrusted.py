@@ -16,7 +16,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-SCOPES = ('mmengine', 'mmdet', 'mmpretrain', 'mmmpq')
+SCOPES = ('mmengine', 'mmdet', 'mmpretrain', 'mmseg', 'mmmpq')
 EVALUATING = ('CameraMotionCompensation',)  # Python of what its config says
 OPTIONS = ('conv', 'dilation', 'offset')  # of CascadeRPN, and no types
 # Words, and numbers within them such as 'regnetx_1.6gf': no path, address or module.

@@ -102,7 +102,7 @@ def check_net(
 def _see_noise(model: nn.Module, input_shape: Sequence[int]) -> None:
     """Calibrates quantizers that are not; nets that cannot be cut are left."""
     try:
-        side = SIDE if cut.is_detector(model) else max(input_shape)
+        side = SIDE if cut.takes_any_size(model) else max(input_shape)
     except ValueError:
         return
     channels, *sides = input_shape
