@@ -12,7 +12,7 @@ import pytest
 
 import mmmpq  # noqa: F401  a forked stage has it
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / 'benchmarks'
 
 

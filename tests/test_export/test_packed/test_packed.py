@@ -25,7 +25,7 @@ from mmmpq.export.packed.untrusted import check_types
 from mmmpq.layers import QuantConv2d, QuantLayer, quantized_layers
 from mmmpq.policy import SKIP, Policy, Precision
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 QUANTIZERS = {
     'learned': dict(),
     'per channel': dict(quantizer=dict(type='LinearQuantizer', per_channel=True)),

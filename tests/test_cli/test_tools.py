@@ -20,7 +20,7 @@ from mmengine.optim import AmpOptimWrapper
 from mmmpq.engine import launch
 from mmmpq.policy import Policy
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 on_cpu = pytest.mark.skipif(launch.get_device() != 'cpu', reason='about a CPU')
 
 CONFIG = """

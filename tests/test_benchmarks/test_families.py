@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mmengine.registry import DATASETS, init_default_scope
 
-FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
+FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
 
 
 @pytest.fixture(scope='module')

@@ -19,7 +19,7 @@ from mmmpq.policy import Policy
 # Runners that start in the same second share a name, and so their logger.
 pytestmark = pytest.mark.filterwarnings('ignore:.*has been created:UserWarning')
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 CONFIG = """
 default_scope = 'mmpretrain'

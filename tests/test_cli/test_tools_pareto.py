@@ -16,7 +16,7 @@ from mmmpq.cli.pareto import cheapest
 from mmmpq.costs import BOPs, WeightBytes, profile, total_cost
 from mmmpq.policy import Policy
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 default_scope = 'mmpretrain'
 custom_imports = dict(imports=['mmmpq'], allow_failed_imports=False)

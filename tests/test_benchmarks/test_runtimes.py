@@ -11,7 +11,7 @@ pytest.importorskip('onnxruntime')
 
 @pytest.fixture
 def runtimes(monkeypatch):
-    folder = Path(__file__).resolve().parents[1] / 'benchmarks'
+    folder = Path(__file__).resolve().parents[2] / 'benchmarks'
     monkeypatch.syspath_prepend(str(folder))
     import runtimes
 

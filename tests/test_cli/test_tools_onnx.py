@@ -20,7 +20,7 @@ from mmmpq.layers.base import calibrating
 pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 default_scope = 'mmpretrain'
 model = dict(

@@ -11,7 +11,7 @@ from torch import nn
 
 @pytest.fixture
 def peers(monkeypatch):
-    folder = Path(__file__).resolve().parents[1] / 'benchmarks'
+    folder = Path(__file__).resolve().parents[2] / 'benchmarks'
     monkeypatch.syspath_prepend(str(folder))
     import peers
 

@@ -21,7 +21,7 @@ from mmmpq.engine.subnet_evaluation import LOSS
 from mmmpq.models.loading import AS_FLOAT
 from mmmpq.subnets.predictor import PREDICTORS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize('verb', cli.COMMANDS)

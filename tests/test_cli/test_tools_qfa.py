@@ -19,7 +19,7 @@ from mmmpq.engine.launch import build_runner
 from mmmpq.models import calibrate_subnet
 from mmmpq.policy import Policy
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIG = """
 default_scope = 'mmpretrain'
 custom_imports = dict(imports=['mmmpq', 'images_of_ones_own'])

@@ -14,7 +14,7 @@ from mmmpq.policy import Precision
 from mmmpq.search import SearchSpace
 from mmmpq.visualization.theme import LIGHT
 
-FOLDER = Path(__file__).resolve().parents[1] / 'benchmarks'
+FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
 
 
 @pytest.fixture(scope='module')

@@ -12,7 +12,7 @@ from mmmpq.export.onnx.check.config import CHECKED
 
 pytest.importorskip('onnx')
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / 'configs/bpnas/resnet_digits.py')
 
 

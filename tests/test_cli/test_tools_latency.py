@@ -29,7 +29,7 @@ from mmmpq.export.latency.fused import float_layers  # noqa: E402
 from mmmpq.export.latency.graphs import Work, works_of  # noqa: E402
 from mmmpq.export.latency.table import entries, save_table  # noqa: E402
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SQUARE = dict(kernel_size=(3, 3), stride=(1, 1), groups=1, input_size=(9, 9))
 CONFIG = """
 default_scope = 'mmpretrain'

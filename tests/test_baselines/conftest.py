@@ -1,0 +1,3 @@
+"""Baselines choose in the same small problems as searches."""
+
+from tests.test_search.conftest import problem as problem
