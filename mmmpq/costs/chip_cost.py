@@ -137,8 +137,6 @@ class ChipLatency(ChipCost):
     units = {'us': 1.0, **LADDERS['us']}
 
     def __call__(self, layer: LayerProfile, precision: Precision) -> float:
-        if precision == SKIP:
-            return 0.0
         return 1e6 * max(self._cycles(layer, precision)) / self.chip.clock_hz
 
     def waits(self, layer: LayerProfile, precision: Precision) -> bool:
@@ -147,6 +145,8 @@ class ChipLatency(ChipCost):
         return moves > computes
 
     def _cycles(self, layer: LayerProfile, precision: Precision) -> tuple[float, float]:
+        if precision == SKIP:
+            return 0.0, 0.0
         memory = self.chip.memory
         moves = 0.0
         if memory is not None:

@@ -74,8 +74,10 @@ def test_the_longer_of_computing_and_moving_counts(chip):
     moves = 64 * 8 + 128 * 8 + 128 * 8
     for width in (1, 4, 9, 10, 11, 100):
         memory = dict(bits_per_cycle=width, output_bits=8)
-        found = ChipLatency(chip(memory=memory))(conv, w8)
-        assert found == max(computes, moves / width)
+        time = ChipLatency(chip(memory=memory))
+        assert time(conv, w8) == max(computes, moves / width)
+        assert time.waits(conv, w8) == (moves / width > computes)
+        assert time(conv, SKIP) == 0 and not time.waits(conv, SKIP)
     assert ChipLatency(chip(memory=None))(conv, w8) == computes
 
 
