@@ -136,7 +136,7 @@ def _is(value: Any, hint: Any) -> bool:
         return True
     if kind in (int, float):
         number = isinstance(value, Integral if kind is int else Real)
-        return number and not isinstance(value, bool) and math.isfinite(value)
+        return number and not isinstance(value, bool) and _is_finite(value)
     if issubclass(kind, Mapping):
         return isinstance(value, Mapping)
     if issubclass(kind, PathLike):
@@ -149,6 +149,13 @@ def _is(value: Any, hint: Any) -> bool:
         return True
     each = inner[:1] * len(value) if len(inner) == 1 or ... in inner else inner
     return not inner or (len(each) == len(value) and all(map(_is, value, each)))
+
+
+def _is_finite(value: Real) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an int beyond the floats
+        return False
 
 
 def _in_words(hint: Any) -> str:

@@ -67,12 +67,20 @@ def strict_json(text: str) -> Any:
 
     def finite(number: str) -> float:
         if not math.isfinite(float(number)):
-            raise ValueError(f'found {number}; accepted are finite numbers')
+            raise ValueError(f'found {number:.40}; accepted are finite numbers')
         return float(number)
+
+    def finite_int(number: str) -> int:
+        finite(number)  # that of an int fails where a float is made of it
+        return int(number)
 
     try:
         return json.loads(
-            text, object_pairs_hook=once, parse_constant=finite, parse_float=finite
+            text,
+            object_pairs_hook=once,
+            parse_constant=finite,
+            parse_float=finite,
+            parse_int=finite_int,
         )
     except RecursionError as error:
         raise ValueError('it is nested too deep') from error

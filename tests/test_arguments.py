@@ -19,5 +19,9 @@ def test_what_is_right_stays_what_it_is():
         1.0,
         1.0,
     ]
+    with pytest.raises(
+        ValueError, match=r'Softmax\.init: found 10{9,}; accepted is a f'
+    ):
+        Softmax([Precision(2, 2), Precision(4, 4)], init=10**400)
     with pytest.raises(ValueError, match="missing a required argument: 'candidates'"):
         Softmax()

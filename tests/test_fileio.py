@@ -7,7 +7,13 @@ import stat
 import pytest
 import torch
 
-from mmmpq.fileio import atomic_save, atomic_write, check_place, read_checkpoint
+from mmmpq.fileio import (
+    atomic_save,
+    atomic_write,
+    check_place,
+    read_checkpoint,
+    strict_json,
+)
 
 
 def test_text_bytes_and_folders(tmp_path):
@@ -128,3 +134,10 @@ def test_only_a_checkpoint_of_the_same_run_is_named(tmp_path):
     path = atomic_write(tmp_path / 'x.pth', b'')
     with pytest.raises(ValueError, match=r'more than weights: EOFError$'):
         read_checkpoint(path)
+
+
+@pytest.mark.parametrize('number', ['1e999', 'NaN', '-Infinity', '9' * 400, '9' * 5000])
+def test_a_number_that_no_float_holds(number):
+    with pytest.raises(ValueError, match=r'found .{2,40}; accepted are finite numbers'):
+        strict_json(f'{{"clock_hz": {number}}}')
+    assert strict_json(f'[{2**60 + 1}, 1.5]') == [2**60 + 1, 1.5]

@@ -43,9 +43,13 @@ def outputs(args: argparse.Namespace) -> dict[str, Path]:
     """The file of each format.
 
     Raises:
-        ValueError: One is CHECKPOINT itself.
+        ValueError: One is CHECKPOINT itself, or --out a folder.
     """
     out = Path(args.out or args.checkpoint)
+    if args.out and (args.out.endswith('/') or out.is_dir()):
+        raise ValueError(
+            f'--out: {args.out} is a folder; accepted is the name of a file in it'
+        )
     ending = next((e for e in ENDINGS if out.name.endswith(e)), '')
     out = out.with_name(out.name.removesuffix(ending))
     kinds = [kind for kind in SUFFIX if kind in args.format]

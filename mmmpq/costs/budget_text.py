@@ -7,6 +7,7 @@ from typing import Any
 from mmmpq.costs.chip import chip_names
 from mmmpq.costs.chip_cost import ChipCost, ChipEnergy
 from mmmpq.costs.cost import Cost
+from mmmpq.policy import near
 from mmmpq.registry import COSTS
 
 _FILE_NAME = str.maketrans(',*', '+x')
@@ -26,7 +27,8 @@ def budget_cfgs(
         table: Latency table.
 
     Raises:
-        ValueError: A budget in time without a table.
+        ValueError: A budget in time without a table, or of a cost or chip that is not
+            there.
 
     Examples:
         >>> budget_cfgs('20 KB', 'BOPs', {})
@@ -40,7 +42,7 @@ def budget_cfgs(
         limit = limit.strip()
         share = re.fullmatch(r'([\d.]+)\s*\*\s*([Ww]\d+[Aa]\d+)', limit)
         if share:
-            limit = dict(of=share[2], ratio=float(share[1]))
+            limit = dict(of=share[2], ratio=_number(share[1], part))
         kind = kind.strip() or _type_of(limit, default)
         cfg = dict(common, type=kind, limit=limit)
         if not issubclass(COSTS.module_dict.get(kind, Cost), ChipCost):
@@ -48,6 +50,13 @@ def budget_cfgs(
         if kind in chip_names() or kind.endswith('.json'):
             energy = _unit(limit) in ChipEnergy.units
             cfg.update(type='ChipEnergy' if energy else 'ChipLatency', chip=kind)
+        elif kind.rpartition('mmmpq.')[2] not in COSTS.module_dict:
+            known = [*COSTS.module_dict, *chip_names()]
+            raise ValueError(
+                f'budget {part.strip()!r}: unknown type {kind!r}; '
+                f"{near(kind, known)}; accepted are {', '.join(known)} and a chip's "
+                'JSON file'
+            )
         if kind == 'Latency':
             if table is None:
                 raise ValueError(
@@ -93,6 +102,15 @@ def file_name(text: str) -> str:
         '0.9xW4A4+20KB'
     """
     return re.sub(r'[^\w.+-]+', '', text.translate(_FILE_NAME))
+
+
+def _number(text: str, part: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(
+            f'budget {part.strip()!r}: found {text!r}; accepted is a number'
+        ) from None
 
 
 def _unit(limit: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmmpq.arguments import check_least, checks_arguments
-from mmmpq.fileio import strict_json
+from mmmpq.fileio import check_file, strict_json
 from mmmpq.policy import near
 
 FOLDER = Path(__file__).parent / 'chips'
@@ -167,10 +167,9 @@ class Chip:
                 f'chip: found {str(chip)!r}; accepted are {", ".join(chip_names())} '
                 "and a JSON file of one's own, such as 'my_chip.json'"
             )
-        if not path.is_file():
-            raise FileNotFoundError(f'chip {str(chip)!r} does not exist')
+        check_file(str(path), 'chip')
         try:
-            return _part(cls, '', strict_json(path.read_text()))
+            return _part(cls, '', strict_json(path.expanduser().read_text()))
         except ValueError as error:
             raise ValueError(f'chip {str(chip)!r}: {error}') from error
 

@@ -3,6 +3,7 @@
 from math import ceil, prod, sqrt
 from pathlib import Path
 
+from mmmpq.arguments import checks_arguments
 from mmmpq.costs.chip import Chip, Pass, chip_names
 from mmmpq.costs.cost import Cost
 from mmmpq.costs.profile import LayerProfile
@@ -95,6 +96,7 @@ def traffic_bits(chip: Chip, layer: LayerProfile, precision: Precision) -> float
     return min(reads) + outputs * (memory.output_bits or a * a_pieces)
 
 
+@checks_arguments()
 class ChipCost(Cost):
     """A cost on an accelerator.
 
@@ -135,8 +137,6 @@ class ChipLatency(ChipCost):
     units = {'us': 1.0, **LADDERS['us']}
 
     def __call__(self, layer: LayerProfile, precision: Precision) -> float:
-        if precision == SKIP:
-            return 0.0
         return 1e6 * max(self._cycles(layer, precision)) / self.chip.clock_hz
 
     def waits(self, layer: LayerProfile, precision: Precision) -> bool:
@@ -145,6 +145,8 @@ class ChipLatency(ChipCost):
         return moves > computes
 
     def _cycles(self, layer: LayerProfile, precision: Precision) -> tuple[float, float]:
+        if precision == SKIP:
+            return 0.0, 0.0
         memory = self.chip.memory
         moves = 0.0
         if memory is not None:
@@ -153,6 +155,7 @@ class ChipLatency(ChipCost):
 
 
 @COSTS.register_module()
+@checks_arguments()
 class ChipEnergy(ChipCost):
     """Joules of a layer: cycles in which it computes, operands read, bits moved."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from mmmpq.arguments import checks_arguments
 from mmmpq.costs.layer_types import LAYER_TYPES
 from mmmpq.fileio import strict_json
 from mmmpq.policy import SKIP, Precision, near, parse_candidates
@@ -12,6 +13,8 @@ _DEFAULT = 'default'
 FOLDER = Path(__file__).parent / 'hardware_profiles'
 NEEDED = {'name', 'layers'}
 MORE = {'symmetric', 'per_channel', 'reads', 'sources'}
+PARTS = 'weights', 'inputs'
+READS = 'float', 'QDQ'
 PROFILES = tuple(sorted(path.stem for path in FOLDER.glob('*.json')))
 
 
@@ -32,9 +35,11 @@ class Hardware:
         sources: Where that is said.
 
     Raises:
-        ValueError: A layer type or precision is unknown; the near names are listed.
+        ValueError: A layer type or precision is unknown, or a value is none of these;
+            what is accepted is listed.
     """
 
+    @checks_arguments()
     def __init__(
         self,
         name: str,
@@ -44,8 +49,10 @@ class Hardware:
         reads: str = 'QDQ',
         sources: Sequence[str] = (),
     ) -> None:
-        if not isinstance(name, str):
-            raise ValueError(f'hardware name: found {name!r}; accepted is a text')
+        types = [per_channel] if isinstance(per_channel, str) else per_channel
+        _check_among('symmetric', symmetric, PARTS)
+        _check_among('per_channel', types, (_ANY, *LAYER_TYPES))
+        _check_among('reads', [reads], READS)
         self.name = name
         self.symmetric, self.reads = tuple(symmetric), reads
         self.per_channel, self.sources = per_channel, tuple(sources)
@@ -62,6 +69,7 @@ class Hardware:
             self._allowed[type_] = allowed
 
     @classmethod
+    @checks_arguments('hardware')
     def load(cls, path: str | Path) -> 'Hardware':
         """Read ``{"name": ..., "layers": {"Conv2d": ["W4A4"], "default": "any"}}``.
 
@@ -142,3 +150,11 @@ class Hardware:
                 f'{", ".join(map(str, candidates))} for {layer_type} layers'
             )
         return allowed
+
+
+def _check_among(key: str, found: Sequence[str], accepted: Sequence[str]) -> None:
+    for each in found:
+        if each not in accepted:
+            raise ValueError(
+                f'hardware {key}: found {each!r}; accepted are {", ".join(accepted)}'
+            )

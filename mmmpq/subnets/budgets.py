@@ -43,7 +43,7 @@ class SubnetBudgets:
         always = [CostAt(cost(), shape, proposals) for cost in (BOPs, WeightBytes)]
         columns: dict[str, CostAt] = {}
         for at in [*always, *references]:
-            columns.setdefault(at.name, at)
+            columns.setdefault(_column(at), at)
         self.space, self.budgets = space, dict(budgets)
         self.names = list(columns)
         self.costs = SubnetCosts(model, space, list(columns.values()))
@@ -52,10 +52,10 @@ class SubnetBudgets:
         for name, each in budgets.items():
             self.limits[name] = np.full(len(columns), np.inf)
             for budget in each:
-                i = self.names.index(budget.name)
+                i = self.names.index(_column(budget))
                 limit = self.costs.limit(budget, i)
                 self.limits[name][i] = min(limit, self.limits[name][i])
-        minimised = [r.name for r in (objectives or references)]
+        minimised = [_column(r) for r in (objectives or references)]
         self.minimise = [self.names.index(n) for n in dict.fromkeys(minimised)]
 
     @classmethod
@@ -101,14 +101,15 @@ class SubnetBudgets:
         costs = self.costs.of(subnet)
         entries = []
         for budget in (b for name in names for b in self.budgets[name]):
-            i = self.names.index(budget.name)
+            i = self.names.index(_column(budget))
             entries.append(
                 dict(
-                    type=self.names[i],
+                    type=budget.name,
                     limit=self.costs.limit(budget, i),
                     given=budget.limit,
                     unit=self.unit(i),
                     cost=costs[i],
+                    **budget.cost.said,
                 )
             )
         float_net = [self.costs.in_float(i) for i in range(2)]
@@ -123,3 +124,8 @@ class SubnetBudgets:
                 for kind, row in rows.items()
             },
         )
+
+
+def _column(at: CostAt) -> str:
+    """The name of a cost among others, of which one may be on another chip."""
+    return ' '.join([at.name, *at.cost.said.values()])

@@ -384,6 +384,10 @@ def test_the_output_is_another_file(tool, folder, tmp_path):
     with pytest.raises(ValueError, match=r'x\.safetensors is CHECKPOINT itself'):
         export(tool, folder, '--format', 'packed', '--fold', checkpoint=str(file))
     assert file.read_bytes() == before
+    for out in (str(tmp_path), f'{tmp_path}/new/'):
+        with pytest.raises(ValueError, match=r'--out: .* is a folder; accepted is the'):
+            export(tool, folder, '--format', 'packed', 'onnx', '--out', out)
+    assert [*tmp_path.parent.glob('*.onnx')] == [] and len([*tmp_path.iterdir()]) == 2
 
 
 @pytest.mark.parametrize('fault', ['extra', 'opset', 'check'])

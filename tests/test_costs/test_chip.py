@@ -74,8 +74,10 @@ def test_the_longer_of_computing_and_moving_counts(chip):
     moves = 64 * 8 + 128 * 8 + 128 * 8
     for width in (1, 4, 9, 10, 11, 100):
         memory = dict(bits_per_cycle=width, output_bits=8)
-        found = ChipLatency(chip(memory=memory))(conv, w8)
-        assert found == max(computes, moves / width)
+        time = ChipLatency(chip(memory=memory))
+        assert time(conv, w8) == max(computes, moves / width)
+        assert time.waits(conv, w8) == (moves / width > computes)
+        assert time(conv, SKIP) == 0 and not time.waits(conv, SKIP)
     assert ChipLatency(chip(memory=None))(conv, w8) == computes
 
 
@@ -190,6 +192,19 @@ def test_a_chip_that_there_is_not(tmp_path, chip):
         Chip.load('bitfusion')
     with pytest.raises(FileNotFoundError, match='absent'):
         Chip.load(tmp_path / 'absent.json')
+    (tmp_path / 'folder.json').mkdir()
+    with pytest.raises(FileNotFoundError, match='but a folder of this name'):
+        Chip.load(tmp_path / 'folder.json')
+    with pytest.raises(
+        ValueError, match=r'ChipEnergy\.chip: found 5; accepted is a te'
+    ):
+        Budget.build(dict(type='ChipEnergy', limit='5 mJ', chip=5))
+    with pytest.raises(KeyError, match="unknown key 'chipp'; near names: chip"):
+        Budget.build(dict(type='ChipEnergy', limit='5 mJ', chipp='bit_fusion'))
+    with pytest.raises(ValueError, match="type 'bitfusion'; near names: bit_fusion"):
+        budget_cfgs('bitfusion: 5 ms', 'BOPs', {})
+    with pytest.raises(ValueError, match=r"loom: .*found '1\.2\.3'; accepted is a num"):
+        budget_cfgs('loom: 1.2.3*W4A4', 'BOPs', {})
     with pytest.raises(ValueError, match=r'ChipLatency\.chip is missing; accepted'):
         Budget.build(dict(type='ChipLatency', limit='5 ms'))
     with pytest.raises(ValueError, match=r"'ne16', whose energy is not known .* mpic"):

@@ -48,6 +48,9 @@ def test_skipping_needs_no_entry():
         hardware.restrict('Linear', pairs)
 
 
+ANY = {'name': 'x', 'layers': {'default': 'any'}}
+
+
 @pytest.mark.parametrize(
     'data, message',
     [
@@ -59,6 +62,13 @@ def test_skipping_needs_no_entry():
         ({'name': 'x', 'layers': {'Conv2d': ['W0A8']}}, 'Conv2d.*0 bits'),
         ({'name': 'x', 'layers': {'Conv2d': 'all'}}, "found 'all'"),
         ({'name': 'x', 'layers': {'Conv2d': []}}, 'empty list'),
+        ({'name': 5, 'layers': {}}, r'name: found 5; accepted is a text'),
+        (ANY | {'symmetric': 'weights'}, "symmetric: found 'weights'; accepted is a l"),
+        (ANY | {'symmetric': ['w']}, "symmetric: found 'w'; accepted are weights, in"),
+        (ANY | {'per_channel': 'all'}, "per_channel: found 'all'; accepted are any, C"),
+        (ANY | {'per_channel': None}, 'per_channel: found None; accepted is a text or'),
+        (ANY | {'reads': 'qdq'}, "reads: found 'qdq'; accepted are float, QDQ"),
+        (ANY | {'sources': 5}, 'sources: found 5; accepted is a list'),
     ],
 )
 def test_bad_profiles(tmp_path, data, message):
@@ -71,6 +81,8 @@ def test_bad_profiles(tmp_path, data, message):
 def test_bad_files(tmp_path):
     with pytest.raises(FileNotFoundError, match='absent'):
         Hardware.load(tmp_path / 'absent.json')
+    with pytest.raises(ValueError, match='path: found 5; accepted is a text or a path'):
+        Hardware.load(5)
     path = tmp_path / 'cut.json'
     path.write_text('{"name": "x", "lay')
     with pytest.raises(ValueError, match='not JSON'):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from mmmpq.costs import Budget
+from mmmpq.costs import Budget, ChipLatency, profile, total_cost
 from mmmpq.models import quantize
 from mmmpq.policy import Policy, Precision
 from mmmpq.subnets.budgets import SubnetBudgets
@@ -39,3 +39,26 @@ def test_nothing_inside_the_target_is_an_error_after_the_rest(tmp_path):
     results.write(tmp_path, 'W4A4')
     best = Policy.load(tmp_path / 'policy.json')
     assert best.layers == space.policy(largest.subnet).layers
+
+
+def test_budgets_on_two_chips_are_two_costs():
+    net = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(3)))
+    quant = dict(candidates=[(4, 8), (8, 8)], mixing='sampled', groups='layer')
+    model = quantize(net, **quant)
+    space = SubnetSpace(model)
+    limits = {
+        chip: [
+            Budget.build(
+                dict(type='ChipLatency', chip=chip, limit='1 s', input_shape=(3, 8, 8))
+            )
+        ]
+        for chip in ('bit_fusion', 'ne16')
+    }
+    budgets = SubnetBudgets(model, space, limits)
+    subnet = space.largest()
+    precisions = space.policy(subnet).layers
+    for entry in budgets.describe(subnet, list(limits))['budgets']:
+        cost = ChipLatency(entry['chip'])
+        wanted = total_cost(cost, profile(model, (3, 8, 8)), precisions)
+        assert entry['type'] == 'ChipLatency' and entry['cost'] == pytest.approx(wanted)
+    assert len(budgets.names) == 4 and budgets.minimise == [2, 3]

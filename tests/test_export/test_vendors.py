@@ -36,7 +36,7 @@ def write(classifier, settled, tmp_path):
     """A net of precisions that take turns, folded; its files and the notes."""
 
     def make(*precisions, kinds=('float', 'aimet'), round_up=False, **quant):
-        names = list(quantized_layers(settled(classifier(policy='W8A8'))))
+        names = list(quantized_layers(settled(classifier(policy='W8A8', **quant))))
         layers = {
             name: Precision.parse(precisions[i % len(precisions)])
             for i, name in enumerate(names)
@@ -153,6 +153,22 @@ def test_rounding_up_keeps_weights_and_ranges(write):
     scale = layer.a_quantizer.grids(layer.weight, (4,))[0].item()
     assert entry['bw'] == 8 and entry['offset'] == [0]
     assert 255 * entry['scale'][0] == pytest.approx(15 * scale)
+
+
+def test_layers_that_the_net_leaves_float_are_told(write):
+    kinds = list(formats())
+    _, _, notes = write('W8A8', kinds=['float', *kinds], exclude=['head.fc'])
+    told = {note.split(':')[0] for note in notes if 'head.fc: left float' in note}
+    assert told == {*kinds} - {'coreml'}  # its recipe quantizes nothing else
+
+
+def test_weights_around_another_number_are_told(write):
+    _, paths, notes = write('W8A8', quantizer=dict(type='GaussianQuantizer'))
+    (told,) = notes
+    assert told.startswith('aimet: backbone.conv1.weight, ') and 'symmetric' in told
+    _, params, _ = read(paths)
+    assert not any(entry['is_sym'] for entry in params.values())
+    assert write('W8A8')[-1] == []
 
 
 def test_the_command_knows_the_formats():

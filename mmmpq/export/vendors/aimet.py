@@ -66,9 +66,14 @@ def encodings(
         indent=1,
     )
     notes = []
+    if shifted := [each['name'] for each in params if not each['is_sym']]:
+        notes = [
+            f'{some_of(shifted)}: not symmetric around 0, as the HTP wants weights; '
+            'AIMET simulates them'
+        ]
     if others:
         told = some_of(list(dict.fromkeys(others)))
-        notes = [
+        notes += [
             f"{told} read a tensor whose encoding is another layer's, of a wider "
             'range: AIMET has one for a tensor'
         ]

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from mmmpq.costs.profile import counted_layers
 from mmmpq.export.onnx.graph import deploy_extra
 from mmmpq.export.vendors import coreml, mct
 from mmmpq.export.vendors.widths import fitted, rounded
@@ -14,6 +15,8 @@ from mmmpq.layers import quantized_layers
 from mmmpq.policy import some_of
 
 GRAPH = 'float'  # the format of the net whose tensors other files name
+
+UNSAID = 'left float by the net, and not in the file: the tool quantizes as by default'
 
 
 class Format(NamedTuple):
@@ -24,11 +27,13 @@ class Format(NamedTuple):
         text: What the file says, and notes; of a graph, where it names tensors, and of
             the precisions.
         names_tensors: Whether it does.
+        others_float: Whether layers that it does not name stay float.
     """
 
     profile: str
     text: Callable
     names_tensors: bool = True
+    others_float: bool = False
 
 
 def formats() -> dict[str, Format]:
@@ -40,7 +45,9 @@ def formats() -> dict[str, Format]:
         'hailo': Format('hailo', hailo.script),
         'rknn': Format('rk3588', rknn.config),
         'mct': Format('imx500', mct.module, names_tensors=False),
-        'coreml': Format('coreml', coreml.recipe, names_tensors=False),
+        'coreml': Format(
+            'coreml', coreml.recipe, names_tensors=False, others_float=True
+        ),
     }
 
 
@@ -79,12 +86,15 @@ def export_vendors(
     graph = None
     if GRAPH in paths or any(f.names_tensors for f in kinds.values()):
         graph = FloatGraph(model, input_shape, classes)
+    floats = [n for n in counted_layers(model).values() if n not in layers]
     notes, texts = [], {}
     for kind, found in kinds.items():
         args = (graph, fits[kind]) if found.names_tensors else (fits[kind],)
         texts[kind], told = found.text(*args)
         if changed := rounded(layers, fits[kind]):
             told = [f'{len(changed)} layers are rounded up: {some_of(changed)}', *told]
+        if floats and not found.others_float:
+            told = [*told, f'{some_of(floats)}: {UNSAID}']
         notes += [f'{kind}: {text}' for text in told]
     for kind, text in texts.items():
         atomic_write(paths[kind], text)

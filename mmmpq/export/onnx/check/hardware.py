@@ -8,14 +8,12 @@ from collections.abc import Iterator
 
 import torch
 
-from mmmpq.costs.hardware import Hardware
+from mmmpq.costs.hardware import PARTS, Hardware
 from mmmpq.export.onnx.check.verdict import FLOAT, INTEGERS, REFUSED
 from mmmpq.layers import QuantizedLayer
 from mmmpq.policy import FLOAT as W32A32
 from mmmpq.policy import Precision, some_of
 from mmmpq.quantizers import Quantizer
-
-PARTS = 'weights', 'inputs'
 
 
 def hardware_does(
