@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,7 +30,8 @@ pytestmark = pytest.mark.filterwarnings(
     'ignore:.*has been created:UserWarning', 'ignore:.*:UserWarning:mmseg.*'
 )
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'bpnas'
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / 'configs' / 'bpnas'
 BASE = 'mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py'
 CLASSES = 3
 # What makes a run short, and the net an eighth as wide.
@@ -224,7 +226,10 @@ def test_costs_of_a_toolboxs_config(capsys):
 def test_augmented_and_drawn(call, folder, tuned):
     metrics = metrics_of(call, folder, *tuned, '--tta')
     assert 0 < metrics['mIoU'] <= 100
-    metrics_of(call, folder, *tuned, '--show-dir', folder / 'shown')
+    # A visualizer is one for a whole process, with the folder that it had first.
+    command = [sys.executable, ROOT / 'tools/test.py', *tuned]
+    command += ['--work-dir', folder / 'test', '--show-dir', folder / 'shown']
+    subprocess.run([*command, '--cfg-options', *SMALL], cwd=folder, check=True)
     assert len(list((folder / 'shown').rglob('*.png'))) == 3
 
 

@@ -71,6 +71,8 @@ def test_the_wheel_holds_package_data_configs_tools_and_finder(wheel):
     assert extras == {
         'openmmlab',
         'onedl',
+        'segmentation',
+        'onedl-segmentation',
         'deploy',
         'openvino',
         'qfa',
