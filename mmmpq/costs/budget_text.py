@@ -1,7 +1,7 @@
 """Budgets as they are written on a command line."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mmmpq.costs.chip import chip_names
@@ -70,28 +70,39 @@ def budget_cfgs(
 
 
 def with_texts(
-    budgets: Iterable[Any], common: Mapping[str, Any] | None = None
+    budgets: Iterable[Any], common: Mapping[str, Any] | None = None, key: str = ''
 ) -> list[Any]:
     """Budgets with the configs of those that are texts in their place.
 
     Args:
         budgets: Configs, texts, or what is built already.
         common: Keys of a config that names none.
+        key: That holds them, for the messages of errors.
 
     Examples:
         >>> with_texts(['W3A3', dict(type='WeightBytes', limit='1 MB')])[0]
         {'type': 'BOPs', 'limit': 'W3A3'}
     """
-    found = []
-    for budget in budgets:
+    return [budget for _, budget in with_places(budgets, common, key)]
+
+
+def with_places(
+    budgets: Iterable[Any], common: Mapping[str, Any] | None = None, key: str = ''
+) -> Iterator[tuple[str, Any]]:
+    """The same, and where each one stands: ``key[i]``; a text may hold several."""
+    for i, budget in enumerate(budgets):
+        place = f'{key}[{i}]'
         if isinstance(budget, str):
-            found += budget_cfgs(budget, 'BOPs', common or {})
+            try:
+                cfgs = budget_cfgs(budget, 'BOPs', common or {})
+            except ValueError as error:
+                raise ValueError(f'{place}: {error}' if key else error) from error
+            yield from ((place, cfg) for cfg in cfgs)
         elif common and isinstance(budget, Mapping):
-            shared = {key: each for key, each in common.items() if key != 'chip'}
-            found.append({**shared, **budget})
+            shared = {name: each for name, each in common.items() if name != 'chip'}
+            yield place, {**shared, **budget}
         else:
-            found.append(budget)
-    return found
+            yield place, budget
 
 
 def file_name(text: str) -> str:

@@ -71,7 +71,7 @@ def search_hooks(cfg: Config) -> list[dict]:
     hooks = [h for h in hooks if type_name(h) == 'SearchHook']
     for hook in hooks:
         if any(isinstance(b, str) for b in hook.get('budgets') or ()):
-            hook['budgets'] = with_texts(hook['budgets'])
+            hook['budgets'] = with_texts(hook['budgets'], key='SearchHook.budgets')
     return hooks
 
 

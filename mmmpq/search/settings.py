@@ -9,7 +9,7 @@ from torch import nn
 
 from mmmpq.arguments import checks_arguments
 from mmmpq.costs import Budget
-from mmmpq.costs.budget_text import with_texts
+from mmmpq.costs.budget_text import with_places
 from mmmpq.losses import Objective
 from mmmpq.search.logits import build_optimizer, build_scheduler
 from mmmpq.search.start import STARTS
@@ -118,7 +118,6 @@ def budgets_of(
     """
     common = None if input_shape is None else dict(input_shape=tuple(input_shape))
     return [
-        b if isinstance(b, Budget) else Budget.build(b, f'{key}[{i}]')
-        for i, budget in enumerate(budgets)
-        for b in with_texts([budget], common)
+        b if isinstance(b, Budget) else Budget.build(b, place)
+        for place, b in with_places(budgets, common, key)
     ]
