@@ -14,7 +14,7 @@ from rich.console import Console
 
 from mmmpq import cli
 from mmmpq.baselines.sensitivity import METRICS
-from mmmpq.cli import flags
+from mmmpq.cli.flags import baseline, cost, export, qfa_search
 from mmmpq.cli.run import finetune_config, main
 from mmmpq.cli.stages import Stages, identity
 from mmmpq.engine.subnet_evaluation import LOSS
@@ -192,16 +192,16 @@ def test_help_imports_nothing_that_takes_long():
 
 def test_what_flags_repeat_is_what_is_meant():
     """They import nothing heavy, so they say some names anew."""
-    assert flags.export.AS_FLOAT == AS_FLOAT
-    assert ('best', *PREDICTORS) == flags.qfa_search.PREDICTORS
-    assert flags.qfa_search.LOSS == LOSS
-    args = flags.baseline.parse_args(['c.py', '--method', 'sensitivity'])
+    assert export.AS_FLOAT == AS_FLOAT
+    assert ('best', *PREDICTORS) == qfa_search.PREDICTORS
+    assert qfa_search.LOSS == LOSS
+    args = baseline.parse_args(['c.py', '--method', 'sensitivity'])
     assert args.metric in METRICS
     for metric in METRICS:
-        flags.baseline.parse_args(['c', '--method', 'random', '--metric', metric])
+        baseline.parse_args(['c', '--method', 'random', '--metric', metric])
 
 
 def test_options_of_the_config_are_parsed_as_mmengine_does():
     words = ['--cfg-options', 'a.b=[1,2]', 'c=x', 'd=(3,4.5)']
-    found = flags.cost.parse_args(['c.py', *words]).cfg_options
+    found = cost.parse_args(['c.py', *words]).cfg_options
     assert found == {'a.b': [1, 2], 'c': 'x', 'd': (3, 4.5)}
