@@ -41,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_target(args.target)
     replaced = check_place(args.json, '--json') if args.json else ''
     is_config = '::' in args.config or Path(args.config).suffix in CONFIGS
-    found = check_config(args) if is_config else check_onnx(args.config, args.target)
+    check = check_config(args) if is_config else check_onnx(args.config, args.target)
     console = terminal(140)
-    console.print(found.table(args.config))
+    console.print(check.table(args.config))
     if args.json:
-        path = atomic_write(args.json, json.dumps(found.to_dict(), indent=2) + '\n')
+        path = atomic_write(args.json, json.dumps(check.to_dict(), indent=2) + '\n')
         console.print(f'wrote {path}{replaced}', soft_wrap=True)
-    if not found.ok:
+    if not check.ok:
         sys.exit(1)

@@ -83,7 +83,7 @@ def main(argv=None):
     budgets = budget_rows(model, hooks)
     if args.json:
         more = dict(budgets=budgets, on_chip=chip)
-        more = {key: found for key, found in more.items() if found}
+        more = {key: value for key, value in more.items() if value}
         print(json.dumps({**bill.to_dict(), **more}, indent=2))
         return
     console = terminal(140)

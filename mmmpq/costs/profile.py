@@ -113,13 +113,15 @@ def profile(
     called = list(tally.calls)
     order = called + [name for name in modules if name not in tally.calls]
     seen = set()  # weights, of which several layers may have one
-    found = []
+    profiles = []
     for name in order:
         weight = modules[name]._parameters.get('weight', name)
         call = tally.calls.get(name)
-        found.append(_layer_profile(name, modules[name], call, id(weight) not in seen))
+        profiles.append(
+            _layer_profile(name, modules[name], call, id(weight) not in seen)
+        )
         seen.add(id(weight))
-    return found
+    return profiles
 
 
 def counted_layers(model: nn.Module) -> dict[nn.Module, str]:

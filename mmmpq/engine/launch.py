@@ -55,8 +55,8 @@ def embed_policy(cfg: Config) -> None:
 
     The config that is saved with a checkpoint then builds the net anywhere.
     """
-    for found in dicts(cfg.get('model')):
-        quant = found.get('quant')
+    for part in dicts(cfg.get('model')):
+        quant = part.get('quant')
         policy = quant.get('policy') if isinstance(quant, dict) else None
         if isinstance(policy, str) and Path(policy).is_file():
             quant['policy'] = Policy.load(policy).to_dict()

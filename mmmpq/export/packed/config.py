@@ -37,17 +37,17 @@ def rebuildable(
     if scope is None:  # of a config that names classes: where its model is from
         kind = model.get('base_type', model.get('type', ''))
         scope = kind.rpartition('.')[0] or 'mmengine'
-    kept = dict(default_scope=scope, model=model)
+    plain = dict(default_scope=scope, model=model)
     pipeline = pipeline_of(config)
-    return kept if pipeline is None else dict(kept, test_pipeline=_plain(pipeline))
+    return plain if pipeline is None else dict(plain, test_pipeline=_plain(pipeline))
 
 
 def pipeline_of(config: Mapping[str, Any]) -> Any:
     """Of the dataset of a whole config, inside wrappers too; None: it has none."""
-    found = (config.get('test_dataloader') or {}).get('dataset')
-    while isinstance(found, Mapping) and 'pipeline' not in found:
-        found = found.get('dataset') or next(iter(found.get('datasets') or ()), None)
-    return found['pipeline'] if isinstance(found, Mapping) else None
+    data = (config.get('test_dataloader') or {}).get('dataset')
+    while isinstance(data, Mapping) and 'pipeline' not in data:
+        data = data.get('dataset') or next(iter(data.get('datasets') or ()), None)
+    return data['pipeline'] if isinstance(data, Mapping) else None
 
 
 def to_json(value: Any, key: str = 'model') -> str:

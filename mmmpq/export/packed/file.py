@@ -116,13 +116,13 @@ class Packed:
         model, pipeline = dict(self.config['model']), self.config.get('test_pipeline')
         if 'quant' in model:
             model['quant'] = dict(model['quant'], policy=self._policy().to_dict())
-        found = dict(default_scope=self.config['default_scope'], model=model)
+        whole = dict(default_scope=self.config['default_scope'], model=model)
         if pipeline is not None:
-            found['test_dataloader'] = dict(dataset=dict(pipeline=pipeline))
+            whole['test_dataloader'] = dict(dataset=dict(pipeline=pipeline))
             # Where mmseg looks for it, without a scope.
             scope = dict(_scope_=self.config['default_scope'])
-            found['test_pipeline'] = [{**step, **scope} for step in pipeline]
-        return Config(found)
+            whole['test_pipeline'] = [{**step, **scope} for step in pipeline]
+        return Config(whole)
 
     def build(self) -> nn.Module:
         """The net itself, see :func:`mmmpq.load_packed`."""

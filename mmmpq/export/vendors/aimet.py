@@ -44,8 +44,8 @@ def encodings(
                 for t in weight_integers(layer)[1:]
             )
             bits = precisions[name].w_bits
-            found = _entry(bits, *weight_levels(layer), scale, zero)
-            params.append({'name': f'{name}.weight', **found})
+            entry = _entry(bits, *weight_levels(layer), scale, zero)
+            params.append({'name': f'{name}.weight', **entry})
     for tensor, names in graph.readers.items():
         ranges = {
             name: _input(graph.layers[name], precisions[name].a_bits)
@@ -72,9 +72,9 @@ def encodings(
             'AIMET simulates them'
         ]
     if others:
-        told = some_of(list(dict.fromkeys(others)))
+        losers = some_of(list(dict.fromkeys(others)))
         notes += [
-            f"{told} read a tensor whose encoding is another layer's, of a wider "
+            f"{losers} read a tensor whose encoding is another layer's, of a wider "
             'range: AIMET has one for a tensor'
         ]
     return text + '\n', notes

@@ -26,7 +26,7 @@ def recipe(precisions: Mapping[str, Precision]) -> tuple[str, list[str]]:
         for name, precision in precisions.items()
         if precision != FLOAT
     }
-    found = {'global_config': None, 'module_name_configs': modules}
-    return yaml.safe_dump(found, sort_keys=False), [
+    document = {'global_config': None, 'module_name_configs': modules}
+    return yaml.safe_dump(document, sort_keys=False), [
         'activation_dtype is that of what a module gives, not of what it takes'
     ]

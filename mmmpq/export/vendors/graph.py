@@ -66,10 +66,10 @@ class _Writer(LayerWriter):
 
     def weight(self, name: str, latent: str) -> str:
         layer = self.layers[name]
-        found = weight_integers(layer)
-        if found is None:
+        integers = weight_integers(layer)
+        if integers is None:
             return latent
-        values = outputs_first(from_integers(*found), layer.out_dim)
+        values = outputs_first(from_integers(*integers), layer.out_dim)
         return self.floats(f'{name}.weight', values.cpu().numpy())
 
     def input(self, name: str, x: str) -> str:

@@ -38,14 +38,14 @@ def script(
 def hailo_names(graph: FloatGraph) -> dict[str, str]:
     """Hailo's name of each node of a layer, and the layer's."""
     of = {node.name: name for name, nodes in graph.nodes.items() for node in nodes}
-    found, counts = {}, Counter()
+    names, counts = {}, Counter()
     for node in graph.model.graph.node:
         kind = _kind(node, graph)
         if kind:
             counts[kind] += 1
         if node.name in of:
-            found[f'{kind}{counts[kind]}'] = of[node.name]
-    return found
+            names[f'{kind}{counts[kind]}'] = of[node.name]
+    return names
 
 
 def _kind(node: NodeProto, graph: FloatGraph) -> str:

@@ -25,7 +25,7 @@ def fitted(
         ValueError: It lacks a precision; layer, precision and what is accepted
             are named.
     """
-    hardware, found = Hardware.load(profile), {}
+    hardware, precisions = Hardware.load(profile), {}
     for name, layer in layers.items():
         precision = layer.precision
         if precision == SKIP:
@@ -39,8 +39,8 @@ def fitted(
                 f'{kind}: {name}: found {precision}; accepted for {type_} are '
                 f'{accepted}{hint}'
             )
-        found[name] = least
-    return found
+        precisions[name] = least
+    return precisions
 
 
 def rounded(

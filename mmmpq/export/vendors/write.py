@@ -79,8 +79,8 @@ def export_vendors(
     deploy_extra('onnx')
     from mmmpq.export.vendors.graph import FloatGraph
 
-    known = formats()
-    kinds = {kind: known[kind] for kind in paths if kind != GRAPH}
+    vendors = formats()
+    kinds = {kind: vendors[kind] for kind in paths if kind != GRAPH}
     layers = quantized_layers(model)
     fits = {k: fitted(layers, f.profile, k, round_up) for k, f in kinds.items()}
     graph = None
@@ -88,14 +88,17 @@ def export_vendors(
         graph = FloatGraph(model, input_shape, classes)
     floats = [n for n in counted_layers(model).values() if n not in layers]
     notes, texts = [], {}
-    for kind, found in kinds.items():
-        args = (graph, fits[kind]) if found.names_tensors else (fits[kind],)
-        texts[kind], told = found.text(*args)
+    for kind, vendor in kinds.items():
+        args = (graph, fits[kind]) if vendor.names_tensors else (fits[kind],)
+        texts[kind], lines = vendor.text(*args)
         if changed := rounded(layers, fits[kind]):
-            told = [f'{len(changed)} layers are rounded up: {some_of(changed)}', *told]
-        if floats and not found.others_float:
-            told = [*told, f'{some_of(floats)}: {UNSAID}']
-        notes += [f'{kind}: {text}' for text in told]
+            lines = [
+                f'{len(changed)} layers are rounded up: {some_of(changed)}',
+                *lines,
+            ]
+        if floats and not vendor.others_float:
+            lines = [*lines, f'{some_of(floats)}: {UNSAID}']
+        notes += [f'{kind}: {line}' for line in lines]
     for kind, text in texts.items():
         atomic_write(paths[kind], text)
     if GRAPH in paths:

@@ -67,7 +67,7 @@ def check_net(
         _see_noise(model, input_shape)
     layers, choices = quantized_layers(model), layer_choices(model, profiles)
     total = sum(layer.macs for layer in profiles) or 1
-    found, least, most = [], 0.0, 0.0
+    verdicts, least, most = [], 0.0, 0.0
     for layer in profiles:
         groups: dict[Does, list[Precision]] = {}
         for precision in choices.get(layer.name, (W32A32,)):
@@ -85,7 +85,7 @@ def check_net(
         most += share * any(integer)
         for (does, why), precisions in groups.items():
             quantized = layer.name in choices and precisions != [W32A32]
-            found.append(
+            verdicts.append(
                 Verdict(
                     *(layer.name, layer.type, does, [why] if why else []),
                     quantized=quantized,
@@ -95,7 +95,7 @@ def check_net(
             )
     rules = hardware or runtime
     sources = rules.sources if rules else FINN_SOURCES
-    return Check(target, found, sources, (least, most))
+    return Check(target, verdicts, sources, (least, most))
 
 
 @torch.no_grad()

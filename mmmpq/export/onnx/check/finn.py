@@ -62,11 +62,11 @@ def _judge(net: Net) -> Iterator[Verdict]:
         else:
             continue
         does = REFUSED if why else INTEGERS
-        found = Verdict(name, kind, does, why, is_layer=is_layer, nodes=[named(node)])
+        verdict = Verdict(name, kind, does, why, is_layer=is_layer, nodes=[named(node)])
         if is_layer:
-            yield found
+            yield verdict
         elif why:
-            others.append(found)
+            others.append(verdict)
     yield from others
     for node in net.nodes:
         at, kind = named(node), node.op_type
@@ -167,5 +167,5 @@ def _sum(net: Net, node: NodeProto) -> Iterator[str]:
 
 def _flag(node: NodeProto, name: str) -> int:
     """An attribute of Quant; both of these are 1, and 0, by default."""
-    found = [a.i for a in node.attribute if a.name == name]
-    return found[0] if found else int(name == 'signed')
+    values = [a.i for a in node.attribute if a.name == name]
+    return values[0] if values else int(name == 'signed')

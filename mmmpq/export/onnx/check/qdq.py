@@ -128,32 +128,34 @@ class _Judge:
         signed = strict or (part == 'weight' and self.target.signed_weights)
         accepted = ('int8',) if signed else ('uint8', 'int8')
         kind = self.type_of(node, point)
-        found = []
+        faults = []
         if kind not in accepted:
             small = kind.endswith(('4', '2')) and part == 'weight'
-            found.append(
+            faults.append(
                 (
                     f'{at}: its type is {kind}; accepted is {" or ".join(accepted)}',
                     strict and not small and not kind.startswith('float'),
                 )
             )
         if len(node.input) > 2 and node.input[2] and point is None:
-            found.append((f'{at}: its zero point is no constant', strict))
+            faults.append((f'{at}: its zero point is no constant', strict))
         elif signed and point is not None and np.any(point.astype(np.float64)):
             worst = np.abs(point.astype(np.int64)).max()
-            found.append(
+            faults.append(
                 (f'{at}: its zero point is {worst} at most; accepted is 0', strict)
             )
         if scale is None:
-            return [*found, (f'{at}: its scale is no constant', strict)]
+            return [*faults, (f'{at}: its scale is no constant', strict)]
         if np.any(scale <= 0):
-            found.append((f'{at}: a scale is not above 0', strict))
+            faults.append((f'{at}: a scale is not above 0', strict))
         count = size(scale)
         if count > 1 and part == 'input':
-            found.append((f'{at}: {count} scales of an input; accepted is one', strict))
+            faults.append(
+                (f'{at}: {count} scales of an input; accepted is one', strict)
+            )
         elif count > 1 and axis is not None:
-            found += [(f'{at}: {text}', False) for text in self.channels(node, axis)]
-        return found
+            faults += [(f'{at}: {text}', False) for text in self.channels(node, axis)]
+        return faults
 
     def channels(self, node: NodeProto, axis: int) -> Iterator[str]:
         """What is wrong with the scales of a weight's channels."""
