@@ -89,12 +89,12 @@ def main(argv=None):
     console = terminal(140)
     console.print(bill.table(args.config))
     if chip:
-        found = ', '.join(
+        amounts = ', '.join(
             human(chip[unit], unit) for unit in ('us', 'J') if unit in chip
         )
         waits = sum(row['waits'] for row in chip['layers'])
         console.print(
-            f'on {args.chip}: {found}; '
+            f'on {args.chip}: {amounts}; '
             + (
                 f'{waits} of {len(bill.layers)} layers wait for memory'
                 if chip['memory']

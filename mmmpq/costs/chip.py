@@ -85,7 +85,7 @@ class Memory:
     output_bits: int | None = None
 
     def __post_init__(self) -> None:
-        _check_positive(self, Memory)
+        _check_positive(self)
 
 
 @checks_arguments()
@@ -128,7 +128,7 @@ class Chip:
     sources: Mapping = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_positive(self, Chip)
+        _check_positive(self)
         for key in ('w_bits', 'a_bits'):
             found = getattr(self, key)
             if not found or found[0] < 1 or sorted(set(found)) != found:
@@ -201,7 +201,7 @@ def _part(cls: type, key: str, data: Any) -> Any:
         raise ValueError(f'{prefix}{error.args[0].lstrip(".")}') from error
 
 
-def _check_positive(part: Any, cls: type) -> None:
+def _check_positive(part: Any) -> None:
     for key, value in vars(part).items():
         if isinstance(value, (int, float)) and not value > 0:
             raise ValueError(f'{key}: found {value!r}; needed is a number above 0')

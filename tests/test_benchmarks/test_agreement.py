@@ -13,8 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def agreement(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
+def agreement():
     import agreement
 
     return agreement

@@ -1,7 +1,6 @@
 """benchmarks/search_quality.py: its configs, table and plot, on records made up."""
 
 import csv
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -14,20 +13,12 @@ from mmmpq.policy import Precision
 from mmmpq.search import SearchSpace
 from mmmpq.visualization.theme import LIGHT
 
-FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
-
 
 @pytest.fixture(scope='module')
 def quality():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        spec = importlib.util.spec_from_file_location(
-            'search_quality', FOLDER / 'search_quality.py'
-        )
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, 'search_quality', module)
-        spec.loader.exec_module(module)
-        yield module
+    import search_quality
+
+    return search_quality
 
 
 @pytest.fixture(scope='module')

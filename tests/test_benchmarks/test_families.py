@@ -1,24 +1,14 @@
 """benchmarks/families.py: configs of the toolboxes on made data, and the table."""
 
-import importlib.util
-from pathlib import Path
-
 import pytest
 from mmengine.registry import DATASETS, init_default_scope
-
-FOLDER = Path(__file__).resolve().parents[2] / 'benchmarks'
 
 
 @pytest.fixture(scope='module')
 def families():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        spec = importlib.util.spec_from_file_location(
-            'families', FOLDER / 'families.py'
-        )
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
+    import families
+
+    return families
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,10 @@
 """benchmarks/paired.py: differences, intervals and Holm, against values by hand."""
 
-from pathlib import Path
-
 import pytest
-
-BENCHMARKS = Path(__file__).resolve().parents[2] / 'benchmarks'
 
 
 @pytest.fixture
-def paired(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
+def paired():
     import paired
 
     return paired

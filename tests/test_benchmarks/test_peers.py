@@ -1,7 +1,5 @@
 """benchmarks/peers.py: the net that others trace, and differences in pairs."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -10,9 +8,7 @@ from torch import nn
 
 
 @pytest.fixture
-def peers(monkeypatch):
-    folder = Path(__file__).resolve().parents[2] / 'benchmarks'
-    monkeypatch.syspath_prepend(str(folder))
+def peers():
     import peers
 
     return peers

@@ -1,7 +1,6 @@
 """benchmarks/runtimes.py: its intervals, and what it says of a missing runtime."""
 
 import sys
-from pathlib import Path
 
 import pytest
 from scipy.stats import binom
@@ -10,9 +9,7 @@ pytest.importorskip('onnxruntime')
 
 
 @pytest.fixture
-def runtimes(monkeypatch):
-    folder = Path(__file__).resolve().parents[2] / 'benchmarks'
-    monkeypatch.syspath_prepend(str(folder))
+def runtimes():
     import runtimes
 
     return runtimes
