@@ -5,7 +5,7 @@ from pathlib import Path
 
 from mmmpq.cli.flags.cost import parse_args
 from mmmpq.costs import ChipEnergy, ChipLatency, Hardware, profile
-from mmmpq.costs.bill import cost
+from mmmpq.costs.bill import bill_of, layer_choices
 from mmmpq.engine.launch import (
     load_config,
     search_hooks,
@@ -77,9 +77,9 @@ def main(argv=None):
         cfg.model.quant.hardware = args.hardware
     hooks = [HOOKS.build(dict(hook)) for hook in search_hooks(cfg)]
     model = build_model(cfg, args.policy)
-    at = reference(cfg, args)
-    bill = cost(model, *at, hardware)
-    chip = on_chip(args.chip, profile(model, *at), bill) if args.chip else None
+    layers = profile(model, *reference(cfg, args))
+    bill = bill_of(layers, layer_choices(model, layers, hardware))
+    chip = on_chip(args.chip, layers, bill) if args.chip else None
     budgets = budget_rows(model, hooks)
     if args.json:
         more = dict(budgets=budgets, on_chip=chip)
