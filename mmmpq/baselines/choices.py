@@ -82,7 +82,7 @@ def random_choice(tables: Sequence[Table], seed: int) -> list[int]:
     scores = [rng.random(len(values)) for values in costs[0]]
     for b in rng.permutation(len(tables)):
         least = min(SPENT * tables[b].limit, tables[b].max) - tables[b].constant
-        at_least = [-values for values in costs[b]]
+        at_least = costs[b].scaled(-1)
         try:
             return solve(scores, [*costs, at_least], [*limits, -least])
         except ValueError:  # another budget binds first

@@ -11,20 +11,21 @@ from rich.console import Console
 
 from mmmpq.cli.cost import reference
 from mmmpq.cli.flags.profile_latency import parse_args
-from mmmpq.costs import Latency, LayerProfile, profile
+from mmmpq.costs import Latency, LayerProfile, profile, total_cost
+from mmmpq.costs.feeds import Feed, feeds
 from mmmpq.export.onnx.graph import deploy_extra
 from mmmpq.fileio import atomic_write, check_file, check_place
 from mmmpq.models import build_model
-from mmmpq.policy import FLOAT, Precision
 from mmmpq.units import human
 from mmmpq.user_config import read_config
-from mmmpq.visualization.latency import file_table, layer_table
+from mmmpq.visualization.latency import file_table, layer_table, row_table
 from mmmpq.visualization.progress import progress_bar, terminal
 
 
 def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> None:
-    """Measures each distinct layer once; writes and shows the table."""
-    from mmmpq.export.latency.bench import time_layer
+    """Measures each distinct layer once, and each two that stand in a row; writes and
+    shows the table."""
+    from mmmpq.export.latency.bench import time_layer, time_row
     from mmmpq.export.latency.graphs import works_of
     from mmmpq.export.latency.table import save_table
 
@@ -34,30 +35,58 @@ def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> N
     profiles = profile(model, *reference(cfg, args))
     profiles = [layer for layer in profiles if layer.calls]
     shape = shapes[-1]
-    in_float = left_in_float(cfg, shape, console)
+    handed = feeds(model, *reference(cfg, args))
+    in_float = set() if args.target else left_in_float(cfg, shape, console)
+    opened = in_float
+    if not args.target:  # a layer hands on integers to a quantized one alone
+        opened = in_float | {feed.first for feed in handed}
     modules = dict(model.named_modules())
     names: dict[Any, list[str]] = {}
+    works: dict[tuple, Any] = {}
     inputs: Counter = Counter()
     for layer in profiles:
-        for work in works_of(layer, modules[layer.name], layer.name not in in_float):
+        for work in works_of(layer, modules[layer.name], layer.name not in opened):
             names.setdefault(work, []).append(layer.name)
+            works[layer.name, work.input_size] = work
             inputs[work] += layer.shape['input_sizes'][work.input_size]
-    timed = {}
-    with progress_bar(terminal(stderr=True), 'distinct layers', len(names)) as bar:
+
+    def works_in_a_row(feed: Feed) -> tuple:
+        ends = (feed.first, feed.first_size), (feed.second, feed.second_size)
+        return tuple(works[end] for end in ends)
+
+    in_a_row: dict[tuple, list[str]] = {}
+    for feed in handed:
+        if feed.first not in in_float:
+            of = in_a_row.setdefault(works_in_a_row(feed), [])
+            of.append(f'{feed.first} → {feed.second}')
+    how = args.threads, args.repeats, args.warmup
+    timed, rows = {}, {}
+    count = len(names) + len(in_a_row)
+    with progress_bar(terminal(stderr=True), 'layers, and two in a row', count) as bar:
         for work, of in names.items():
             bar(len(timed), note=of[0])
-            timed[work] = time_layer(work, args.threads, args.repeats, args.warmup)
-        bar(len(timed))
+            timed[work] = time_layer(work, *how)
+        for row, of in in_a_row.items():
+            bar(len(timed) + len(rows), note=of[0])
+            rows[row] = time_row(*row, *how)
+        bar(count)
     path = save_table(
         args.out or 'latency.json',
         timed,
         inputs,
+        [
+            (*row, feed, None if feed.first in in_float else rows[row])
+            for feed, row in zip(handed, map(works_in_a_row, handed), strict=True)
+        ],
         threads=args.threads,
         repeats=args.repeats,
         input_shape=shape,
+        target=args.target,
     )
-    rows = [(work, of, timed[work]) for work, of in names.items()]
-    console.print(layer_table(rows))
+    console.print(layer_table((work, of, timed[work]) for work, of in names.items()))
+    measured = [(in_a_row[row], times) for row, times in rows.items() if times]
+    if measured:
+        console.print(row_table(measured))
     missing = [n for work, of in names.items() if not timed[work] for n in of]
     if missing:
         console.print(
@@ -65,7 +94,7 @@ def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> N
             'for them that you have measured elsewhere'
         )
     else:
-        show_sums(Latency(path), profiles, console)
+        show_sums(Latency(path), profiles, handed, console)
 
 
 def left_in_float(cfg: Config, shape: tuple[int, ...], console: Console) -> set[str]:
@@ -83,19 +112,17 @@ def left_in_float(cfg: Config, shape: tuple[int, ...], console: Console) -> set[
 
 
 def show_sums(
-    latency: Latency, profiles: Sequence[LayerProfile], console: Console
+    latency: Latency,
+    profiles: Sequence[LayerProfile],
+    handed: Sequence[Feed],
+    console: Console,
 ) -> None:
     """Of the whole net, as a budget adds it up."""
     from mmmpq.export.latency.bench import INTEGER
     from mmmpq.export.latency.graphs import QUANTIZABLE
 
-    def total(precision: Precision) -> float:
-        return sum(
-            latency(layer, precision if layer.type in QUANTIZABLE else FLOAT)
-            for layer in profiles
-        )
-
-    base, low = total(FLOAT), total(INTEGER)
+    low = {p.name: INTEGER for p in profiles if p.type in QUANTIZABLE}
+    base, low = (total_cost(latency, profiles, of, handed) for of in ({}, low))
     console.print(
         f'sum over the layers: float {human(base, "us")}, 8 bits {human(low, "us")} '
         f'({base / low:.2f}x)'

@@ -1,11 +1,15 @@
 """What a layer costs at a precision."""
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from mmmpq.costs.profile import LayerProfile
 from mmmpq.policy import FLOAT, Precision
 from mmmpq.registry import COSTS
 from mmmpq.units import LADDERS
+
+if TYPE_CHECKING:
+    from mmmpq.costs.feeds import Feed
 
 
 class Cost:
@@ -19,6 +23,7 @@ class Cost:
             architecture knows ``macs`` and ``weights`` alone.
         bits_per_unit (float): 8 where the unit is a byte.
         said (dict): What the file of a policy says of it beside type and unit.
+        pairwise (bool): Whether :meth:`between` is ever anything but 0.
     """
 
     unit: str
@@ -26,9 +31,25 @@ class Cost:
     needs: tuple[str, ...] = ('macs', 'weights', 'activations', 'shape')
     bits_per_unit = 1.0
     said: dict[str, str] = {}
+    pairwise = False
 
     def __call__(self, layer: LayerProfile, precision: Precision) -> float:
         raise NotImplementedError
+
+    def between(
+        self,
+        feed: 'Feed',
+        first: LayerProfile,
+        second: LayerProfile,
+        first_precision: Precision,
+        second_precision: Precision,
+    ) -> float:
+        """What two layers cost together beyond what each does by itself.
+
+        Args:
+            feed: What the first hands on to the second.
+        """
+        return 0.0
 
 
 @COSTS.register_module()
@@ -70,7 +91,20 @@ class ActivationBytes(_Bytes):
 
 
 def total_cost(
-    cost: Cost, profiles: Iterable[LayerProfile], precision_of: Mapping[str, Precision]
+    cost: Cost,
+    profiles: Iterable[LayerProfile],
+    precision_of: Mapping[str, Precision],
+    feeds: Iterable['Feed'] = (),
 ) -> float:
-    """Cost of a whole net; layers that are not in ``precision_of`` are float."""
-    return float(sum(cost(p, precision_of.get(p.name, FLOAT)) for p in profiles))
+    """Cost of a whole net; layers that are not in ``precision_of`` are float.
+
+    Args:
+        feeds: What layers hand on, of a cost that is pairwise.
+    """
+    layers = {p.name: p for p in profiles}
+    total = sum(cost(p, precision_of.get(n, FLOAT)) for n, p in layers.items())
+    for feed in feeds:
+        ends = feed.first, feed.second
+        precisions = (precision_of.get(n, FLOAT) for n in ends)
+        total += cost.between(feed, *(layers[n] for n in ends), *precisions)
+    return float(total)

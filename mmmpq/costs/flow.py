@@ -49,7 +49,7 @@ class Flow(TorchDispatchMode):
 
     def __init__(self, model: nn.Module, layers: Mapping[nn.Module, str]) -> None:
         super().__init__()
-        self._layers = layers
+        self.layers = layers
         self._owners: dict[int, set[str]] = {}
         for layer, name in layers.items():
             weight = layer._parameters.get('weight')
@@ -76,7 +76,7 @@ class Flow(TorchDispatchMode):
         ones in front of these alone."""
         found = {n for n in self.called if n not in self.readers} | self.returned
         # A separable convolution is one layer.
-        depthwise = {n for m, n in self._layers.items() if _is_depthwise(m)}
+        depthwise = {n for m, n in self.layers.items() if _is_depthwise(m)}
         return found | {n for n in depthwise if found >= self.readers.get(n, {n})}
 
     def _begin(self, *_: Any) -> None:
@@ -93,7 +93,7 @@ class Flow(TorchDispatchMode):
             self.returned |= self._of(x).ends
 
     def _enter(self, layer: nn.Module, _: tuple) -> None:
-        self._inside.append(self._layers[layer])
+        self._inside.append(self.layers[layer])
 
     def _leave(self, layer: nn.Module, _: tuple, out: Any) -> None:
         name = self._inside.pop()

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 from torch import nn
@@ -93,18 +92,12 @@ def profile(
         >>> sum(layer.macs for layer in layers) / 1e6
         1814.073344
     """
-    input_shape = checked_shape(input_shape, 'cost', sides=None)
-    input_shape = input_shape or reference_input_shape(model)
-    if checked_proposals(proposals, 'cost') is None:
-        proposals = _default_proposals(model)
+    call = reference_call(model, input_shape, proposals)
     names = counted_layers(model)
     tally = Tally()
-    handles = [
-        module.register_forward_hook(partial(tally.record, name), with_kwargs=True)
-        for module, name in names.items()
-    ]
+    handles = tally.watch(names)
     try:
-        dry_run(model, input_shape, proposals, tally)
+        dry_run(model, *call, tally)
     finally:
         for handle in handles:
             handle.remove()
@@ -122,6 +115,17 @@ def profile(
         )
         seen.add(id(weight))
     return profiles
+
+
+def reference_call(
+    model: nn.Module, input_shape: Sequence[int] | None, proposals: int | None
+) -> tuple[tuple[int, ...], int]:
+    """Input shape and number of RoIs as given, or what the model has for default."""
+    input_shape = checked_shape(input_shape, 'cost', sides=None)
+    input_shape = input_shape or reference_input_shape(model)
+    if checked_proposals(proposals, 'cost') is None:
+        proposals = _default_proposals(model)
+    return input_shape, proposals
 
 
 def counted_layers(model: nn.Module) -> dict[nn.Module, str]:

@@ -2,8 +2,11 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+from torch import nn
 
 from mmmpq.costs.layer_types import macs_of
 
@@ -36,6 +39,13 @@ class Tally:
 
     def __init__(self) -> None:
         self.calls = {}
+
+    def watch(self, layers: Mapping[nn.Module, str]) -> list[Any]:
+        """Hooks that record every call of the layers, to be removed afterwards."""
+        return [
+            module.register_forward_hook(partial(self.record, name), with_kwargs=True)
+            for module, name in layers.items()
+        ]
 
     def record(self, name, module, args, kwargs, output) -> None:
         inputs = tuple(args) + tuple(kwargs.values())

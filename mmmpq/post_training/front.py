@@ -100,9 +100,7 @@ def front(
     try:
         dearest = least_harm(harms, tables)
         costs, _ = problem(tables)
-        spent = first.constant + sum(
-            float(c[j]) for c, j in zip(costs[0], dearest, strict=True)
-        )
+        spent = first.constant + costs[0].of(dearest)
         for share in np.linspace(0, 1, points)[:-1]:
             first.limit = first.min ** (1 - share) * spent**share
             try:

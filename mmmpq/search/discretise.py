@@ -9,6 +9,7 @@ from mmmpq.layers import on_host
 from mmmpq.search.solver import solve
 from mmmpq.search.space import SearchSpace
 from mmmpq.search.tables import Table
+from mmmpq.search.terms import Terms
 
 # Nats that spending the whole of every budget is worth.
 TIE = 0.01
@@ -62,7 +63,8 @@ def spend(
     costs, limits = problem(tables)
     allowed = []
     for g, j in enumerate(choice):
-        dearer = np.all([cost[g] >= cost[g][j] for cost in costs], axis=0)
+        beside = [cost.beside(choice, g) for cost in costs]
+        dearer = np.all([cost >= cost[j] for cost in beside], axis=0)
         mask = dearer & (np.asarray(gains[g]) > 0)
         mask[j] = True
         allowed.append(mask)
@@ -83,12 +85,13 @@ def upgrades(
             down in even steps, and one at least.
     """
     costs, limits = problem(tables)
-    spent = [sum(float(c[g][j]) for g, j in enumerate(choice)) for c in costs]
+    spent = [cost.of(choice) for cost in costs]
     options = []
     for g, group in enumerate(space.groups):
         priced = []
+        beside = [cost.beside(choice, g) for cost in costs]
         for j in range(len(group.candidates)):
-            more = [float(c[g][j] - c[g][choice[g]]) for c in costs]
+            more = [float(c[j] - c[choice[g]]) for c in beside]
             fits = all(s + m <= n for s, m, n in zip(spent, more, limits, strict=True))
             if j != choice[g] and fits and max(more) > 0:
                 shares = [m / max(n, 1e-12) for m, n in zip(more, limits, strict=True)]
@@ -122,9 +125,6 @@ def measure_gains(
     return gains
 
 
-def problem(
-    tables: Sequence[Table],
-) -> tuple[list[list[np.ndarray]], list[float]]:
+def problem(tables: Sequence[Table]) -> tuple[list[Terms], list[float]]:
     """Costs and limits of the tables, as :func:`solve` takes them."""
-    costs = [[v.numpy() for v in t.values] for t in tables]
-    return costs, [t.limit - t.constant for t in tables]
+    return [t.terms for t in tables], [t.limit - t.constant for t in tables]

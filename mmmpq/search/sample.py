@@ -10,6 +10,7 @@ from mmmpq.search.discretise import problem
 from mmmpq.search.solver import solve
 from mmmpq.search.space import SearchSpace
 from mmmpq.search.tables import Table
+from mmmpq.search.terms import Terms
 
 
 def sample_choices(
@@ -48,13 +49,10 @@ def sample_choices(
 def _nearest(
     drawn: list[int],
     probs: Sequence[np.ndarray],
-    costs: Sequence[Sequence[np.ndarray]],
+    costs: Sequence[Terms],
     limits: Sequence[float],
 ) -> list[int]:
-    if all(
-        sum(float(cost[g][j]) for g, j in enumerate(drawn)) <= limit
-        for cost, limit in zip(costs, limits, strict=True)
-    ):
+    if all(cost.of(drawn) <= limit for cost, limit in zip(costs, limits, strict=True)):
         return drawn
     scores = [p / len(probs) for p in probs]
     for score, j in zip(scores, drawn, strict=True):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import block_diag, csr_array
+from scipy.sparse import block_diag, csr_array, lil_array
 
 # The MILP rounds at 1e-6: so much is what is left of a budget beside the cheapest
 # choice, and so much the largest difference between the scores of a group.
@@ -34,6 +34,10 @@ def solve(
     are as good as equal, so that only what is spent decides, the search for it is
     bounded.
 
+    Scores and costs may be :class:`.terms.Terms` that have pairs. To the MILP each pair
+    of groups is one more, whose candidates are pairs of theirs, linked to both
+    (candidates that no pair tells apart count as one).
+
     Args:
         scores: For each group, the score of every candidate (m,); finite.
         costs: For each budget, for each group, the cost of every candidate (m,).
@@ -46,16 +50,19 @@ def solve(
     Raises:
         ValueError: No choice meets the limits.
     """
-    sizes = [len(s) for s in scores]
-    starts = np.cumsum([0, *sizes[:-1]])
-    flat = np.concatenate([np.asarray(s, float) for s in scores])
-    flat = flat * (_SCORE / (max(map(np.ptp, scores)) or 1.0))
-    open_ = np.ones(flat.size, bool) if allowed is None else np.concatenate(allowed)
-    one_each = block_diag([np.ones((1, m)) for m in sizes], format='csr')
-    constraints = [LinearConstraint(one_each, 1, 1)]
+    linked = _Linked([len(s) for s in scores], [scores, *costs])
+    sizes, starts = linked.sizes, linked.starts
+    flat = linked.flat(scores)
+    spread = max(map(np.ptp, np.split(flat, starts[1:])))
+    flat = flat * (_SCORE / (spread or 1.0))
+    open_ = np.ones(flat.size, bool)
+    if allowed is not None:
+        free = np.concatenate(allowed)
+        open_[: free.size] = free
+    constraints = [LinearConstraint(linked.one_each(), 1, 1), *linked.links()]
     budgets = []
     for cost, limit in zip(costs, limits, strict=True):
-        cost = np.concatenate([np.asarray(c, float) for c in cost])
+        cost = linked.flat(cost)
         least = np.minimum.reduceat(np.where(open_, cost, np.inf), starts)
         budgets.append((cost, least, limit))
     bounds = []
@@ -71,7 +78,7 @@ def solve(
         most = _BUDGET * (1 - margin)
         result = milp(
             -flat,
-            integrality=1,
+            integrality=linked.whole,
             bounds=Bounds(0, open_.astype(float)),
             constraints=constraints
             + [LinearConstraint(row, -np.inf, most) for row in bounds],
@@ -88,9 +95,7 @@ def solve(
             raise ValueError(
                 'budgets: no choice of candidates meets all of them at once'
             )
-        parts = np.split(result.x, starts[1:])
-        choice = [int(part.argmax()) for part in parts]
-        places = starts + choice
+        choice, places = linked.choice(result.x)
         cuts = [
             _cover(cost, least, limit, places, sizes)
             for cost, least, limit in budgets
@@ -101,6 +106,84 @@ def solve(
         constraints += cuts
         if rounds == _EXCLUDED:
             margin = _MARGIN
+
+
+class _Linked:
+    """Groups, and behind them a group for every pair of them that has terms.
+
+    Args:
+        sizes: Of the groups.
+        terms: All that is added up over them.
+    """
+
+    def __init__(self, sizes: Sequence[int], terms: Sequence[Sequence]) -> None:
+        with_pairs = [t.pairs for t in terms if getattr(t, 'pairs', None)]
+        keys = sorted({key for pairs in with_pairs for key in pairs})
+        self.groups = len(sizes)
+        self.pairs = {}
+        for g, h in keys:
+            shape = sizes[g], sizes[h]
+            each = [pairs.get((g, h), np.zeros(shape)) for pairs in with_pairs]
+            self.pairs[g, h] = (
+                _Classes(np.concatenate(each, 1)),
+                _Classes(np.concatenate([t.T for t in each], 1)),
+            )
+        self.sizes = [*sizes, *(a.count * b.count for a, b in self.pairs.values())]
+        self.starts = np.cumsum([0, *self.sizes[:-1]])
+        # What the groups take says what the pairs take.
+        self.whole = np.arange(sum(self.sizes)) < sum(sizes)
+
+    def flat(self, terms: Sequence) -> np.ndarray:
+        """What all candidates, and all pairs of classes, add (N,)."""
+        parts = [np.asarray(v, float) for v in terms]
+        own = getattr(terms, 'pairs', {})
+        for key, (rows, columns) in self.pairs.items():
+            shape = rows.count * columns.count
+            pair = own[key][np.ix_(rows.first, columns.first)] if key in own else None
+            parts.append(np.zeros(shape) if pair is None else pair.ravel())
+        return np.concatenate(parts)
+
+    def one_each(self) -> csr_array:
+        return block_diag([np.ones((1, m)) for m in self.sizes], format='csr')
+
+    def links(self) -> list[LinearConstraint]:
+        """Of each pair, what is taken of a class is what its group takes of it."""
+        total = sum(self.sizes)
+        constraints = []
+        for p, ((g, h), (rows, columns)) in enumerate(self.pairs.items()):
+            at = self.starts[self.groups + p]
+            grid = at + np.arange(rows.count * columns.count)
+            grid = grid.reshape(rows.count, columns.count)
+            for group, classes, lines in ((g, rows, grid), (h, columns, grid.T)):
+                links = lil_array((classes.count, total))
+                for c, line in enumerate(lines):
+                    links[c, line] = 1
+                for j, c in enumerate(classes.of):
+                    links[c, self.starts[group] + j] = -1
+                constraints.append(LinearConstraint(links.tocsr(), 0, 0))
+        return constraints
+
+    def choice(self, x: np.ndarray) -> tuple[list[int], np.ndarray]:
+        """The candidates of a solution, and the places of all that is taken with it."""
+        parts = np.split(x, self.starts[1:])[: self.groups]
+        choice = [int(part.argmax()) for part in parts]
+        taken = [
+            int(rows.of[choice[g]] * columns.count + columns.of[choice[h]])
+            for (g, h), (rows, columns) in self.pairs.items()
+        ]
+        return choice, self.starts + [*choice, *taken]
+
+
+class _Classes:
+    """Rows (m, n) that are the same: ``of`` each its class, of each class the
+    ``first``."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        _, self.first, self.of = np.unique(
+            rows, axis=0, return_index=True, return_inverse=True
+        )
+        self.of = self.of.reshape(-1)
+        self.count = len(self.first)
 
 
 def _cover(

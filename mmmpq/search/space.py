@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmmpq.costs import CostAt, LayerProfile, profile
 from mmmpq.costs.copies import copies
+from mmmpq.costs.feeds import Feed, feeds
 from mmmpq.layers import (
     BatchedRelaxation,
     Handed,
@@ -94,6 +95,7 @@ class SearchSpace:
         self.order = list(layers)
         self.quantized_with = getattr(model, 'quantized_with', None)
         self._profiles: dict[tuple, list[LayerProfile]] = {}
+        self._feeds: dict[tuple, list[Feed]] = {}
         if not self.groups:
             raise ValueError(
                 'model: has no layer to search; give it '
@@ -195,6 +197,15 @@ class SearchSpace:
         if key not in self._profiles:
             self._profiles[key] = profile(quantized_part(model), *key)
         return self._profiles[key]
+
+    def feeds(self, model: nn.Module, at: CostAt) -> list[Feed]:
+        """What layers hand on at a reference input, if the cost asks for it."""
+        if not at.cost.pairwise:
+            return []
+        key = (at.input_shape, at.proposals)
+        if key not in self._feeds:
+            self._feeds[key] = feeds(quantized_part(model), *key)
+        return self._feeds[key]
 
     @property
     def sizes(self) -> list[int]:

@@ -210,5 +210,5 @@ def bounds(
 def _relative_costs(tables: Sequence[Table]) -> list[torch.Tensor]:
     return [
         torch.stack([v / v.mean().clamp_min(1e-12) for v in values]).mean(0)
-        for values in zip(*(t.values for t in tables), strict=True)
+        for values in zip(*(t.steering for t in tables), strict=True)
     ]

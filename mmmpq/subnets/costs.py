@@ -15,7 +15,10 @@ from mmmpq.costs import (
     reference_input_shape,
     total_cost,
 )
+from mmmpq.costs.feeds import Feed, feeds
 from mmmpq.policy import FLOAT, Precision
+from mmmpq.search.solver import solve
+from mmmpq.search.terms import Options, PairCosts, Terms, pair_costs
 from mmmpq.subnets.code import Codes, GeneCode
 from mmmpq.subnets.space import Subnet, SubnetSpace
 
@@ -55,7 +58,7 @@ class SubnetCosts:
                     f'{at.name}: accepted for an elastic architecture are costs that '
                     'need MACs and weights alone, such as BOPs and WeightBytes'
                 )
-        self._profiles = self._largest_layers()
+        self._profiles, self._feeds = self._largest_layers()
         self._elastic_names = set(self._elastic_layers(space.largest(), 1))
         self._fixed = space.policy(space.largest()).layers
         self._group_of = {
@@ -64,6 +67,7 @@ class SubnetCosts:
             if name in space.groups
             for layer in space.groups[name].layers
         }
+        self._pair_costs = [self._pairs_of(i) for i in range(len(self.counted))]
         self._rows: dict[tuple, np.ndarray] = {}
         self._table = lru_cache(maxsize=4096)(self._table_of)
 
@@ -78,13 +82,16 @@ class SubnetCosts:
         for g in range(genes.shape[1]):
             column = np.stack([table[:, g] for table in tables])
             total += column[at, :, genes[:, g]]
+        for i, costs in enumerate(self._pair_costs):
+            for (g, h), together in costs.pairs.items():
+                total[:, i] += together[genes[:, g], genes[:, h]]
         return total
 
     def of(self, subnet: Subnet) -> list[float]:
         """The k costs of one subnet, layer by layer, independent of the tables."""
         layers = self.space.policy(subnet).layers
         return [
-            total_cost(at.cost, self.layers(subnet, i), layers)
+            total_cost(at.cost, self.layers(subnet, i), layers, self._feeds[i])
             for i, at in enumerate(self.counted)
         ]
 
@@ -110,10 +117,14 @@ class SubnetCosts:
     def in_float(self, i: int) -> float:
         """The i-th cost of the largest net in float."""
         layers = self.layers(self.space.largest(), i)
-        return total_cost(self.counted[i].cost, layers, {})
+        return total_cost(self.counted[i].cost, layers, {}, self._feeds[i])
 
     def span(self, i: int) -> tuple[float, float]:
         """Least and largest value of the i-th cost."""
+        if self._pair_costs[i].pairs:
+            terms, constant = self.linear()
+            ends = [solve(terms[i].scaled(sign), [], []) for sign in (-1, 1)]
+            return tuple(float(constant[i] + terms[i].of(end)) for end in ends)
         ends = []
         for subnet, best in (
             (self.space.smallest(), np.min),
@@ -141,13 +152,14 @@ class SubnetCosts:
                 name: precision if name in self._group_of else fixed
                 for name, fixed in self._fixed.items()
             }
-            return total_cost(budget.cost, self.layers(self.space.largest(), i), layers)
+            largest = self.layers(self.space.largest(), i)
+            return total_cost(budget.cost, largest, layers, self._feeds[i])
 
         limit = budget.resolve(uniform)
         budget.check(limit, *self.span(i), 'subnets')
         return limit
 
-    def linear(self) -> tuple[list[list[np.ndarray]], np.ndarray]:
+    def linear(self) -> tuple[list[Terms], np.ndarray]:
         """For each cost, for each gene, that of its values (m,); and constants (k,).
 
         Raises:
@@ -157,7 +169,11 @@ class SubnetCosts:
             raise ValueError('costs of an elastic architecture are no sum over genes')
         table, constant = self._table(())
         sizes = self.code.sizes.tolist()
-        return [[t[g, :m] for g, m in enumerate(sizes)] for t in table], constant
+        terms = [
+            Terms([t[g, :m] for g, m in enumerate(sizes)], costs.pairs)
+            for t, costs in zip(table, self._pair_costs, strict=True)
+        ]
+        return terms, constant
 
     def _table_of(self, architecture: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Costs (k, G, m) of every value of every gene, and of the rest (k,)."""
@@ -183,7 +199,21 @@ class SubnetCosts:
                     constant[i] += costs[0]
                 else:
                     table[i, g, : len(costs)] += costs
+            pairs = self._pair_costs[i]
+            constant[i] += pairs.constant
+            for g, costs in pairs.single.items():
+                table[i, g, : len(costs)] += costs
         return table, constant
+
+    def _pairs_of(self, i: int) -> PairCosts:
+        """What the i-th cost says between the layers; of bits alone."""
+        options: Options = {
+            name: (None, (self._fixed.get(name, FLOAT),)) for name in self._profiles[i]
+        }
+        for layer, g in self._group_of.items():
+            options[layer] = g, self.space.genes[self.code.names[g]]
+        profiles = self._profiles[i].values()
+        return pair_costs(self.counted[i].cost, self._feeds[i], profiles, options)
 
     def _row(self, i: int, name: str, macs: int, weights: int) -> np.ndarray:
         """The i-th cost of a layer at each value that it may take."""
@@ -209,8 +239,9 @@ class SubnetCosts:
                 sizes[f'{name}.{layer}' if name else layer] = macs, weights[layer]
         return sizes
 
-    def _largest_layers(self) -> list[dict[str, LayerProfile]]:
-        """The layers of the largest net under each cost, by name."""
+    def _largest_layers(self) -> tuple[list[dict[str, LayerProfile]], list[list[Feed]]]:
+        """The layers of the largest net under each cost, by name, and what they hand on
+        where the cost asks for it."""
         active, largest = self.space.active, self.space.largest()
         self.space.activate(largest)
         keys = [
@@ -221,6 +252,10 @@ class SubnetCosts:
             key: {layer.name: layer for layer in profile(self._model, *key)}
             for key in dict.fromkeys(keys)
         }
+        handed = [
+            feeds(self._model, *key) if at.cost.pairwise else []
+            for at, key in zip(self.counted, keys, strict=True)
+        ]
         if active is not None:
             self.space.activate(active)
-        return [profiles[key] for key in keys]
+        return [profiles[key] for key in keys], handed

@@ -42,6 +42,25 @@ def layer_table(rows: Iterable[tuple[Any, Sequence[str], Mapping]]) -> Table:
     return table
 
 
+def row_table(rows: Iterable[tuple[Sequence[str], Any]]) -> Table:
+    """A line per two layers that stand in a row, in 8 bits.
+
+    Args:
+        rows: Of each the names, and its times as ``latency_bench.time_row`` gives them.
+    """
+    table = Table('two layers, 8 bits', 'apart', 'in a row', '')
+    for column in table.columns[1:]:
+        column.justify = 'right'
+    for names, (apart, together) in rows:
+        table.add_row(
+            names[0] + (f', + {len(names) - 1}' if len(names) > 1 else ''),
+            human(apart, 'us'),
+            human(together, 'us'),
+            f'{apart / together:.2f}x' if together > 0 else '',
+        )
+    return table
+
+
 def file_table(sessions: Sequence[Any], times: Sequence[tuple[float, ...]]) -> Table:
     """A line per file: size, time, speed against the first, and what it runs as.
 

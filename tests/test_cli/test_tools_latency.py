@@ -14,6 +14,7 @@ from mmengine.config import Config
 from torch import nn
 
 from mmmpq.costs import Budget, Latency, LayerProfile, profile
+from mmmpq.costs.feeds import Feed, feeds
 from mmmpq.engine import launch
 from mmmpq.models import quantize
 from mmmpq.policy import FLOAT
@@ -24,7 +25,14 @@ onnxruntime = pytest.importorskip('onnxruntime')
 
 from mmmpq.export.latency import bench as latency_bench  # noqa: E402
 from mmmpq.export.latency import graphs as latency_graphs  # noqa: E402
-from mmmpq.export.latency.bench import INTEGER, Session, Timed, race  # noqa: E402
+from mmmpq.export.latency.bench import (  # noqa: E402
+    INTEGER,
+    Row,
+    Session,
+    Timed,
+    race,
+    time_row,
+)
 from mmmpq.export.latency.fused import float_layers  # noqa: E402
 from mmmpq.export.latency.graphs import Work, works_of  # noqa: E402
 from mmmpq.export.latency.table import entries, save_table  # noqa: E402
@@ -233,7 +241,20 @@ def test_a_table_for_every_width(tmp_path):
         assert (row['us'], row['executed_as']) == (us, executed)
     row = rows['Linear', 8, 8]  # not fused, and slower for it
     assert (row['us'], row['executed_as']) == (2, 'W32A32')
-    path = save_table(tmp_path / 'table.json', table, inputs, threads=1)
+    feed = Feed('a', 'b', (9, 9), (9, 9), False, 1.0)
+    in_a_row = [  # one of three times the sum goes on in float
+        (CONV, CONV, feed, Row(30, 15)),  # half, of twice 12.34567
+        (CONV, slow, feed, Row(40, 30)),  # a quarter, of 12.34567 + 50
+        (CONV, CONV, replace(feed, inputs=0.5), None),
+        (CONV, CONV, replace(feed, summed=True, inputs=2.0), Row(9, 3)),
+        (CONV, CONV, replace(feed, summed=True), None),
+    ]
+    path = save_table(tmp_path / 'table.json', table, inputs, in_a_row, threads=1)
+    pair, summed = json.loads(path.read_text())['pairs']
+    assert (pair['us'], pair['bits']) == (-11.17, [[1, 8], [1, 8]])
+    assert (summed['us'], summed['summed'], pair['summed']) == (-10.97, True, False)
+    assert pair['first'] == pair['second']
+    assert pair['first']['kernel_size'] == [3, 3]
     assert json.loads(path.read_text())['threads'] == 1
     assert Latency(path).unit == 'us'
 
@@ -271,6 +292,55 @@ def test_layers_of_a_config(tool, config, tmp_path, capsys):
     )
 
 
+def test_two_layers_in_a_row_are_one_graph(monkeypatch):
+    """Apart: Q and DQ of each; in a row the first is fused, and Q is needed once."""
+    sessions, times = [], iter([(0, t, 0) for t in (1, 31, 41, 53)])
+
+    class Seen(Session):
+        def __init__(self, *args):
+            super().__init__(*args)
+            sessions.append(self)
+
+    monkeypatch.setattr(latency_bench, 'Session', Seen)
+    monkeypatch.setattr(
+        latency_bench, 'race', lambda runs, *_: [next(times) for _ in runs]
+    )
+    first = replace(CONV, closed=False)
+    assert time_row(first, first, 1, 2, 0) == (30 + 40, 52)
+    apart, _, row, _ = sessions
+    assert (apart.ops['QuantizeLinear'], row.ops['QuantizeLinear']) == (1, 1)
+    assert not apart.ops['QLinearConv'] and row.ops['QLinearConv'] == 1
+
+
+def test_rows_that_cannot_be_built():
+    deformed = replace(CONV, type='DeformConv2d')
+    assert time_row(CONV, deformed, 1, 2, 0) is None
+    assert time_row(CONV, replace(CONV, batch=2), 1, 2, 0) is None
+
+
+@pytest.mark.parametrize('target', [[], ['--target', 'onnxruntime']])
+def test_pairs_of_a_config(tool, config, tmp_path, capsys, target):
+    out = tmp_path / 'table.json'
+    few = ['--repeats', '2', '--warmup', '0', '--input-shape', '3', '32', '32']
+    tool.main([config, '--out', str(out), *few, *target])
+    assert 'in a row' in capsys.readouterr().out
+    model = tool.build_model(Config.fromfile(config))
+    layers, handed = profile(model, (3, 32, 32)), feeds(model, (3, 32, 32))
+    latency = Latency(out)
+    by_name = {layer.name: layer for layer in layers}
+    saved = {
+        (f.first, f.second)
+        for f in handed
+        if latency.between(f, by_name[f.first], by_name[f.second], INTEGER, INTEGER)
+    }
+    block = ('backbone.layer1.0.conv1', 'backbone.layer1.0.conv2')
+    summed = ('backbone.layer1.0.conv2', 'backbone.layer1.1.conv1')
+    assert block in saved
+    # Without a target sums are float, and so is what goes into them.
+    assert (summed in saved) == bool(target)
+    assert latency.between(handed[0], *[by_name[n] for n in block], INTEGER, FLOAT) == 0
+
+
 def test_the_input_is_the_padded_image(tool, tmp_path, monkeypatch):
     """The first layer of YOLOX reads 12 channels of half the size."""
     from mmmpq.export.latency import fused as latency_fused
@@ -283,6 +353,7 @@ def test_the_input_is_the_padded_image(tool, tmp_path, monkeypatch):
         '    bbox_head=dict(in_channels=16, feat_channels=16))\n'
     )
     monkeypatch.setattr(latency_bench, 'time_layer', lambda *args: {})
+    monkeypatch.setattr(latency_bench, 'time_row', lambda *args: None)
     monkeypatch.setattr(
         latency_fused, 'float_layers', lambda net, shape: seen.append(shape) or set()
     )

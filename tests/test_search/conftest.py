@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from mmmpq.costs import Budget
+from mmmpq.costs import BOPs, Budget
 from mmmpq.layers import Softmax
 from mmmpq.models import quantize
-from mmmpq.registry import RELAXATIONS
+from mmmpq.registry import COSTS, RELAXATIONS
 from mmmpq.search import SearchSpace, cost_tables
 
 CANDIDATES = [(2, 2), (2, 8), (8, 2), (3, 3), (4, 4), (4, 8), (8, 8)]
@@ -16,6 +16,17 @@ CANDIDATES = [(2, 2), (2, 8), (8, 2), (3, 3), (4, 4), (4, 8), (8, 8)]
 @RELAXATIONS.register_module(name='OwnSoftmax', force=True)
 class OwnSoftmax(Softmax):
     """A user's relaxation, which the search knows nothing about."""
+
+
+@COSTS.register_module(name='BOPsAndChanges', force=True)
+class BOPsAndChanges(BOPs):
+    """BOPs, and so many for each step of width between two layers in a row; equal
+    widths earn some."""
+
+    pairwise = True
+
+    def between(self, feed, first, second, p, q):
+        return feed.inputs * (30_000 * abs(p.a_bits - q.a_bits) - 5_000 * (p == q))
 
 
 class Chain(nn.Module):

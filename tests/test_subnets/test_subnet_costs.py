@@ -102,6 +102,22 @@ def test_the_costs_are_sums_over_genes_for_the_solver(chain):
     np.testing.assert_allclose(sums, costs(genes)[:, 0])
 
 
+def test_costs_between_layers_of_bits_alone(chain):
+    model, space = chain
+    costs = SubnetCosts(
+        model, space, [budget('W3A3', 'BOPsAndChanges'), budget('W3A3')]
+    )
+    genes = spread(costs.code.sizes, 50)
+    by_layer = [costs.of(subnet) for subnet in costs.code.subnets(genes)]
+    np.testing.assert_allclose(costs(genes), by_layer, rtol=1e-12)
+    table = pricing(model, SearchSpace(model))(budget('W3A3', 'BOPsAndChanges'))
+    assert costs.span(0) == pytest.approx((table.min, table.max), rel=1e-12)
+    assert costs.limit(budget('W3A3', 'BOPsAndChanges'), 0) == table.limit
+    terms, constants = costs.linear()
+    sums = [constants[0] + terms[0].of(row) for row in genes.tolist()]
+    np.testing.assert_allclose(sums, costs(genes)[:, 0], rtol=1e-12)
+
+
 def test_an_elastic_net_costs_what_its_layers_in_use_do(elastic):
     model, space = elastic
     costs = SubnetCosts(model, space, [budget('W4A4'), CostAt(WeightBytes(), SHAPE)])

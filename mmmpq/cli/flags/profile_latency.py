@@ -51,6 +51,12 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         metavar='N',
         help='times that each runs before (default: %(default)s)',
     )
+    parser.add_argument(
+        '--target',
+        choices=['onnxruntime'],
+        help='measure layers as in files of mmmpq export with that --target, where '
+        'each hands on integers; else one does that a quantized layer alone reads',
+    )
     add_reference_arguments(parser)
     parser.add_argument(
         '--end-to-end',

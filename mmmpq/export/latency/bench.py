@@ -8,13 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import quantiles
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime
 
-from mmmpq.export.latency.graphs import Work, float_graph, integer_graph
+from mmmpq.export.latency.graphs import (
+    Work,
+    float_graph,
+    integer_graph,
+    integer_row,
+)
 from mmmpq.export.onnx.graph import FORMAT
 from mmmpq.policy import FLOAT, Precision
 
@@ -50,6 +55,13 @@ class Timed:
     def integer(self) -> bool:
         """Whether any of its operators computes with integers."""
         return not _INTEGER_OPS.isdisjoint(self.ops)
+
+
+class Row(NamedTuple):
+    """Microseconds of two layers in 8 bits."""
+
+    apart: float
+    in_a_row: float
 
 
 class Session:
@@ -177,6 +189,27 @@ def time_layer(
             sessions.items(), times, strict=True
         )
     }
+
+
+def time_row(
+    first: Work, second: Work, threads: int, repeats: int, warmup: int
+) -> Row | None:
+    """The times of two layers in 8 bits, apart and in a row, for one input.
+
+    What quantizes one's output and what quantizes the other's input is needed once in
+    a row, and often not at all; or the first is only then fused.
+
+    Returns:
+        None if ONNX has no operator for one, or they do not fit.
+    """
+    graphs = [integer_graph(first), integer_graph(second), integer_row(first, second)]
+    if None in graphs or first.batch != second.batch:
+        return None
+    sessions = [Session(graph, threads) for graph in graphs]
+    nothing = Session(_nothing(), threads)
+    times = [t for _, t, _ in race([nothing, *sessions], repeats, warmup)]
+    call, a, b, row = times
+    return Row((a + b - 2 * call) / first.batch, (row - call) / first.batch)
 
 
 def _nothing() -> onnx.ModelProto:

@@ -1,5 +1,6 @@
 """One layer of a model as an ONNX graph of its own, in float and in 8-bit integers."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,7 +74,7 @@ def works_of(layer: LayerProfile, module: nn.Module, closed: bool = True) -> lis
 
 def float_graph(work: Work) -> ModelProto | None:
     """The layer in float; None for a type that ONNX has no operator for."""
-    return _graph(work, quantized=False)
+    return _graph([work], quantized=False)
 
 
 def integer_graph(work: Work) -> ModelProto | None:
@@ -85,25 +86,39 @@ def integer_graph(work: Work) -> ModelProto | None:
     """
     if work.type not in QUANTIZABLE:
         return None
-    return _graph(work, quantized=True)
+    return _graph([work], quantized=True)
 
 
-def _graph(work: Work, quantized: bool) -> ModelProto | None:
-    if work.type.endswith('DeformConv2d'):
+def integer_row(first: Work, second: Work) -> ModelProto | None:
+    """Two layers in a row with 8-bit weights and inputs; None if one cannot be
+    quantized."""
+    if not {first.type, second.type} <= set(QUANTIZABLE):
         return None
+    return _graph([first, second], quantized=True)
+
+
+def _graph(works: Sequence[Work], quantized: bool) -> ModelProto | None:
+    """Layers one after the other."""
+    if any(work.type.endswith('DeformConv2d') for work in works):
+        return None
+    work = works[0]
     dense = work.type in ('Linear', 'MultiheadAttention')
     graph = _Graph(quantized)
     channels, size = work.in_channels, work.input_size
     shape = (work.batch, *size, channels) if dense else (work.batch, channels, *size)
     rank = len(shape)
-    x = graph.pair('x', 'x')
-    if work.type == 'MultiheadAttention':  # its projections of query, key, value, out
-        outputs = [graph.linear(x, work, rank, f'{i}') for i in range(4)]
-    elif dense:
-        outputs = [graph.linear(x, work, rank)]
-    else:
-        outputs = [graph.conv(x, work)]
-    if work.closed:
+    outputs = ['x']
+    for name, work in zip(('', '_behind'), works, strict=False):
+        (x,) = (graph.pair(y, y) for y in outputs)
+        if (
+            work.type == 'MultiheadAttention'
+        ):  # its projections of query, key, value, out
+            outputs = [graph.linear(x, work, rank, f'{j}') for j in range(4)]
+        elif dense:
+            outputs = [graph.linear(x, work, rank, name)]
+        else:
+            outputs = [graph.conv(x, work, name)]
+    if works[-1].closed:
         outputs = [graph.pair(y, f'{y}_out') for y in outputs]
     return graph.model(shape, outputs, rank)
 
@@ -137,16 +152,16 @@ class _Graph:
         ]
         return self.node('DequantizeLinear', inputs, name)
 
-    def conv(self, x: str, work: Work) -> str:
+    def conv(self, x: str, work: Work, name: str) -> str:
         transposed = 'Transpose' in work.type
         channels = work.in_channels, work.out_channels
         out, inside = channels if transposed else channels[::-1]
         shape = (out, inside // work.groups, *work.kernel_size)
-        bias = self.add('bias', np.zeros(work.out_channels, np.float32))
+        bias = self.add(f'bias{name}', np.zeros(work.out_channels, np.float32))
         return self.node(
             'ConvTranspose' if transposed else 'Conv',
-            [x, self.weight('weight', shape), bias],
-            'y',
+            [x, self.weight(f'weight{name}', shape), bias],
+            f'y{name}',
             strides=work.stride,
             pads=work.pads,
             dilations=work.dilation,
@@ -154,7 +169,7 @@ class _Graph:
             **(dict(output_padding=work.output_padding) if transposed else {}),
         )
 
-    def linear(self, x: str, work: Work, rank: int, name: str = '') -> str:
+    def linear(self, x: str, work: Work, rank: int, name: str) -> str:
         """As the export does: Gemm, of larger float tensors MatMul.
 
         A quantized layer adds its bias behind the Gemm.

@@ -9,22 +9,34 @@ from typing import Any
 
 import onnxruntime
 
-from mmmpq.export.latency.bench import INTEGER, Timed
+from mmmpq.costs.feeds import Feed
+from mmmpq.export.latency.bench import INTEGER, Row, Timed
 from mmmpq.export.latency.graphs import Work
 from mmmpq.fileio import atomic_write
 from mmmpq.policy import A_BITS, BITS, FLOAT, Precision
 from mmmpq.units import digits
 
 Times = Mapping[Work, Mapping[Precision, Timed]]
+Rows = Iterable[tuple[Work, Work, Feed, Row | None]]
 
 
 def save_table(
-    path: str | Path, timed: Times, inputs: Mapping[Work, int], **conditions: Any
+    path: str | Path,
+    timed: Times,
+    inputs: Mapping[Work, int],
+    rows: Rows = (),
+    **conditions: Any,
 ) -> Path:
-    """Writes :func:`entries`, one a line, and the conditions that they hold for."""
-    head = json.dumps({**machine(), **conditions}, indent=2).removesuffix('\n}')
-    rows = ',\n'.join(f'    {json.dumps(row)}' for row in entries(timed, inputs))
-    return atomic_write(path, f'{head},\n  "entries": [\n{rows}\n  ]\n}}\n')
+    """Writes :func:`entries` and :func:`pairs`, one a line, and the conditions that
+    they hold for."""
+    text = json.dumps({**machine(), **conditions}, indent=2).removesuffix('\n}')
+    for name, lines in (
+        ('entries', entries(timed, inputs)),
+        ('pairs', pairs(timed, rows)),
+    ):
+        listed = ',\n'.join(f'    {json.dumps(line)}' for line in lines)
+        text += f',\n  "{name}": [\n{listed}\n  ]'
+    return atomic_write(path, f'{text}\n}}\n')
 
 
 def machine() -> dict[str, str]:
@@ -54,15 +66,7 @@ def entries(timed: Times, inputs: Mapping[Work, int]) -> list[dict[str, Any]]:
     """
     sums: dict[tuple, dict[str, Any]] = {}
     for work, times in timed.items():
-        shape = [
-            ('type', work.type),
-            ('in_channels', work.in_channels),
-            ('out_channels', work.out_channels),
-            ('kernel_size', work.kernel_size),
-            ('stride', work.stride),
-            ('groups', work.groups),
-            ('input_size', work.input_size),
-        ]
+        shape = _place(work)
         for precision in _precisions(times):
             low = max(precision) <= 8
             time_ = times[INTEGER if low else FLOAT]
@@ -82,6 +86,44 @@ def entries(timed: Times, inputs: Mapping[Work, int]) -> list[dict[str, Any]]:
         )
         for (*shape, precision), total in sums.items()
     ]
+
+
+def pairs(timed: Times, rows: Rows) -> list[dict[str, Any]]:
+    """Of two layers of at most 8 bits in a row, what they take beyond their entries.
+
+    That is the share that they save in a row, of their times apart, times their times
+    by themselves: these were measured at another moment, of which the machine may have
+    made more or less. Pairs that differ in no field of the table share their mean.
+
+    Args:
+        timed: What :func:`.latency_bench.time_layer` gave.
+        rows: Of two layers and what one hands on to the other, their times as
+            :func:`.latency_bench.time_row` gives them; None: they take no less.
+    """
+    sums: dict[tuple, list[float]] = {}
+    for first, second, feed, row in rows:
+        key = tuple(_place(first)), tuple(_place(second)), feed.summed
+        total = sums.setdefault(key, [0.0, 0.0])
+        if row is not None and row.apart > 0:
+            alone = timed[first][INTEGER].us + timed[second][INTEGER].us
+            total[0] += feed.inputs * alone * (row.in_a_row / row.apart - 1)
+        total[1] += feed.inputs
+    return [
+        dict(
+            first=dict(first),
+            second=dict(second),
+            summed=summed,
+            bits=[[1, 8], [1, 8]],
+            us=float(digits(us / inputs, 4)),
+        )
+        for (first, second, summed), (us, inputs) in sums.items()
+        if us
+    ]
+
+
+def _place(work: Work) -> list[tuple[str, Any]]:
+    names = ('type', 'in_channels', 'out_channels', 'kernel_size', 'stride', 'groups')
+    return [(name, getattr(work, name)) for name in (*names, 'input_size')]
 
 
 def _precisions(times: Mapping[Precision, Timed]) -> Iterable[Precision]:
