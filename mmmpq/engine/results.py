@@ -29,18 +29,19 @@ class Preview:
     """Writes the policy that a search would end with now, and now and then its report.
 
     Other processes wait for the drawing, and it takes longer the larger a net is: at
-    most a twentieth of the time is spent on it.
+    most a twentieth of the time is spent on it. Of the ``last`` none is drawn, for
+    :func:`finish` follows.
     """
 
     def __init__(self) -> None:
         self._due = -math.inf
 
-    def __call__(self, runner: Runner, search: Problem) -> None:
+    def __call__(self, runner: Runner, search: Problem, last: bool = False) -> None:
         if not dist.is_main_process():
             return
         search.policy().save(Path(runner.work_dir) / 'policy.json')
         began = time.monotonic()
-        if began >= self._due:
+        if began >= self._due and not last:
             draw(runner)
             now = time.monotonic()
             self._due = now + max(PAUSE[0], PAUSE[1] * (now - began))

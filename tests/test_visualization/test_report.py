@@ -264,4 +264,6 @@ def test_drawing_takes_a_twentieth_of_the_time_at_most(tmp_path, monkeypatch):
     for now in (0, 400, 1049, 1050, 2000, 2101):
         clock[0] = now
         preview(runner, saved)
+    clock[0] = 9000
+    preview(runner, saved, last=True)
     assert drawn == [0, 1050, 2101]

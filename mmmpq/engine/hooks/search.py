@@ -220,11 +220,11 @@ class SearchHook(TrainingHook):
             record(runner, search, self.history, outputs)
         tenth = self.every_n_train_iters(runner, max(1, runner.max_iters // 10))
         if tenth and isinstance(runner.train_loop, IterBasedTrainLoop):
-            self.preview(runner, search)
+            self.preview(runner, search, self.is_last_train_iter(runner))
 
     def after_train_epoch(self, runner: Runner) -> None:
         if not isinstance(runner.train_loop, IterBasedTrainLoop):
-            self.preview(runner, self.search)
+            self.preview(runner, self.search, self.is_last_train_epoch(runner))
 
     def before_val(self, runner: Runner) -> None:
         """With mixing 'sampled', what is evaluated is the net that would be chosen."""
