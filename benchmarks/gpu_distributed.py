@@ -10,7 +10,7 @@ import socket
 import sys
 
 from gpu_records import Records, Settings, last_line
-from gpu_search import log_of
+from gpu_search import log_of, short
 from processes import process
 
 from mmmpq.policy import Policy
@@ -44,6 +44,7 @@ def search(backend: str, ranks: int, settings: Settings) -> dict:
         'env_cfg.dist_cfg.backend': backend,
         'default_hooks.logger.interval': 1,
         'load_from': None,
+        **short(settings.tiny),
     }
     took = process(
         folder,

@@ -94,6 +94,7 @@ def test_cost_search_and_export_run_away_from_the_clone(python, tmp_path):
     assert '108 MBOPs' in tool('cost', config)  # of W3A3, the config's budget
     few = [f'{split}_dataloader.dataset.indices=64' for split in ('train', 'val')]
     options = [*few, 'load_from=None', 'train_cfg.max_epochs=1']
+    options.append('custom_hooks.0.measure=0')
     tool('train', config, '--work-dir', 'run', '--cfg-options', *options)
     checkpoint, policy = tmp_path / 'run/searched.pth', tmp_path / 'run/policy.json'
     finetune = config.with_name('resnet_digits_finetune.py')
