@@ -1,9 +1,9 @@
 """Does a latency table foretell what nets of several precisions take?
 
 A net is exported in float, in 8 bits, with its first or second half or every other
-layer in 8 bits, and with random halves. All files take turns in ONNX Runtime. What the
-table says of them, with and without its pairs, is compared with the medians; to both is
-added what the float net takes beyond the table's sum: additions, pooling, the call.
+layer in 8 bits, and with random halves. All files take turns in its runtime. What the
+table says of them, with and without its pairs, is compared with the medians, scaled
+by what the float net takes over the table's sum (additions, pooling, the call).
 """
 
 import argparse
@@ -23,8 +23,9 @@ from rich.table import Table
 from mmmpq.costs import Latency, profile, total_cost
 from mmmpq.costs.feeds import feeds
 from mmmpq.export.fold import fold_batchnorm
-from mmmpq.export.latency.bench import INTEGER, Session, race
+from mmmpq.export.latency.bench import INTEGER, race
 from mmmpq.export.latency.graphs import QUANTIZABLE
+from mmmpq.export.latency.runtimes import session_of
 from mmmpq.export.latency.table import machine
 from mmmpq.export.onnx import cut
 from mmmpq.export.onnx.graph import export_onnx
@@ -83,6 +84,7 @@ def main(argv=None) -> None:
     cfg = read_config(args.config, {})
     noted = json.loads(Path(args.table).read_text())
     shape, target = noted['input_shape'], noted['target']
+    runtime = noted['runtime'].split()[0]
     latency = Latency(args.table)
     model = build_model(cfg)
     profiles = [p for p in profile(model, shape) if p.calls]
@@ -94,15 +96,15 @@ def main(argv=None) -> None:
         for i, layers in enumerate(track(nets.values(), 'exporting')):
             path = Path(folder) / f'{i}.onnx'
             export(cfg, layers, names, shape, target, path)
-            sessions.append(Session(path, noted['threads']))
+            sessions.append(session_of(runtime)(path, noted['threads']))
         times = [median for _, median, _ in race(sessions, args.repeats, 5)]
-    rest = times[0] - total_cost(latency, profiles, {})
+    share = times[0] / total_cost(latency, profiles, {})
     records = [
         dict(
             net=title,
             us=us,
-            pairs=rest + total_cost(latency, profiles, layers, handed),
-            no_pairs=rest + total_cost(latency, profiles, layers),
+            pairs=share * total_cost(latency, profiles, layers, handed),
+            no_pairs=share * total_cost(latency, profiles, layers),
         )
         for (title, layers), us in zip(nets.items(), times, strict=True)
     ]
@@ -123,7 +125,7 @@ def main(argv=None) -> None:
         f'{errors["no_pairs"]:.1%} without'
     )
     if args.json:
-        data = dict(machine(), target=target, mean_error=errors, nets=records)
+        data = dict(machine(runtime), target=target, mean_error=errors, nets=records)
         atomic_write(args.json, json.dumps(data, indent=1) + '\n')
 
 

@@ -37,7 +37,7 @@ from step_models import INPUTS, build
 
 from mmmpq import compat
 from mmmpq.export.fold import fold_batchnorm
-from mmmpq.export.latency.bench import Session
+from mmmpq.export.latency.runtimes import session_of
 from mmmpq.export.latency.table import machine
 from mmmpq.export.onnx import cut
 from mmmpq.export.onnx.graph import export_onnx
@@ -104,11 +104,6 @@ class OnnxRuntime:
             weight_type=quantization.QuantType.QInt8,
         )
 
-    def open(self, path: Path, size: tuple[int, ...], threads: int) -> Opened:
-        session = Session(path, threads, size)
-        count = session.ops['QLinearConv'] + session.ops['QGemm']
-        return Opened(path, session, count)
-
 
 class OpenVINO:
     """OpenVINO and NNCF."""
@@ -121,27 +116,13 @@ class OpenVINO:
         net = openvino.Core().read_model(source)
         openvino.save_model(nncf.quantize(net, images), out, compress_to_fp16=False)
 
-    def open(self, path: Path, size: tuple[int, ...], threads: int) -> Opened:
-        import openvino
-
-        core = openvino.Core()
-        net = core.read_model(path)
-        net.reshape([1, *size])
-        hints = dict(INFERENCE_NUM_THREADS=threads, NUM_STREAMS=1)
-        hints['INFERENCE_PRECISION_HINT'] = 'f32'  # not bfloat16 where the CPU has it
-        compiled = core.compile_model(net, 'CPU', hints)
-        request, image = compiled.create_infer_request(), batches(size)[0]
-        request.set_input_tensor(openvino.Tensor(image))
-        layers = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
-        count = sum(
-            str(info['layerType'].value) in ('Convolution', 'FullyConnected')
-            and str(info['runtimePrecision'].value) in ('u8', 'i8')
-            for info in layers
-        )
-        return Opened(path, request.infer, count)
-
 
 RUNTIMES = dict(onnxruntime=OnnxRuntime, openvino=OpenVINO)
+
+
+def open_file(runtime: str, path: Path, size: tuple[int, ...], threads: int) -> Opened:
+    session = session_of(runtime)(path, threads, size)
+    return Opened(path, session, sum(map(session.ops.get, session.integer_ops)))
 
 
 def files_of(model: str, runtime: str, folder: Path) -> dict[str, Path]:
@@ -167,7 +148,7 @@ def measure(
 ) -> list[dict[str, Any]]:
     """A record for each file."""
     size = (3, *INPUTS[model][1][1:])
-    opened = {n: RUNTIMES[runtime]().open(f, size, threads) for n, f in files.items()}
+    opened = {n: open_file(runtime, f, size, threads) for n, f in files.items()}
     times: dict[str, list[float]] = {name: [] for name in opened}
     clock = time.process_time if threads == 1 else time.perf_counter
     for i in track(range(rounds + 3), f'{model}, {runtime}', transient=True):

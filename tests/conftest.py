@@ -30,13 +30,14 @@ if not torch.cuda.is_available():  # before anything imports Triton
 def pytest_collection_modifyitems(items):
     """Sort the files, and say what one worker is to run, for ``--dist loadgroup``.
 
-    A file's tests share what its fixtures made, and stay together. Those of the configs
-    take longer than half of all others, and share little.
+    A file's tests share what its fixtures made, and stay together. Those that run the
+    configs take longer than half of all others, and share little.
     """
     order = {name: i for i, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(FIRST)))
     for item in items:
-        group = item.name if item.path.stem == 'test_configs' else item.path
+        runs = item.path.stem == 'test_configs' and 'tool' in item.fixturenames
+        group = item.name if runs else item.path
         item.add_marker(pytest.mark.xdist_group(str(group)))
 
 

@@ -144,8 +144,7 @@ def test_config_builds_its_model(name):
 
 @pytest.mark.parametrize('name', TWINS)
 def test_finetune_twin_takes_what_its_search_writes(name):
-    twin = Config.fromfile(CONFIGS / name)
-    search = Config.fromfile(CONFIGS / search_of(name))
+    twin, search = (copy.deepcopy(parsed(n)) for n in (name, search_of(name)))
     run = search.get('work_dir') or f'work_dirs/{Path(search.filename).stem}'
     quant = twin.model.pop('quant'), search.model.pop('quant')
     assert quant[0].pop('policy') == f'{run}/policy.json'
@@ -224,9 +223,12 @@ def folder(tmp_path_factory):
     write_imagenet(folder / 'data/imagenet', random)
     write_cifar(folder / 'data/cifar10/cifar-10-batches-py', random)
     for name, counts in (('digits', []), ('shapes', ['--train', '40', '--val', '8'])):
-        converter = OURS / 'dataset_converters' / f'{name}.py'
-        out = ['--out', str(folder / 'data' / name)]
-        subprocess.run([sys.executable, str(converter), *out, *counts], check=True)
+        argv = [f'{name}.py', '--out', str(folder / 'data' / name), *counts]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, 'argv', argv)
+            runpy.run_path(
+                str(OURS / 'dataset_converters' / argv[0]), run_name='__main__'
+            )
     return folder
 
 

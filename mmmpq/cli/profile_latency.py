@@ -27,6 +27,7 @@ def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> N
     shows the table."""
     from mmmpq.export.latency.bench import time_layer, time_row
     from mmmpq.export.latency.graphs import works_of
+    from mmmpq.export.latency.runtimes import session_of
     from mmmpq.export.latency.table import save_table
 
     model = build_model(cfg)
@@ -36,7 +37,7 @@ def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> N
     profiles = [layer for layer in profiles if layer.calls]
     shape = shapes[-1]
     handed = feeds(model, *reference(cfg, args))
-    in_float = set() if args.target else left_in_float(cfg, shape, console)
+    in_float = set() if args.target else left_in_float(cfg, shape, args, console)
     opened = in_float
     if not args.target:  # a layer hands on integers to a quantized one alone
         opened = in_float | {feed.first for feed in handed}
@@ -59,7 +60,7 @@ def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> N
         if feed.first not in in_float:
             of = in_a_row.setdefault(works_in_a_row(feed), [])
             of.append(f'{feed.first} → {feed.second}')
-    how = args.threads, args.repeats, args.warmup
+    how = args.threads, args.repeats, args.warmup, session_of(args.runtime)
     timed, rows = {}, {}
     count = len(names) + len(in_a_row)
     with progress_bar(terminal(stderr=True), 'layers, and two in a row', count) as bar:
@@ -78,6 +79,7 @@ def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> N
             (*row, feed, None if feed.first in in_float else rows[row])
             for feed, row in zip(handed, map(works_in_a_row, handed), strict=True)
         ],
+        args.runtime,
         threads=args.threads,
         repeats=args.repeats,
         input_shape=shape,
@@ -97,12 +99,14 @@ def profile_layers(cfg: Config, args: argparse.Namespace, console: Console) -> N
         show_sums(Latency(path), profiles, handed, console)
 
 
-def left_in_float(cfg: Config, shape: tuple[int, ...], console: Console) -> set[str]:
-    """Layers that ONNX Runtime leaves in float in the exported net at 8 bits."""
+def left_in_float(
+    cfg: Config, shape: tuple[int, ...], args: argparse.Namespace, console: Console
+) -> set[str]:
+    """Layers that the runtime leaves in float in the exported net at 8 bits."""
     from mmmpq.export.latency.fused import float_layers
 
     try:
-        return float_layers(build_model(cfg, 'W8A8'), shape)
+        return float_layers(build_model(cfg, 'W8A8'), shape, args.runtime)
     except ValueError as error:
         console.print(
             f'The net at 8 bits cannot be exported ({error}): all of its layers are '
@@ -131,20 +135,22 @@ def show_sums(
 
 def profile_files(args: argparse.Namespace, console: Console) -> None:
     """Lets whole files take turns; shows, and writes if asked, their times."""
-    from mmmpq.export.latency.bench import Session, race
+    from mmmpq.export.latency.bench import race
+    from mmmpq.export.latency.runtimes import session_of
     from mmmpq.export.latency.table import machine
 
     for path in args.end_to_end:
         check_file(path, '--end-to-end')
     shape = args.input_shape
-    sessions = [Session(path, args.threads, shape) for path in args.end_to_end]
+    session = session_of(args.runtime)
+    sessions = [session(path, args.threads, shape) for path in args.end_to_end]
     rounds = args.warmup + args.repeats
     with progress_bar(terminal(stderr=True), 'rounds', rounds) as bar:
         times = race(sessions, args.repeats, args.warmup, bar)
     console.print(file_table(sessions, times))
     if args.out:
         data = dict(
-            **machine(),
+            **machine(args.runtime),
             threads=args.threads,
             repeats=args.repeats,
             files=[
@@ -163,7 +169,7 @@ def profile_files(args: argparse.Namespace, console: Console) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
-    for package in ('onnx', 'onnxruntime'):
+    for package in dict.fromkeys(('onnx', 'onnxruntime', args.runtime)):
         deploy_extra(package)
     out = args.out or (None if args.end_to_end else 'latency.json')
     replaced = check_place(out, '--out') if out else ''

@@ -1,4 +1,4 @@
-"""Test an exported ONNX file with ONNX Runtime and the evaluator of a config."""
+"""Test an exported ONNX file in a runtime and with the evaluator of a config."""
 
 import contextlib
 import io
@@ -106,7 +106,7 @@ def main() -> None:
     args = parse_args()
     cfg: Config = load_config(args)
     replaced = check_place(args.out, '--out') if args.out else ''
-    network = OnnxNetwork(args.model, args.threads)
+    network = OnnxNetwork(args.model, args.threads, args.runtime)
     if args.checkpoint:
         check_file(args.checkpoint, '--checkpoint')
     cfg.load_from, cfg.resume = args.checkpoint, False
@@ -115,7 +115,7 @@ def main() -> None:
     model = unwrapped(runner)
     check_model(model, network, args.checkpoint)
     console = terminal()
-    cut = cut_layers(args.model, network)
+    cut = cut_layers(args.model, network) if args.runtime == 'onnxruntime' else []
     if cut:
         console.print(
             f'this processor has no VNNI: ONNX Runtime may cut the integer sums of '
@@ -132,7 +132,7 @@ def main() -> None:
         with other_sums():
             runs['PyTorch, other sums'] = run_test(runner, 'PyTorch, other sums')
     use_onnx(model, network)
-    runs['ONNX Runtime'] = run_test(runner, 'ONNX Runtime')
+    runs[network.runtime] = run_test(runner, network.runtime)
     figures = {
         name: {**metrics, 'ms_per_image': statistics.median(predictions.milliseconds)}
         for name, (metrics, predictions) in runs.items()

@@ -85,5 +85,5 @@ def file_table(sessions: Sequence[Any], times: Sequence[tuple[float, ...]]) -> T
 
 def kernels(ops: Mapping[str, int]) -> dict[str, int]:
     """The convolutions and matrix products among operators and their numbers."""
-    parts = 'Conv', 'Gemm', 'MatMul'
+    parts = 'Conv', 'Deconv', 'Gemm', 'MatMul', 'FullyConnected'
     return {op: n for op, n in sorted(ops.items()) if any(p in op for p in parts)}

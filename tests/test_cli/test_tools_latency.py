@@ -1,5 +1,6 @@
-"""tools/profile_latency.py: layers and files in ONNX Runtime."""
+"""tools/profile_latency.py: layers and files in ONNX Runtime and OpenVINO."""
 
+import copy
 import importlib
 import json
 import sys
@@ -11,8 +12,10 @@ import pytest
 import torch
 from mmcv.ops import DeformConv2d
 from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
+from mmmpq.cli.flags.common import RUNTIMES
 from mmmpq.costs import Budget, Latency, LayerProfile, profile
 from mmmpq.costs.feeds import Feed, feeds
 from mmmpq.engine import launch
@@ -35,6 +38,7 @@ from mmmpq.export.latency.bench import (  # noqa: E402
 )
 from mmmpq.export.latency.fused import float_layers  # noqa: E402
 from mmmpq.export.latency.graphs import Work, works_of  # noqa: E402
+from mmmpq.export.latency.runtimes import session_of  # noqa: E402
 from mmmpq.export.latency.table import entries, save_table  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -301,12 +305,11 @@ def test_two_layers_in_a_row_are_one_graph(monkeypatch):
             super().__init__(*args)
             sessions.append(self)
 
-    monkeypatch.setattr(latency_bench, 'Session', Seen)
     monkeypatch.setattr(
         latency_bench, 'race', lambda runs, *_: [next(times) for _ in runs]
     )
     first = replace(CONV, closed=False)
-    assert time_row(first, first, 1, 2, 0) == (30 + 40, 52)
+    assert time_row(first, first, 1, 2, 0, Seen) == (30 + 40, 52)
     apart, _, row, _ = sessions
     assert (apart.ops['QuantizeLinear'], row.ops['QuantizeLinear']) == (1, 1)
     assert not apart.ops['QLinearConv'] and row.ops['QLinearConv'] == 1
@@ -355,7 +358,7 @@ def test_the_input_is_the_padded_image(tool, tmp_path, monkeypatch):
     monkeypatch.setattr(latency_bench, 'time_layer', lambda *args: {})
     monkeypatch.setattr(latency_bench, 'time_row', lambda *args: None)
     monkeypatch.setattr(
-        latency_fused, 'float_layers', lambda net, shape: seen.append(shape) or set()
+        latency_fused, 'float_layers', lambda net, shape, _: seen.append(shape) or set()
     )
     out = tmp_path / 'table.json'
     tool.main([str(path), '--out', str(out), '--input-shape', '3', '60', '90'])
@@ -406,20 +409,74 @@ def test_an_input_of_a_fixed_size(tmp_path):
         Session(path, threads=1, image=(3, 12, 8))
 
 
-@pytest.mark.parametrize('package', ['onnx', 'onnxruntime'])
-def test_without_the_extra(tool, config, monkeypatch, capsys, package):
+@pytest.mark.parametrize(
+    'package, extra',
+    [('onnx', 'deploy'), ('onnxruntime', 'deploy'), ('openvino', 'openvino')],
+)
+def test_without_the_extra(tool, config, monkeypatch, capsys, package, extra):
     monkeypatch.setitem(sys.modules, package, None)
+    runtime = package if package in RUNTIMES else 'onnxruntime'
     with pytest.raises(SystemExit) as end:
-        launch.run(lambda: tool.main([config]))
+        launch.run(lambda: tool.main([config, '--runtime', runtime]))
     assert end.value.code == 2
     error = capsys.readouterr().err
-    assert 'pip install "mmmpq[deploy]"' in error
+    assert f'pip install "mmmpq[{extra}]"' in error
     assert len(error.splitlines()) == 1
+
+
+def test_layers_in_openvino():
+    """In integers with a float output, too: only what changes shapes is in float."""
+    pytest.importorskip('openvino')
+    session = session_of('openvino')
+    works = CONV, replace(CONV, closed=False), Work('Linear', 8, 4, (1,), (1,), 1, ())
+    for work in works:
+        times = latency_bench.time_layer(work, 1, 2, 0, session)
+        assert times[INTEGER].integer and not times[FLOAT].integer
+        assert times[FLOAT].us >= 0
+    row = session(latency_graphs.integer_row(CONV, CONV, signed=True), 1)
+    assert row.ops['Convolution u8'] == 2 and row.shape == (1, 16, 9, 9)
+    assert {'weight_q', 'weight_behind_q'} <= row.integer_inputs
+
+
+def test_a_config_in_openvino(tool, config, tmp_path, capsys):
+    pytest.importorskip('openvino')
+    out = tmp_path / 'table.json'
+    few = ['--repeats', '2', '--warmup', '0', '--input-shape', '3', '32', '32']
+    tool.main([config, '--out', str(out), '--runtime', 'openvino', *few])
+    table = json.loads(out.read_text())
+    assert table['runtime'].startswith('openvino ') and table['pairs']
+    kinds = {row['executed_as'] for row in table['entries'] if row['a_bits'] <= 8}
+    assert 'W8A8' in kinds
+    init_default_scope('mmpretrain')
+    model = quantize(MODELS.build(Config.fromfile(config).model), policy='W8A8')
+    for runtime in ('openvino', 'onnxruntime'):
+        left = float_layers(copy.deepcopy(model), (3, 32, 32), runtime)
+        assert bool(left) == (runtime == 'onnxruntime')
+    assert 'backbone.layer1.0.conv1' not in left
+
+
+def test_a_file_in_openvino(tmp_path):
+    pytest.importorskip('openvino')
+    session = session_of('openvino')
+    relu = onnx.helper.make_node('Relu', ['x'], ['y'])
+    path = graph_file(tmp_path / 'a.onnx', relu)
+    with pytest.raises(ValueError, match='with --input-shape C H W'):
+        session(path, 1)
+    opened = session(path, 1, (3, 6, 8))
+    assert opened.shape == (1, 3, 6, 8) and not opened.integer_inputs
+    (tmp_path / 'b.onnx').write_bytes(b'no graph')
+    with pytest.raises(ValueError, match=r'OpenVINO cannot open .*b\.onnx'):
+        session(tmp_path / 'b.onnx', 1)
 
 
 def test_flags_that_make_no_sense(tool, config, capsys):
     with pytest.raises(SystemExit):
         tool.parse_args([config, '--repeats', '1'])
     assert 'accepted are ints from 2' in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        tool.parse_args([config, '--target', 'openvino'])
+    assert (
+        'accepted with --runtime onnxruntime is onnxruntime' in capsys.readouterr().err
+    )
     with pytest.raises(FileNotFoundError, match='--end-to-end: found no file'):
         tool.main([config, '--end-to-end', 'absent.onnx'])

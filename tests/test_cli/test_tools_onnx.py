@@ -104,6 +104,13 @@ def test_alone(folder, tool, capsys):
     assert 'W8A8' not in capsys.readouterr().out
 
 
+def test_in_openvino(folder, tool, capsys):
+    pytest.importorskip('openvino')
+    tool('--checkpoint', folder / 'net.pth', '--runtime', 'openvino', '--threads', '1')
+    said = capsys.readouterr().out
+    assert 'OpenVINO against PyTorch: equal predictions in 4 of 4 images' in said
+
+
 def test_user_errors_are_one_line(folder, tool, capsys, monkeypatch):
     monkeypatch.delenv('MMMPQ_TRACEBACK', raising=False)
 

@@ -140,7 +140,7 @@ def test_digits_from_search_to_fine_tuned_net(tmp_path):
     ]
     search = [ROOT / 'tools/train.py', ROOT / 'configs/bpnas/resnet_digits.py']
     search += ['--work-dir', 'search']
-    options = ['--cfg-options', 'load_from=None', *data]
+    options = ['--cfg-options', 'load_from=None', *data, 'custom_hooks.0.measure=1']
     tool(*search, *options, 'train_cfg.max_epochs=2', cwd=tmp_path)
     folder = tmp_path / 'search'
     (folder / 'last_checkpoint').write_text(str(folder / 'epoch_1.pth'))

@@ -7,6 +7,8 @@ printed, before any of it.
 import argparse
 from typing import Any
 
+RUNTIMES = ('onnxruntime', 'openvino')  # that exported files are run in here
+
 HELP = """\
 a budget is
   W3A3            the cost of a uniform precision, under the cost of --type

@@ -3,17 +3,23 @@
 import argparse
 from collections.abc import Sequence
 
-from mmmpq.cli.flags.common import add_cfg_options, add_reference_arguments
+from mmmpq.cli.flags.common import (
+    RUNTIMES,
+    add_cfg_options,
+    add_reference_arguments,
+)
 
 EXAMPLE = """examples:
   mmmpq profile-latency configs/bpnas/resnet_digits.py --threads 1
   mmmpq profile-latency configs/bpnas/retinanet_shapes.py --out work_dirs/ort.json
+  mmmpq profile-latency configs/bpnas/retinanet_shapes.py --runtime openvino
   mmmpq profile-latency configs/bpnas/resnet_digits.py \\
       --end-to-end float.onnx int8.onnx found.onnx
 
-The first two write a table for dict(type='Latency', table=FILE, limit='2 ms'), with the
-time of each distinct layer in float and in 8 bits. ONNX Runtime's CPU kernels know no
-other widths: lower ones take the time of 8 bits. --end-to-end lets whole files take
+The first three write a table for dict(type='Latency', table=FILE, limit='2 ms'), with
+the time of each distinct layer in float and in 8 bits, and of each two in a row. The
+runtimes' CPU kernels know no other widths: lower ones take the time of 8 bits.
+--end-to-end lets whole files take
 turns on one image, and shows which of their operators run on integers."""
 
 
@@ -26,8 +32,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', metavar='CONFIG', help='config of a model')
     parser.add_argument(
         '--runtime',
-        choices=['onnxruntime'],
-        default='onnxruntime',
+        choices=RUNTIMES,
+        default=RUNTIMES[0],
         help='what executes the layers, on the CPU (default: %(default)s)',
     )
     parser.add_argument(
@@ -53,7 +59,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         '--target',
-        choices=['onnxruntime'],
+        choices=RUNTIMES,
         help='measure layers as in files of mmmpq export with that --target, where '
         'each hands on integers; else one does that a quantized layer alone reads',
     )
@@ -72,6 +78,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add_cfg_options(parser)
     args = parser.parse_args(argv)
+    if args.target not in (None, args.runtime):
+        parser.error(
+            f'--target: found {args.target}; accepted with --runtime {args.runtime} is '
+            f'{args.runtime}'
+        )
     for name, least in (('threads', 1), ('repeats', 2), ('warmup', 0)):
         if getattr(args, name) < least:
             parser.error(

@@ -1,12 +1,12 @@
-"""Test an exported ONNX file with ONNX Runtime and the evaluator of a config."""
+"""Test an exported ONNX file in a runtime and with the evaluator of a config."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from mmmpq.cli.flags.common import add_cfg_options
+from mmmpq.cli.flags.common import RUNTIMES, add_cfg_options
 
-EXAMPLE = """Features and heads are computed by ONNX Runtime on the CPU; loading,
+EXAMPLE = """Features and heads are computed by the runtime on the CPU; loading,
 preprocessing, decoding, NMS and metrics are those of the config. A two-stage detector
 takes its RoI head from FILE.
 
@@ -39,10 +39,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'order (without oneDNN and cuDNN), to see how far rounding alone moves the net',
     )
     parser.add_argument(
+        '--runtime',
+        choices=RUNTIMES,
+        default=RUNTIMES[0],
+        help='what executes the file, on the CPU (default: %(default)s)',
+    )
+    parser.add_argument(
         '--threads',
         type=int,
         metavar='N',
-        help='of ONNX Runtime (default: as many as PyTorch takes)',
+        help='of the runtime (default: as many as PyTorch takes)',
     )
     parser.add_argument('--out', metavar='FILE.json', help='write the figures here')
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Times of layers and of whole nets on the CPU in ONNX Runtime."""
+"""Times of layers and of whole nets on the CPU in a runtime."""
 
 import json
 import tempfile
@@ -34,6 +34,7 @@ _INTEGER_OPS = {
     'MatMulIntegerToFloat',
     'DynamicQuantizeMatMul',
 }
+IN_INTEGERS = (' u8', ' i8')  # how OpenVINO's layers that do end here
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Timed:
     Attributes:
         us (float): Median in microseconds.
         low, high (float): Quartiles.
-        ops (dict): The operators that ONNX Runtime really runs, with their numbers.
+        ops (dict): The operators that are really run, with their numbers.
     """
 
     us: float
@@ -54,7 +55,12 @@ class Timed:
     @property
     def integer(self) -> bool:
         """Whether any of its operators computes with integers."""
-        return not _INTEGER_OPS.isdisjoint(self.ops)
+        return any(map(in_integers, self.ops))
+
+
+def in_integers(op: str) -> bool:
+    """Whether an operator that is run computes with integers."""
+    return op in _INTEGER_OPS or op.endswith(IN_INTEGERS)
 
 
 class Row(NamedTuple):
@@ -62,6 +68,14 @@ class Row(NamedTuple):
 
     apart: float
     in_a_row: float
+
+
+class Input(NamedTuple):
+    """What a graph takes; a side that it leaves open is None."""
+
+    name: str
+    shape: list[int | None]
+    is_float: bool
 
 
 class Session:
@@ -73,9 +87,17 @@ class Session:
         image: (C, H, W) of the input where the graph leaves it open; default: what
             :func:`.onnx_graph.export_onnx` noted.
 
+    Attributes:
+        ops: The operators that are really run, with their numbers.
+        integer_inputs: Names of what those read that compute with integers.
+        shape: Of the input.
+
     Raises:
-        ValueError: ONNX Runtime cannot open it, or its input is not of that shape.
+        ValueError: The runtime cannot open it, or its input is not of that shape.
     """
+
+    runtime = 'ONNX Runtime'
+    signed: bool | None = None  # whether it wants int8 for weights; None: by processor
 
     def __init__(
         self,
@@ -83,40 +105,26 @@ class Session:
         threads: int,
         image: Sequence[int] | None = None,
     ) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # Threads that wait for work in a loop would take cores from other sessions.
-        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         self.name = str(model) if isinstance(model, (str, Path)) else 'a layer'
         data = self.name
         if isinstance(model, onnx.ModelProto):
             data = model.SerializeToString()
-        with tempfile.TemporaryDirectory() as folder:
-            optimized = Path(folder) / 'optimized.onnx'
-            options.optimized_model_filepath = str(optimized)
-            try:
-                self.session = onnxruntime.InferenceSession(
-                    data, options, providers=['CPUExecutionProvider']
-                )
-            except Exception as error:  # ONNX Runtime's have no class in common
-                raise ValueError(
-                    f'ONNX Runtime cannot open {self.name}: {error}'
-                ) from error
-            nodes = onnx.load(optimized, load_external_data=False).graph.node
-        self.ops = Counter(node.op_type for node in nodes)
-        integer = [node for node in nodes if node.op_type in _INTEGER_OPS]
-        self.integer_inputs = {name for node in integer for name in node.input}
-        self.binding = self.session.io_binding()
-        first, *others = self.session.get_inputs()
+        self.ops: Counter = Counter()
+        self.integer_inputs: set[str] = set()
+        try:
+            first, *others = self._open(data, threads)
+        except Exception as error:  # those of a runtime have no class in common
+            raise ValueError(
+                f'{self.runtime} cannot open {self.name}: {error}'
+            ) from error
         option = image
         if image is None:
-            noted = self.session.get_modelmeta().custom_metadata_map.get(FORMAT)
+            noted = self._noted()
             image = json.loads(noted)['input_shape'] if noted else ()
-        shape = [n if isinstance(n, int) else None for n in first.shape]
+        shape = first.shape
         if None in shape and len(shape) == 1 + len(image):
             shape = [n or m for n, m in zip(shape, (1, *image), strict=True)]
-        if others or first.type != 'tensor(float)' or None in shape:
+        if others or not first.is_float or None in shape:
             raise ValueError(
                 f'{self.name}: found the inputs '
                 f'{", ".join(f"{i.name} {i.shape}" for i in (first, *others))}; '
@@ -128,11 +136,47 @@ class Session:
                 f'{self.name} is {first.shape}'
             )
         self.shape = tuple(shape)
-        data = np.random.default_rng(0).random(shape, np.float32)
-        self.binding.bind_cpu_input(first.name, data)
+        self._bind(first.name, np.random.default_rng(0).random(shape, np.float32))
+        self()
+
+    @property
+    def integer_ops(self) -> list[str]:
+        """Those of ``ops`` that compute with integers."""
+        return [op for op in self.ops if in_integers(op)]
+
+    def _open(self, data: str | bytes, threads: int) -> list[Input]:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        # Threads that wait for work in a loop would take cores from other sessions.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        with tempfile.TemporaryDirectory() as folder:
+            optimized = Path(folder) / 'optimized.onnx'
+            options.optimized_model_filepath = str(optimized)
+            self.session = onnxruntime.InferenceSession(
+                data, options, providers=['CPUExecutionProvider']
+            )
+            nodes = onnx.load(optimized, load_external_data=False).graph.node
+        self.ops = Counter(node.op_type for node in nodes)
+        integer = [node for node in nodes if in_integers(node.op_type)]
+        self.integer_inputs = {name for node in integer for name in node.input}
+        return [
+            Input(
+                i.name,
+                [n if isinstance(n, int) else None for n in i.shape],
+                i.type == 'tensor(float)',
+            )
+            for i in self.session.get_inputs()
+        ]
+
+    def _noted(self) -> str | None:
+        return self.session.get_modelmeta().custom_metadata_map.get(FORMAT)
+
+    def _bind(self, name: str, data: np.ndarray) -> None:
+        self.binding = self.session.io_binding()
+        self.binding.bind_cpu_input(name, data)
         for output in self.session.get_outputs():
             self.binding.bind_output(output.name, 'cpu')
-        self()
 
     def __call__(self) -> None:
         self.session.run_with_iobinding(self.binding)
@@ -165,34 +209,46 @@ def race(
 
 
 def time_layer(
-    work: Work, threads: int, repeats: int, warmup: int
+    work: Work,
+    threads: int,
+    repeats: int,
+    warmup: int,
+    session: type[Session] = Session,
 ) -> dict[Precision, Timed]:
     """A layer's times in float and, if it can be quantized, in 8 bits, for one input.
 
     They contain what quantizes the input and, of a closed layer, the output, but not
-    the call of ONNX Runtime: the time of a graph that does nothing is taken off.
+    the call of the runtime: the time of a graph that does nothing is taken off.
+
+    Args:
+        session: What the graphs run in.
 
     Returns:
         Nothing for a layer that ONNX has no operator for.
     """
-    graphs = {FLOAT: float_graph(work), INTEGER: integer_graph(work)}
-    sessions = {p: Session(g, threads) for p, g in graphs.items() if g is not None}
+    graphs = {FLOAT: float_graph(work), INTEGER: integer_graph(work, session.signed)}
+    sessions = {p: session(g, threads) for p, g in graphs.items() if g is not None}
     if not sessions:
         return {}
-    nothing = Session(_nothing(), threads)
+    nothing = session(_nothing(), threads)
     (_, call, _), *times = race([nothing, *sessions.values()], repeats, warmup)
     return {
         precision: Timed(
-            *(max(t - call, 0.0) / work.batch for t in (median, low, high)), session.ops
+            *(max(t - call, 0.0) / work.batch for t in (median, low, high)), opened.ops
         )
-        for (precision, session), (low, median, high) in zip(
+        for (precision, opened), (low, median, high) in zip(
             sessions.items(), times, strict=True
         )
     }
 
 
 def time_row(
-    first: Work, second: Work, threads: int, repeats: int, warmup: int
+    first: Work,
+    second: Work,
+    threads: int,
+    repeats: int,
+    warmup: int,
+    session: type[Session] = Session,
 ) -> Row | None:
     """The times of two layers in 8 bits, apart and in a row, for one input.
 
@@ -202,11 +258,12 @@ def time_row(
     Returns:
         None if ONNX has no operator for one, or they do not fit.
     """
-    graphs = [integer_graph(first), integer_graph(second), integer_row(first, second)]
+    graphs = [integer_graph(work, session.signed) for work in (first, second)]
+    graphs.append(integer_row(first, second, session.signed))
     if None in graphs or first.batch != second.batch:
         return None
-    sessions = [Session(graph, threads) for graph in graphs]
-    nothing = Session(_nothing(), threads)
+    sessions = [session(graph, threads) for graph in graphs]
+    nothing = session(_nothing(), threads)
     times = [t for _, t, _ in race([nothing, *sessions], repeats, warmup)]
     call, a, b, row = times
     return Row((a + b - 2 * call) / first.batch, (row - call) / first.batch)

@@ -77,33 +77,40 @@ def float_graph(work: Work) -> ModelProto | None:
     return _graph([work], quantized=False)
 
 
-def integer_graph(work: Work) -> ModelProto | None:
+def integer_graph(work: Work, signed: bool | None = None) -> ModelProto | None:
     """The layer with 8-bit weights and inputs; None if it cannot be quantized.
 
     As :func:`.onnx_graph.export_onnx` writes it, on processors with VNNI for these
     alone: input and weights go through QuantizeLinear and DequantizeLinear, and so does
     the output of a closed layer, as by the layer behind.
+
+    Args:
+        signed: Whether weights are int8; default: where ONNX Runtime cuts no sums.
     """
     if work.type not in QUANTIZABLE:
         return None
-    return _graph([work], quantized=True)
+    return _graph([work], True, signed)
 
 
-def integer_row(first: Work, second: Work) -> ModelProto | None:
+def integer_row(
+    first: Work, second: Work, signed: bool | None = None
+) -> ModelProto | None:
     """Two layers in a row with 8-bit weights and inputs; None if one cannot be
     quantized."""
     if not {first.type, second.type} <= set(QUANTIZABLE):
         return None
-    return _graph([first, second], quantized=True)
+    return _graph([first, second], True, signed)
 
 
-def _graph(works: Sequence[Work], quantized: bool) -> ModelProto | None:
+def _graph(
+    works: Sequence[Work], quantized: bool, signed: bool | None = None
+) -> ModelProto | None:
     """Layers one after the other."""
     if any(work.type.endswith('DeformConv2d') for work in works):
         return None
     work = works[0]
     dense = work.type in ('Linear', 'MultiheadAttention')
-    graph = _Graph(quantized)
+    graph = _Graph(quantized, signed)
     channels, size = work.in_channels, work.input_size
     shape = (work.batch, *size, channels) if dense else (work.batch, channels, *size)
     rank = len(shape)
@@ -126,8 +133,8 @@ def _graph(works: Sequence[Work], quantized: bool) -> ModelProto | None:
 class _Graph:
     """Nodes and random weights; ``pair`` puts Q/DQ around a tensor if quantized."""
 
-    def __init__(self, quantized: bool) -> None:
-        self.quantized = quantized
+    def __init__(self, quantized: bool, signed: bool | None) -> None:
+        self.quantized, self.signed = quantized, signed
         self.nodes, self.initializers = [], []
         self.random = np.random.default_rng(0)
 
@@ -143,7 +150,8 @@ class _Graph:
         if not self.quantized:
             values = self.random.standard_normal(shape, np.float32)
             return self.add(name, values * np.float32(_STEP))
-        kind, zero = (np.uint8, 128) if sums_are_cut() else (np.int8, 0)
+        signed = not sums_are_cut() if self.signed is None else self.signed
+        kind, zero = (np.int8, 0) if signed else (np.uint8, 128)
         q = self.random.integers(zero - 127, zero + 128, shape, kind)
         inputs = [
             self.add(f'{name}_q', q),

@@ -1,13 +1,12 @@
 """Times of layers as the table that a latency budget reads."""
 
+import importlib.metadata
 import json
 import os
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
-
-import onnxruntime
 
 from mmmpq.costs.feeds import Feed
 from mmmpq.export.latency.bench import INTEGER, Row, Timed
@@ -25,11 +24,12 @@ def save_table(
     timed: Times,
     inputs: Mapping[Work, int],
     rows: Rows = (),
+    runtime: str = 'onnxruntime',
     **conditions: Any,
 ) -> Path:
     """Writes :func:`entries` and :func:`pairs`, one a line, and the conditions that
     they hold for."""
-    text = json.dumps({**machine(), **conditions}, indent=2).removesuffix('\n}')
+    text = json.dumps({**machine(runtime), **conditions}, indent=2).removesuffix('\n}')
     for name, lines in (
         ('entries', entries(timed, inputs)),
         ('pairs', pairs(timed, rows)),
@@ -39,14 +39,15 @@ def save_table(
     return atomic_write(path, f'{text}\n}}\n')
 
 
-def machine() -> dict[str, str]:
+def machine(runtime: str = 'onnxruntime') -> dict[str, str]:
     """The runtime and the processor."""
+    version = importlib.metadata.version(runtime)
     info = Path('/proc/cpuinfo')
     lines = info.read_text().splitlines() if info.is_file() else []
     names = [ln.partition(': ')[2] for ln in lines if ln.startswith('model name')]
     names.append(platform.processor() or platform.machine())
     return {
-        'runtime': f'onnxruntime {onnxruntime.__version__}, CPU',
+        'runtime': f'{runtime} {version}, CPU',
         'processor': f'{names[0]}, {os.cpu_count()} cores',
     }
 
@@ -54,7 +55,7 @@ def machine() -> dict[str, str]:
 def entries(timed: Times, inputs: Mapping[Work, int]) -> list[dict[str, Any]]:
     """Rows of a latency table, see :class:`mmmpq.costs.Latency`.
 
-    A width that ONNX Runtime does not execute takes the time of the next one that it
+    A width that the runtime does not execute takes the time of the next one that it
     does: 1 to 7 bits that of 8, float on either side that of float. ``executed_as``
     names it. Layers that differ in no field of the table (but in padding, dilation,
     the number of inputs at once, or whether they are closed) share their mean, so that

@@ -226,7 +226,7 @@ def write_graph(
 
 
 def deploy_extra(package: str) -> Any:
-    """The module of a package of the extra `deploy`.
+    """The module of a package of the extra `deploy`, or of `openvino`.
 
     Raises:
         ValueError: It is not installed.
@@ -236,7 +236,7 @@ def deploy_extra(package: str) -> Any:
     except ImportError as error:
         raise ValueError(
             f'ONNX: the package {package} is not installed; it comes with '
-            'pip install "mmmpq[deploy]"'
+            f'pip install "mmmpq[{"openvino" if package == "openvino" else "deploy"}]"'
         ) from error
 
 

@@ -14,14 +14,52 @@ from mmmpq.export.onnx.graph import deploy_extra
 from mmmpq.fileio import check_file, strict_json
 
 
+class _OnnxRuntime:
+    """A file in ONNX Runtime; ``axes`` of its images, an int where they are fixed."""
+
+    name = 'ONNX Runtime'
+
+    def __init__(self, onnxruntime: Any, path: str, threads: int) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        self.session = onnxruntime.InferenceSession(
+            path, options, providers=['CPUExecutionProvider']
+        )
+        self.axes = self.session.get_inputs()[0].shape
+
+    def run(self, names: list[str], images: np.ndarray) -> list[np.ndarray]:
+        return self.session.run(names, {'images': images})
+
+
+class _OpenVINO:
+    """The same in OpenVINO."""
+
+    name = 'OpenVINO'
+
+    def __init__(self, openvino: Any, path: str, threads: int) -> None:
+        from mmmpq.export.openvino import compile_net
+
+        net = openvino.Core().read_model(path)
+        axes = net.inputs[0].partial_shape
+        self.axes = [None if n.is_dynamic else n.get_length() for n in axes]
+        self.compiled = compile_net(net, threads)
+
+    def run(self, names: list[str], images: np.ndarray) -> list[np.ndarray]:
+        outputs = self.compiled(images)
+        return [np.array(outputs[name]) for name in names]
+
+
 class OnnxNetwork:
-    """An ONNX file of :func:`.onnx_graph.export_onnx`, run by ONNX Runtime on the CPU.
+    """An ONNX file of :func:`.onnx_graph.export_onnx`, run on the CPU.
 
     Args:
         path: The file.
-        threads: Of ONNX Runtime within an operator; default: as many as torch's.
+        threads: Within an operator; default: as many as torch's.
+        runtime: 'onnxruntime' or 'openvino'.
 
     Attributes:
+        runtime: Its name.
         about: What the export said of the model: its class, ``input_shape``, names of
             the ``outputs``, ``policy``.
         names: Of all outputs, in order.
@@ -29,25 +67,29 @@ class OnnxNetwork:
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It is damaged, not written by this package, or of a newer version;
-            the extra `deploy` is missing.
+            the extra `deploy` or `openvino` is missing.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None) -> None:
-        runtime = deploy_extra('onnxruntime')
+    def __init__(
+        self,
+        path: str | Path,
+        threads: int | None = None,
+        runtime: str = 'onnxruntime',
+    ) -> None:
+        module, onnx = deploy_extra(runtime), deploy_extra('onnx')
         check_file(str(path), 'ONNX model')
-        options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads or torch.get_num_threads()
-        options.log_severity_level = 3
+        threads = threads or torch.get_num_threads()
+        opened = _OpenVINO if runtime == 'openvino' else _OnnxRuntime
+        self.runtime = opened.name
         try:
-            self.session = runtime.InferenceSession(
-                str(path), options, providers=['CPUExecutionProvider']
-            )
-        except Exception as error:  # ONNX Runtime's have no class in common
+            self._opened = opened(module, str(path), threads)
+            model = onnx.load(path, load_external_data=False)
+        except Exception as error:  # those of a runtime have no class in common
             raise ValueError(
-                f'ONNX model: ONNX Runtime cannot open {path}: '
+                f'ONNX model: {opened.name} cannot open {path}: '
                 f'{str(error).strip().splitlines()[0]}'
             ) from error
-        self.about = _about(self.session.get_modelmeta().custom_metadata_map, path)
+        self.about = _about({p.key: p.value for p in model.metadata_props}, path)
         self.names = onnx_cut.leaves(self.about['outputs'])
 
     def __call__(self, images: Tensor) -> dict[str, Any]:
@@ -57,7 +99,7 @@ class OnnxNetwork:
             ValueError: Images of another size than the file was made for.
         """
         channels, height, width = self.about['input_shape']
-        axes = self.session.get_inputs()[0].shape
+        axes = self._opened.axes
         for side, axis in zip(images.shape[1:], axes[1:], strict=True):
             if isinstance(axis, int) and axis != side:
                 raise ValueError(
@@ -68,7 +110,7 @@ class OnnxNetwork:
         data = images.detach().cpu().float().contiguous().numpy()
         at_once = axes[0] if isinstance(axes[0], int) else len(data)
         runs = [
-            self.session.run(self.names, {'images': data[i : i + at_once]})
+            self._opened.run(self.names, data[i : i + at_once])
             for i in range(0, len(data), at_once)
         ]
         arrays = (
