@@ -56,10 +56,11 @@ def add_islands(
     seen = observe(model, [*dict.fromkeys([*measured, *outputs])], images)
     for island in islands:
         values, ends = None, None
+        kind = target.type_of(reader.grid.type for reader in island.readers)
         if island.measured:
             values = seen[island.name]
-            ends = values.ends if island.is_output else values.fit(target.type)
-        island.grid = shared_grid(island.readers, values, ends, target.type)
+            ends = values.ends if island.is_output else values.fit(kind)
+        island.grid = shared_grid(island.readers, values, ends, kind)
     report = rewire(model, wires, islands, target)
     after = observe(model, outputs, images)
     report['open'] = open_ends
@@ -163,7 +164,7 @@ def _inputs_behind(wires: Wires, name: str, target: Target) -> list[Input]:
         if node is None or node.op_type != 'QuantizeLinear':
             continue
         grid = wires.grid(node)
-        if grid is None or grid.type != target.type:
+        if grid is None or grid.type not in target.types:
             continue
         low, high = map(int, map(grid.integer, ends)) if ends else limits(grid.type)
         behind = wires.only_reader(node.output[0])

@@ -65,7 +65,10 @@ class _Writer(LayerWriter):
     ) -> None:
         super().__init__(layers)
         self.containers = containers
-        self.signed = target is not None and target.type == 'int8'
+        # None: as the levels are
+        self.signed = None
+        if target is None or target.type != 'by sign':
+            self.signed = target is not None and target.type == 'int8'
         self.clips_floats = target is not None and target.clip == 'float'
         self.vnni = vnni or (target is not None and target.signed_weights)
 

@@ -1,6 +1,6 @@
 """What a runtime computes in integers, from a data file of this folder."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,8 @@ class Target:
     Attributes:
         name: Of its file.
         about: What it describes.
-        type: Of the integers between operators: 'uint8', around any zero point, or
-            'int8', around 0.
+        type: Of the integers between operators: 'uint8', around any zero point; 'int8',
+            around 0; or 'by sign', int8 where a layer's levels are signed, else uint8.
         signed_weights: Whether it wants int8 for weights whatever the processor.
         clip: Where levels are clipped that the type has and the true width has not:
             'integer', behind QuantizeLinear, or 'float', before it.
@@ -69,6 +69,17 @@ class Target:
         settings = strict_json((FOLDER / f'{name}.json').read_text())
         lists = {k: tuple(v) for k, v in settings.items() if isinstance(v, list)}
         return cls(name, **{**settings, **lists})
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Those that it may be."""
+        return ('int8', 'uint8') if self.type == 'by sign' else (self.type,)
+
+    def type_of(self, readers: Iterable[str]) -> str:
+        """That of a tensor, by those in which layers read it."""
+        if self.type != 'by sign':
+            return self.type
+        return 'int8' if 'int8' in readers else 'uint8'
 
     def check(self, layers: Mapping[str, QuantLayer], containers: str) -> None:
         """Raises ValueError if the target lacks a type or a width that a net needs.
