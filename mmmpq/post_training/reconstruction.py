@@ -8,8 +8,14 @@ from torch import Tensor, nn
 
 from mmmpq.layers import QuantLayer, float_mode, quantized_layers
 from mmmpq.policy import SKIP
-from mmmpq.post_training.rounding import bias_of, error_of, learn_rounding
-from mmmpq.post_training.rows import Gram, gram_of, outputs_of
+from mmmpq.post_training.rounding import (
+    bias_of,
+    error_of,
+    grouped,
+    held_out,
+    learn_rounding,
+)
+from mmmpq.post_training.rows import Gram, grams_of, outputs_of, pooled
 from mmmpq.quantizers import StoredQuantizer
 
 ROUNDINGS = ('nearest', 'learned')
@@ -67,8 +73,8 @@ def reconstruct(
         layer, first = layers[name], id(layers[name].weight) not in seen
         seen.add(id(layer.weight))
         if name not in kept:
-            gram = gram_of(model, name, layer, batches, calls)
-            state = _settled(layer, gram, first and rounding == 'learned')
+            learn = first and rounding == 'learned'
+            state = _settled(layer, grams_of(model, name, layer, batches, calls), learn)
             shares[name] = state.pop('share', None)
             kept[name] = state
         _take(layer, kept[name])
@@ -85,26 +91,30 @@ def _counts(layer: nn.Module) -> bool:
     return plain and layer.precision not in (SKIP, (32, 32))
 
 
-def _settled(layer: QuantLayer, gram: Gram, learn: bool) -> dict[str, Any]:
+def _settled(layer: QuantLayer, folds: list[Gram], learn: bool) -> dict[str, Any]:
     """Weight and bias of a layer, and what learning has left of the error."""
-    gram = _own_target(layer, gram)
+    folds = _own_target(layer, folds)
     state: dict[str, Any] = {}
     bits = layer.precision.w_bits
-    weight = layer.w_quantizer(layer._latent_weight(), bits)
+    nearest = weight = layer.w_quantizer(layer._latent_weight(), bits)
     plain = layer._latent_weight() is layer.weight
-    if learn and plain and bits != 32 and gram.xx.shape[1] <= LARGEST:
-        nearest = weight
+    learn = learn and plain and bits != 32 and folds[0].xx.shape[1] <= LARGEST
+    if learn:
         steps, offsets = layer.w_quantizer.grids(layer.weight, (bits,))
         zero = torch.zeros_like(steps[0]) if offsets is None else offsets[0]
-        levels = layer.w_quantizer.levels(bits)
-        weight = learn_rounding(layer.weight, steps[0], zero, levels, gram)
+        grid = layer.weight, steps[0], zero, layer.w_quantizer.levels(bits)
+        per_sample = held_out(*grid, folds)
+    gram = pooled(folds)
+    del folds  # each as large as all together
+    if learn:
+        weight = learn_rounding(*grid, gram, per_sample)
         state['weight'] = weight
         state['grid'] = torch.stack(
             [steps[0].float(), zero.float().expand_as(steps[0])]
         )
-        state['levels'] = torch.tensor(levels)
+        state['levels'] = torch.tensor(grid[-1])
         errors = [
-            float(error_of(_grouped(w, gram), gram).sum()) for w in (weight, nearest)
+            float(error_of(grouped(w, gram), gram).sum()) for w in (weight, nearest)
         ]
         state['share'] = errors[0] / max(errors[1], 1e-30)
     if layer.affine and layer.bias is not None:
@@ -127,20 +137,16 @@ def _take(layer: QuantLayer, state: Mapping[str, Tensor]) -> None:
         layer.store(stored)
 
 
-def _own_target(layer: QuantLayer, gram: Gram) -> Gram:
+def _own_target(layer: QuantLayer, folds: list[Gram]) -> list[Gram]:
     """Where the net so far is another one than the float net, beyond what this layer
     could mend, what the layer should give is what its own weight does."""
-    w = _grouped(layer._latent_weight(), gram)
-    if error_of(w, gram).sum() <= DRIFT * gram.yy.sum():
-        return gram
-    xy = gram.xx @ w
-    y = gram.x @ w
-    if layer.bias is not None:
-        y = y + layer.bias.float().reshape(len(w), 1, -1)
-    return gram._replace(xy=xy, yy=(w * xy).sum(1), y=y)
-
-
-def _grouped(weight: Tensor, gram: Gram) -> Tensor:
-    """A weight as (G, d, C/G)."""
-    groups, d = gram.xx.shape[:2]
-    return weight.detach().float().reshape(groups, -1, d).transpose(1, 2)
+    w = grouped(layer._latent_weight(), folds[0])
+    left = sum(g.rows * error_of(w, g).sum() for g in folds)
+    if left <= DRIFT * sum(g.rows * g.yy.sum() for g in folds):
+        return folds
+    bias = 0 if layer.bias is None else layer.bias.float().reshape(len(w), 1, -1)
+    found = []
+    for g in folds:
+        xy = g.xx @ w
+        found.append(g._replace(xy=xy, yy=(w * xy).sum(1), y=g.x @ w + bias))
+    return found

@@ -1,7 +1,7 @@
 """What layers see and give at some of their output's positions, pass by pass."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -86,14 +86,15 @@ def outputs_of(
 
 
 @torch.no_grad()
-def gram_of(
+def grams_of(
     model: nn.Module,
     name: str,
     layer: QuantLayer,
     batches: Sequence[Any],
     targets: Sequence[Sequence[Tensor]],
-) -> Gram:
-    """What least squares need of one layer, from passes that end where it was called.
+) -> list[Gram]:
+    """What least squares need of one layer, from passes that end where it was called:
+    of every other batch, and of those between; all of them together: :func:`pooled`.
 
     Args:
         model: In evaluation mode; the layers before this one compute as they will.
@@ -101,11 +102,12 @@ def gram_of(
         layer: Its input is quantized here.
         batches, targets: Of :func:`outputs_of`, the latter of this layer.
     """
-    sums: list[Tensor] = []
-    rows = call = now = 0
+    folds: list[list[Tensor]] = [[], []]
+    rows = [0, 0]
+    call = now = 0
 
     def add(layer: QuantLayer, args: tuple, kwargs: dict) -> None:
-        nonlocal rows, call
+        nonlocal call
         x = layer.a_quantizer(first_input(args, kwargs), layer.precision.a_bits)
         y = targets[now][call]
         where = _quota(layer, len(batches)), name, now, call
@@ -119,11 +121,11 @@ def gram_of(
             t = patches.transpose(1, 2)
             each = [t @ patches, t @ y, (y * y).sum(1)]
             each += [patches.sum(1, keepdim=True), y.sum(1, keepdim=True)]
-            if sums:
-                torch._foreach_add_(sums, each)
+            if folds[now % 2]:
+                torch._foreach_add_(folds[now % 2], each)
             else:
-                sums.extend(each)
-            rows += len(places)
+                folds[now % 2] = each
+            rows[now % 2] += len(places)
         if call == len(targets[now]):
             raise _Found
 
@@ -133,8 +135,27 @@ def gram_of(
             if targets[now]:
                 with suppress(_Found):
                     raw_outputs(model, batch)
-    if not rows:
+    if not any(rows):
         raise ValueError(f'{name}: the quantized net does not reach it any more')
+    return [_centred(*fold) for fold in zip(folds, rows, strict=True) if fold[1]]
+
+
+def pooled(grams: Sequence[Gram]) -> Gram:
+    """Of the samples of all of them."""
+    rows = sum(g.rows for g in grams)
+
+    def mean(parts: Iterable[Tensor]) -> Tensor:
+        return sum(part * (g.rows / rows) for part, g in zip(parts, grams, strict=True))
+
+    x, y = mean(g.x for g in grams), mean(g.y for g in grams)
+    xx = mean(g.xx + (g.x - x).transpose(1, 2) @ (g.x - x) for g in grams)
+    xy = mean(g.xy + (g.x - x).transpose(1, 2) @ (g.y - y) for g in grams)
+    yy = mean(g.yy + (g.y - y)[:, 0].square() for g in grams)
+    return Gram(xx, xy, yy, x, y, rows)
+
+
+def _centred(sums: list[Tensor], rows: int) -> Gram:
+    """Of sums over samples."""
     xx, xy, yy, x, y = (s / rows for s in sums)
     xx = xx - x.transpose(1, 2) @ x
     xy = xy - x.transpose(1, 2) @ y

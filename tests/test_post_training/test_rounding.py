@@ -10,8 +10,13 @@ from mmmpq.layers import QuantConv2d, QuantLinear, float_mode
 from mmmpq.models import quantize
 from mmmpq.post_training import settle
 from mmmpq.post_training.pipeline import prepare
-from mmmpq.post_training.rounding import bias_of, error_of, learn_rounding
-from mmmpq.post_training.rows import Gram, gram_of, outputs_of
+from mmmpq.post_training.rounding import (
+    bias_of,
+    error_of,
+    held_out,
+    learn_rounding,
+)
+from mmmpq.post_training.rows import Gram, grams_of, outputs_of, pooled
 
 
 def gram(x, y):
@@ -72,6 +77,38 @@ def test_few_samples_leave_the_nearest():
     assert torch.equal(same, nearest)
 
 
+@pytest.mark.parametrize(
+    ('rows', 'steps', 'expected'),
+    [
+        # Few samples, of which each half says otherwise: the ridge that leaves w there,
+        # round(0.8 / (1 + 0.01 + 2.5)) = 0.
+        (8, (0.8, -0.8), 2.5),
+        # Both say the same: the ridge that lets w go there, round(2 / 1.11) = 2.
+        (8, (2.0, 2.0), 0.1),
+        # So many samples that all of them decide the same.
+        (10**6, (0.8, -0.8), 0.1),
+        (8, (0.8,), 0.1),
+    ],
+)
+def test_the_ridge_is_that_which_serves_other_images(rows, steps, expected):
+    """Of inputs that know nothing of each other, outputs a count of steps from w x."""
+    w, zero = torch.zeros(3, 8), torch.zeros(3, 1)
+    eye, none = torch.eye(8)[None], torch.zeros(1, 1, 8)
+    folds = []
+    for k in steps:
+        xy = torch.full((1, 8, 3), 0.5 * k)
+        folds.append(Gram(eye, xy, xy.square().sum(1), none, none[..., :3], rows))
+    step = torch.full((3, 1), 0.5)
+    assert held_out(w, step, zero, (-7, 7), folds) == expected
+
+
+def test_grams_of_parts_are_that_of_the_whole():
+    x, y = torch.randn(50, 6) + 2, torch.randn(50, 3) - 1
+    whole = pooled([gram(x[:13], y[:13]), gram(x[13:], y[13:])])
+    for found, expected in zip(whole, gram(x, y), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
 LAYERS = {
     'plain': (nn.Conv2d(6, 4, 3, padding=1, stride=2), (3, 6, 9, 8)),
     'depthwise': (nn.Conv2d(6, 12, 3, groups=6, dilation=2), (3, 6, 9, 8)),
@@ -90,7 +127,7 @@ def test_rows_are_what_the_layer_is_linear_in(name):
     batches = [torch.randn(shape) + 2 for _ in range(3)]
     with float_mode(net):
         targets = outputs_of(net, {'0': net[0]}, batches)['0']
-        g = gram_of(net, '0', net[0], batches, targets)
+        g = pooled(grams_of(net, '0', net[0], batches, targets))
         y = torch.cat([net(x) for x in batches]).detach()
     y = y if name == 'linear' else y.movedim(1, -1)
     y = y.reshape(-1, y.shape[-1])
