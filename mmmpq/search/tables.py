@@ -100,13 +100,15 @@ class Table:
     def _steering(self, cheapest: Sequence[int]) -> list[Tensor]:
         """No other candidate is as cheap there, so that the way leads to that choice.
 
-        Shifted to be positive, which no difference between candidates sees.
+        Where they are small or below 0 all are shifted up, which no difference between
+        candidates sees: they are also taken relative to their mean.
         """
         beside = [self.terms.beside(cheapest, g) for g in range(len(self.terms))]
-        tie = 1e-6 * max(map(np.ptp, beside))
+        unit = max(map(np.ptp, beside))
         for costs, j in zip(beside, cheapest, strict=True):
-            costs -= min(0.0, costs.min())
-            costs += tie * (np.arange(len(costs)) != j)
+            if costs.min() < unit:
+                costs += unit - costs.min()
+            costs += 1e-6 * unit * (np.arange(len(costs)) != j)
         return [torch.from_numpy(costs) for costs in beside]
 
     def check(self) -> None:
