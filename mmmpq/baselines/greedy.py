@@ -31,9 +31,7 @@ def choose(
         ValueError: The budgets cannot be met.
     """
     costs, limits = problem(tables)
-    costs = [
-        [c / max(n, 1e-12) for c in cost] for cost, n in zip(costs, limits, strict=True)
-    ]
+    costs = [c.scaled(1 / max(n, 1e-12)) for c, n in zip(costs, limits, strict=True)]
     price = [np.sum(each, axis=0) for each in zip(*costs, strict=True)]
     order = [np.argsort(-p, kind='stable') for p in price]
     place = [0] * len(order)
@@ -43,7 +41,7 @@ def choose(
 
     def over() -> float:
         now = choice(place)
-        return max(sum(c[g][j] for g, j in enumerate(now)) - 1 for c in costs)
+        return max(c.of(now) - 1 for c in costs)
 
     first = over()
     loss = loss_of(choice(place))
@@ -59,7 +57,7 @@ def choose(
             at = list(place)
             at[g] += 1
             then = loss_of(choice(at))
-            saved = price[g][order[g][place[g]]] - price[g][order[g][at[g]]]
+            saved = sum(c.of(choice(place)) - c.of(choice(at)) for c in costs)
             rates[g] = (then - loss) / max(saved, 1e-12), then
             fresh.add(g)
         place[g] += 1

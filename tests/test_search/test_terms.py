@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from mmmpq.baselines import greedy
+from mmmpq.baselines.choices import random_choice
 from mmmpq.search import solve
 from mmmpq.search.discretise import measure_gains, most_probable, spend, upgrades
 from mmmpq.search.start import bias_logits, project
@@ -142,6 +144,25 @@ def test_logits_are_led_inside(problem, ratio, lead):
     (expected,) = tables.expected(space.probs()).tolist()
     assert expected <= tables[0].limit
     assert tables[0].of(space.policy(most_probable(space, tables))) <= tables[0].limit
+
+
+@pytest.mark.parametrize('ratio', [0.4, 0.7, 1.0])
+def test_greedy_and_random_policies_keep_the_budget(problem, ratio):
+    _, space, tables = problem(
+        ('BOPsAndChanges', dict(of='W8A8', ratio=ratio)),
+        candidates=CANDIDATES,
+        ends='searched',
+    )
+    rng = np.random.default_rng(0)
+    worth = [np.sort(rng.random(m)) for m in space.sizes]
+
+    def loss_of(choice):
+        return -sum(w[j] for w, j in zip(worth, choice, strict=True))
+
+    tried = [greedy.choose(space, tables, loss_of)]
+    tried += [random_choice(tables, seed) for seed in range(10)]
+    for choice in tried:
+        assert tables[0].of(space.policy(choice)) <= tables[0].limit
 
 
 def test_what_is_left_is_spent_inside(changes):
