@@ -21,7 +21,7 @@ qfa-demo: ## train one elastic net, search it under three budgets (15 minutes, 2
 
 TESTS = tests
 test: ## run the tests (TESTS="tests/test_policy.py ...": these files)
-	@$(setup); OMP_NUM_THREADS=1 "$$python" -m pytest $(TESTS) -n 2 --dist loadgroup --no-loadscope-reorder -q $(ARGS)
+	@$(setup); OMP_NUM_THREADS=1 "$$python" -m pytest $(TESTS) -n 2 --no-loadscope-reorder --max-worker-restart 0 -q $(ARGS)
 
 lint: ## check style and format
 	@$(setup); "$$python" -m ruff check . && "$$python" -m ruff format --check .

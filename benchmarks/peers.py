@@ -44,6 +44,7 @@ from mmmpq.engine.post_training import runner_of, training_images
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.latency.table import machine
 from mmmpq.export.onnx.graph import export_onnx
+from mmmpq.export.openvino import compile_net, read_net
 from mmmpq.fileio import atomic_write, check_file
 from mmmpq.layers import quantized_layers
 from mmmpq.models import quantize
@@ -161,12 +162,9 @@ def by_runtime(images: Images, name: str, folder: Path) -> tuple[Logits, float]:
         def each(x: np.ndarray) -> np.ndarray:
             return session.run(None, {session.get_inputs()[0].name: x})[0]
     else:
-        import openvino
-
         out = folder / 'own.xml'
         RUNTIMES['openvino']().quantize(source, out, single)
-        hints = dict(INFERENCE_PRECISION_HINT='f32')
-        compiled = openvino.Core().compile_model(str(out), 'CPU', hints)
+        compiled = compile_net(read_net(out), torch.get_num_threads())
 
         def each(x: np.ndarray) -> np.ndarray:
             return compiled(x)[0]

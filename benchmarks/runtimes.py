@@ -42,6 +42,7 @@ from mmmpq.export.latency.table import machine
 from mmmpq.export.onnx import cut
 from mmmpq.export.onnx.graph import export_onnx
 from mmmpq.export.onnx.model import sums_are_cut
+from mmmpq.export.openvino import read_net
 from mmmpq.fileio import atomic_write
 from mmmpq.layers import calibrating
 
@@ -113,8 +114,8 @@ class OpenVINO:
         import openvino
 
         images = nncf.Dataset(images, lambda x: x)
-        net = openvino.Core().read_model(source)
-        openvino.save_model(nncf.quantize(net, images), out, compress_to_fp16=False)
+        net = nncf.quantize(read_net(source), images)
+        openvino.save_model(net, out, compress_to_fp16=False)
 
 
 RUNTIMES = dict(onnxruntime=OnnxRuntime, openvino=OpenVINO)

@@ -26,19 +26,28 @@ if not torch.cuda.is_available():  # before anything imports Triton
     os.environ['TRITON_INTERPRET'] = '1'
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Sort the files, and say what one worker is to run, for ``--dist loadgroup``.
-
-    A file's tests share what its fixtures made, and stay together. Those that run the
-    configs take longer than half of all others, and share little.
-    """
+    """Sort the files."""
     order = {name: i for i, name in enumerate(FIRST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(FIRST)))
-    for item in items:
-        runs = item.path.stem == 'test_configs' and 'tool' in item.fixturenames
-        group = item.name if runs else item.path
-        item.add_marker(pytest.mark.xdist_group(str(group)))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Say what one worker is to run.
+
+    A file's tests share what its fixtures made, and stay together. Those that run the
+    configs take long, and share little. xdist's own groups get lost (3.8, with pytest
+    9.2).
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split('::')[0]
+            return nodeid if file.endswith('test_configs.py') else file
+
+    return ByFile(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,11 @@
 import copy
 import importlib
 import json
+import os
+import signal
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +44,7 @@ from mmmpq.export.latency.graphs import Work, works_of  # noqa: E402
 from mmmpq.export.latency.runtimes import session_of  # noqa: E402
 from mmmpq.export.latency.table import entries, save_table  # noqa: E402
 
+openvino = pytest.mark.skipif(not find_spec('openvino'), reason='no openvino')
 ROOT = Path(__file__).resolve().parents[2]
 SQUARE = dict(kernel_size=(3, 3), stride=(1, 1), groups=1, input_size=(9, 9))
 CONFIG = """
@@ -424,9 +428,9 @@ def test_without_the_extra(tool, config, monkeypatch, capsys, package, extra):
     assert len(error.splitlines()) == 1
 
 
+@openvino
 def test_layers_in_openvino():
     """In integers with a float output, too: only what changes shapes is in float."""
-    pytest.importorskip('openvino')
     session = session_of('openvino')
     works = CONV, replace(CONV, closed=False), Work('Linear', 8, 4, (1,), (1,), 1, ())
     for work in works:
@@ -438,8 +442,33 @@ def test_layers_in_openvino():
     assert {'weight_q', 'weight_behind_q'} <= row.integer_inputs
 
 
+@openvino
+def test_a_process_that_has_used_openvino_handles_signals():
+    """As with a data loader's worker that ends; sessions may go in any order."""
+    sessions = [
+        session_of('openvino')(latency_graphs.integer_row(CONV, CONV, signed=True), 1)
+        for _ in range(3)
+    ]
+    while sessions:
+        del sessions[0]
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@openvino
+def test_openvino_tells_nobody_that_it_is_imported():
+    session_of('openvino')(latency_graphs.integer_graph(CONV, True), 1)
+    utils = importlib.import_module('openvino.tools.ovc.telemetry_utils')
+    assert utils.tm.__name__ == 'openvino.tools.ovc.telemetry_stub'
+    assert 'openvino_telemetry' not in sys.modules
+
+
+@openvino
 def test_a_config_in_openvino(tool, config, tmp_path, capsys):
-    pytest.importorskip('openvino')
     out = tmp_path / 'table.json'
     few = ['--repeats', '2', '--warmup', '0', '--input-shape', '3', '32', '32']
     tool.main([config, '--out', str(out), '--runtime', 'openvino', *few])
@@ -455,8 +484,8 @@ def test_a_config_in_openvino(tool, config, tmp_path, capsys):
     assert 'backbone.layer1.0.conv1' not in left
 
 
+@openvino
 def test_a_file_in_openvino(tmp_path):
-    pytest.importorskip('openvino')
     session = session_of('openvino')
     relu = onnx.helper.make_node('Relu', ['x'], ['y'])
     path = graph_file(tmp_path / 'a.onnx', relu)

@@ -6,7 +6,7 @@ import onnx
 from mmmpq.export.latency.bench import Input, Session, in_integers
 from mmmpq.export.onnx.about import FORMAT
 from mmmpq.export.onnx.graph import deploy_extra
-from mmmpq.export.openvino import compile_net
+from mmmpq.export.openvino import compile_net, read_net
 
 LAYERS = ('Convolution', 'Deconvolution', 'FullyConnected', 'MatMul')
 
@@ -23,8 +23,7 @@ class OpenVINOSession(Session):
     def _open(self, data: str | bytes, threads: int) -> list[Input]:
         openvino = deploy_extra('openvino')
         self.data, self.threads = data, threads
-        core = openvino.Core()
-        self.net = core.read_model(data)
+        self.net = read_net(data)
         return [
             Input(
                 i.get_any_name(),

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from mmmpq.version import __version__
 
 OPSETS = range(13, 26)
 INT4_OPSET = 21  # the first with types of 4 bits, and of 16
+TELEMETRY = 'openvino_telemetry'
 TRACED_SIZE = 320  # pixels of an image that suffice where any size may come later
 
 
@@ -228,9 +230,14 @@ def write_graph(
 def deploy_extra(package: str) -> Any:
     """The module of a package of the extra `deploy`, or of `openvino`.
 
+    OpenVINO is imported without what would tell its maker so, from a forked process.
+
     Raises:
         ValueError: It is not installed.
     """
+    quiet = package == 'openvino' and TELEMETRY not in sys.modules
+    if quiet:
+        sys.modules[TELEMETRY] = None  # as if it were not installed
     try:
         return importlib.import_module(package)
     except ImportError as error:
@@ -238,6 +245,9 @@ def deploy_extra(package: str) -> Any:
             f'ONNX: the package {package} is not installed; it comes with '
             f'pip install "mmmpq[{"openvino" if package == "openvino" else "deploy"}]"'
         ) from error
+    finally:
+        if quiet:
+            del sys.modules[TELEMETRY]
 
 
 def _fixed_layers(model: nn.Module) -> dict[str, QuantLayer]:

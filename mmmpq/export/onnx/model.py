@@ -19,7 +19,8 @@ class _OnnxRuntime:
 
     name = 'ONNX Runtime'
 
-    def __init__(self, onnxruntime: Any, path: str, threads: int) -> None:
+    def __init__(self, path: str, threads: int) -> None:
+        onnxruntime = deploy_extra('onnxruntime')
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
@@ -37,10 +38,10 @@ class _OpenVINO:
 
     name = 'OpenVINO'
 
-    def __init__(self, openvino: Any, path: str, threads: int) -> None:
-        from mmmpq.export.openvino import compile_net
+    def __init__(self, path: str, threads: int) -> None:
+        from mmmpq.export.openvino import compile_net, read_net
 
-        net = openvino.Core().read_model(path)
+        net = read_net(path)
         axes = net.inputs[0].partial_shape
         self.axes = [None if n.is_dynamic else n.get_length() for n in axes]
         self.compiled = compile_net(net, threads)
@@ -76,13 +77,14 @@ class OnnxNetwork:
         threads: int | None = None,
         runtime: str = 'onnxruntime',
     ) -> None:
-        module, onnx = deploy_extra(runtime), deploy_extra('onnx')
+        deploy_extra(runtime)
+        onnx = deploy_extra('onnx')
         check_file(str(path), 'ONNX model')
         threads = threads or torch.get_num_threads()
         opened = _OpenVINO if runtime == 'openvino' else _OnnxRuntime
         self.runtime = opened.name
         try:
-            self._opened = opened(module, str(path), threads)
+            self._opened = opened(str(path), threads)
             model = onnx.load(path, load_external_data=False)
         except Exception as error:  # those of a runtime have no class in common
             raise ValueError(
