@@ -56,6 +56,12 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def no_report(monkeypatch):
+    """Searches draw none: that takes longer than a short search."""
+    monkeypatch.setattr('mmmpq.engine.results.write_report', lambda work_dir: None)
+
+
 @pytest.fixture(autouse=True)
 def own_scope():
     """Remove the default scope that a test's Runner has left behind."""

@@ -25,7 +25,6 @@ from mmengine.fileio import dump, load
 from mmengine.registry import MODELS, init_default_scope
 from mmpretrain.datasets import CIFAR10
 
-from mmmpq.engine import results
 from mmmpq.layers import MixedLayer, QuantLayer, quantized_layers
 from mmmpq.subnets import SubnetSpace
 
@@ -289,12 +288,6 @@ def tool(folder, monkeypatch):
         runpy.run_path(str(path), run_name='__main__')
 
     return run
-
-
-@pytest.fixture
-def no_report(monkeypatch):
-    """Drawing takes longer than the short search of a large net."""
-    monkeypatch.setattr(results, 'write_report', lambda work_dir: None)
 
 
 def in_own_process(path, config, *args):

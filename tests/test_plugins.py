@@ -84,7 +84,9 @@ def written(path, plugin, pictures, quant, hooks=()):
 
 
 @pytest.mark.parametrize('plugin', USES)
-def test_one_file_is_searched_reported_and_exported(plugin, pictures, tmp_path):
+def test_one_file_is_searched_reported_and_exported(
+    plugin, pictures, tmp_path, no_report
+):
     more, budget = USES[plugin]
     hook = dict(
         type='mmmpq.SearchHook',

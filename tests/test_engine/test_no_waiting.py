@@ -173,5 +173,5 @@ def iteration(make, hook_of, monkeypatch):
 def test_nothing_is_read_and_as_much_launched_for_few_groups_as_for_many(
     iteration, quant, joint
 ):
-    few, many = (iteration(depth, QUANTS[quant], joint) for depth in (4, 20))
+    few, many = (iteration(depth, QUANTS[quant], joint) for depth in (3, 8))
     assert len(many) == len(few) < 400
