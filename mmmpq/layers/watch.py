@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 class _Frame:
     """A call of a module that goes on."""
 
+    module: nn.Module
     place: str
     functions: bool
     mode: TorchFunctionMode | None
@@ -51,23 +52,29 @@ class Watch:
         module.register_forward_pre_hook(partial(self._enter, name, begins, inside))
         module.register_forward_hook(self._leave, always_call=True)
 
-    def _enter(self, name: str, begins: bool, functions: bool, *_: Any) -> None:
+    def _enter(
+        self, name: str, begins: bool, functions: bool, module: nn.Module, _: Any
+    ) -> None:
         if begins or not self.frames:
             self.calls.clear()
-        if not self.frames and torch._C._current_graph_task_id() != -1:
-            raise RuntimeError(  # in a backward pass
-                f'quant.target: found {name} computed again in the backward pass, as a '
-                'part of a module, where tensors between layers would stay float; '
-                'accepted is with_cp=False, without activation_checkpointing'
-            )
+        again = not self.frames and torch._C._current_graph_task_id() != -1
         mode = None
         if functions and all(frame.mode is None for frame in self.frames):
             mode = _Functions(self)
             mode.__enter__()
-        self.frames.append(_Frame(f'{name}[{self.calls[name]}]', functions, mode))
+        place = f'{name}[{self.calls[name]}]'
+        self.frames.append(_Frame(module, place, functions, mode))
         self.calls[name] += 1
+        if again:
+            raise RuntimeError(
+                f'quant.target: found {name} computed again in the backward pass, as a '
+                'part of a module, where tensors between layers would stay float; '
+                'accepted is with_cp=False, without activation_checkpointing'
+            )
 
     def _leave(self, module: nn.Module, args: Any, out: Any) -> Any:
+        if not self.frames or self.frames[-1].module is not module:
+            return None  # another hook has failed before the call began
         frame = self.frames.pop()
         if frame.mode is not None:
             frame.mode.__exit__(None, None, None)
