@@ -1,7 +1,7 @@
 """Tensors between layers, quantized in training as a runtime's file has them."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import print_log
@@ -48,7 +48,7 @@ class Int8Quantizer(LinearQuantizer):
         super().calibrate(torch.cat([flat, -flat]))
 
 
-def add_islands(model: nn.Module, target: str) -> None:
+def add_islands(model: nn.Module, target: str | Mapping[str, Any]) -> None:
     """Gives ``model`` quantizers for the tensors that a file for ``target`` quantizes
     between layers, in place; what the forward computes then is what the file does.
 
@@ -58,14 +58,20 @@ def add_islands(model: nn.Module, target: str) -> None:
 
     Args:
         model: Of fixed precision; of a search, which says so, tensors stay float.
-        target: Name of a runtime.
+        target: Name of a runtime; or that with what was found, as
+            ``model.quantized_with['target']`` has it, which needs no dry export.
 
     Raises:
         ValueError: There is none of that name, it lacks a width, the net cannot be
             exported, or the packages of the extra `deploy` are missing.
     """
     layers = quantized_layers(model)
-    found: Sequence[Found] | None = FINDERS.get('islands')(model, target)
+    found: Sequence[Found] | None
+    if isinstance(target, Mapping):
+        found = [Found(*map(_tuples, each)) for each in target['found']]
+        target = target['name']
+    else:
+        found = FINDERS.get('islands')(model, target)
     if found is None:
         print_log(
             'quant.target: tensors between layers stay float in a search; they are '
@@ -73,6 +79,7 @@ def add_islands(model: nn.Module, target: str) -> None:
             logger='current',
         )
         return
+    model.quantized_with['target'] = dict(name=target, found=list(map(list, found)))
     lost = [each.name for each in found if not each.places]
     found = [each for each in found if each.places]
     sharing = [
@@ -95,6 +102,10 @@ def add_islands(model: nn.Module, target: str) -> None:
     if lost:
         message += f'; these stay float until the export: {some_of(lost)}'
     print_log(message, logger='current')
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _may_share(layer: QuantLayer) -> bool:

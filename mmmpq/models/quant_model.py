@@ -1,6 +1,6 @@
 """The toolbox's model with quantized layers in place of its float ones."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +93,7 @@ def quantize(
     relaxation: dict | None = None,
     hardware: str | Path | None = None,
     ends: str | None = None,
-    target: str | None = None,
+    target: str | Mapping | None = None,
 ) -> nn.Module:
     """Quantizes the layers of ``model`` in place and returns it.
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.onnx import cut
+from mmmpq.export.packed import load_packed, save_packed
 from mmmpq.layers import calibrating, float_mode, quantized_layers
 from mmmpq.models import calibrate, quantize
 from mmmpq.models.loading import load_whole
@@ -357,3 +358,14 @@ def test_what_is_computed_twice(classifier, settled):
     loss = model(x, samples(), mode='loss')['loss']
     with pytest.raises(RuntimeError, match='with_cp=False'):
         loss.backward()
+
+
+def test_a_packed_file_holds_them(trained, classifier, tmp_path, monkeypatch):
+    """And where they stand, so that it is read without ONNX."""
+    model = trained()
+    config = classifier(policy='W8A8', fixed={'*': None}, target='onnxruntime')
+    save_packed(model, tmp_path / 'net.safetensors', config)
+    monkeypatch.setattr(onnx_graph, 'deploy_extra', None)
+    other = load_packed(tmp_path / 'net.safetensors')
+    assert other.islands.key_of == model.islands.key_of
+    assert torch.equal(*outputs(model, images()), *outputs(other, images()))
