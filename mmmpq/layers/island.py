@@ -70,16 +70,20 @@ class Islands(nn.ModuleDict):
             self.key_of[place] = self.key_of.get(place, key)
             self[key] = island
         self.watch = Watch(self._see)
+        self.count = -1  # of modules that are watched
 
     def attach(self, model: nn.Module, *_: Any) -> None:
-        """Watches the modules of ``model`` that make these tensors; and any that have
-        come into the place of others, as those of SyncBatchNorm do."""
+        """Watches the modules of ``model``, and whatever has come into the place of one
+        since, as SyncBatchNorm does."""
+        if sum('watched' in vars(module) for module in model.modules()) == self.count:
+            return
         owners = {p.partition('[')[0] for p in self.key_of if p.count('[') == 2}
         ours = set(self.modules())
         for name, module, composed in parts_of(model):
-            if module not in ours and not hasattr(module, 'watched'):
+            if module not in ours and 'watched' not in vars(module):
                 module.watched = True
                 self.watch.add(name, module, composed, name in owners)
+        self.count = sum('watched' in vars(module) for module in model.modules())
 
     def _see(self, place: str, x: Tensor) -> Tensor:
         key = self.key_of.get(place)

@@ -98,12 +98,12 @@ def parts_of(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
     made of others; layers, with their quantizers, are not."""
     inside: set[int] = set()
     for name, module in model.named_modules():
-        children = list(module.modules())[1:]
-        if hasattr(module, 'a_quantizer'):
-            inside.update(map(id, children))
-            children = []
-        if id(module) not in inside:
-            yield name, module, bool(children)
+        if id(module) in inside:
+            continue
+        is_layer = hasattr(module, 'a_quantizer')
+        if is_layer:
+            inside.update(id(part) for part in module.modules() if part is not module)
+        yield name, module, not is_layer and any(True for _ in module.children())
 
 
 def _is_float(out: Any) -> bool:
