@@ -51,6 +51,11 @@ MIXINGS = Registry('mixing', scope='mmmpq', locations=['mmmpq.layers'])
 COSTS = MMEngineRegistry('cost', scope='mmmpq', locations=['mmmpq.costs'])
 LOSSES = Registry('loss', scope='mmmpq', locations=['mmmpq.losses'])
 
+# Functions: what a model's quantization asks of rooms that stand upon it.
+FINDERS = MMEngineRegistry(
+    'finder', scope='mmmpq', locations=['mmmpq.export.onnx.found']
+)
+
 
 def class_of(registry: MMEngineRegistry, kind: Any, key: str) -> Callable:
     """The class that a config names by its type, as the toolboxes find it.

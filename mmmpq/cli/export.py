@@ -166,6 +166,8 @@ def onnx_notes(
         f'{args.target}, which changes outputs by {100 * deviation:.2g} % (root mean '
         f'square, of {args.batches} batches)'
     )
+    if found['trained']:
+        yield f'{found["trained"]} of their grids are those of the training'
     told = dict(
         shared='read 8 bits of another range than their own',
         requantized='quantize once more, as others read their input at more bits',
@@ -231,7 +233,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not meta.get('costs'):
         meta = dict(meta, input_shape=list(shape), costs=costs_of(model, shape))
     vendors = [kind for kind in paths if kind not in OURS]
-    if args.fold or vendors:
+    trained = getattr(getattr(model, 'islands', None), 'target', None)
+    args.target = args.target or trained
+    if args.fold or vendors or (trained and 'onnx' in paths):
         with console.status('folding BatchNorms'):
             report = fold_batchnorm(model, shape)
         console.print(
@@ -267,12 +271,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
             with console.status('tracing'):
                 files = {kind: new[kind] for kind in vendors}
-                notes = export_vendors(model, files, shape, classes, args.round_up)
+                notes += export_vendors(model, files, shape, classes, args.round_up)
         if 'packed' in new:
             with console.status('packing'):
                 save_packed(model, new['packed'], cfg, meta, known)
                 check_packed(model, new['packed'])
                 check_outputs(model, new['packed'], shape)
+    if others := [kind for kind in paths if trained and kind not in ('onnx', 'packed')]:
+        notes.append(
+            f'{", ".join(others)}: without the 8 bits of tensors between layers'
+        )
     if onnx:
         notes += [f'onnx: {note}' for note in onnx_notes(model, args, onnx)]
     for note in notes:

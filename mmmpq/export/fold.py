@@ -19,7 +19,7 @@ from mmmpq.export.integers import (
     weight_integers,
     weight_levels,
 )
-from mmmpq.layers import PLAIN, float_twin
+from mmmpq.layers import PLAIN, Island, Mode, computing, float_twin
 from mmmpq.layers.base import QuantLayer
 from mmmpq.layers.inputs import first_input, leaves
 from mmmpq.layers.quantized_weight import outputs_first
@@ -88,14 +88,16 @@ def fold_batchnorm(
     was_training = {m: m.training for m in modules.values()}
     for module in modules.values():
         module.training = False
-    for name, layer_name in folded.items():
-        norm, layer = modules[name], modules[layer_name]
-        x = _input_of(layer)
-        target = norm(layer(x)).float()
-        without_batchnorm(model, {name: layer_name})
-        _fold(layer, norm)
-        error = (layer(x).float() - target).abs().max() / target.abs().max()
-        deviation[layer_name] = float(error.nan_to_num())
+    islands = [m for m in modules.values() if isinstance(m, Island)]
+    with computing(islands, Mode.FLOAT):  # they stand behind norms, and stay there
+        for name, layer_name in folded.items():
+            norm, layer = modules[name], modules[layer_name]
+            x = _input_of(layer)
+            target = norm(layer(x)).float()
+            without_batchnorm(model, {name: layer_name})
+            _fold(layer, norm)
+            error = (layer(x).float() - target).abs().max() / target.abs().max()
+            deviation[layer_name] = float(error.nan_to_num())
     for module, training in was_training.items():
         module.training = training
     return FoldReport(folded, unfolded, deviation)

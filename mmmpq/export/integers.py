@@ -64,7 +64,6 @@ def weight_levels(layer: QuantLayer) -> tuple[int, int]:
     return layer.w_quantizer.levels(layer.precision.w_bits)
 
 
-@torch.no_grad()
 def activation_levels(layer: QuantLayer) -> tuple[float, float, int, int] | None:
     """Scale s, zero point z, qmin and qmax of a layer's input, in evaluation mode.
 
@@ -79,9 +78,15 @@ def activation_levels(layer: QuantLayer) -> tuple[float, float, int, int] | None
     bits = layer.precision.a_bits
     if bits == 32 or layer.precision == SKIP:
         return None
-    quantizer = _calibrated(layer.a_quantizer)
+    return levels_at(layer.a_quantizer, bits)
+
+
+@torch.no_grad()
+def levels_at(quantizer: Quantizer, bits: int) -> tuple[float, float, int, int]:
+    """As :func:`activation_levels`, of a quantizer of activations at ``bits`` bits."""
     was_training, quantizer.training = quantizer.training, False
-    scale, offset = quantizer.grids(layer.weight.new_empty(0), (bits,))
+    like = torch.empty(0, device=_calibrated(quantizer).signed.device)
+    scale, offset = quantizer.grids(like, (bits,))
     quantizer.training = was_training
     return (
         float(scale.reshape(())),

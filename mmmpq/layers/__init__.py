@@ -10,6 +10,7 @@ from mmmpq.layers.base import (
     computing,
     float_mode,
     quantized_layers,
+    quantizing,
 )
 from mmmpq.layers.batched_relaxation import BatchedRelaxation
 from mmmpq.layers.by_weight import call_by_weight
@@ -26,6 +27,7 @@ from mmmpq.layers.conv import (
 )
 from mmmpq.layers.handed import Handed
 from mmmpq.layers.inputs import first_input, leaves
+from mmmpq.layers.island import Island, Islands
 from mmmpq.layers.kinds import PLAIN, float_twin, quantizable
 from mmmpq.layers.linear import MixedLinear, QuantLinear
 from mmmpq.layers.mixed import MixedLayer
@@ -44,6 +46,8 @@ __all__ = [
     'BatchedRelaxation',
     'GumbelSoftmax',
     'Handed',
+    'Island',
+    'Islands',
     'MixedConv1d',
     'MixedConv2d',
     'MixedConv3d',
@@ -80,5 +84,6 @@ __all__ = [
     'quantized_layers',
     'quantized_part',
     'quantized_parts',
+    'quantizing',
     'watch_passes',
 ]

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +9,8 @@ from mmengine.logging import print_log
 from torch import Tensor, nn
 
 from mmmpq.layers.inputs import sample
+from mmmpq.layers.island import Island
+from mmmpq.layers.modes import Mode
 from mmmpq.layers.quantized_weight import (
     QuantizedWeight,
     computed_dtype,
@@ -21,17 +22,6 @@ from mmmpq.quantizers.functional import saving_is_hooked
 from mmmpq.registry import QUANTIZERS, build
 
 LINEAR = dict(type='LinearQuantizer')
-
-
-class Mode(Enum):
-    """How a quantized layer computes: see :func:`computing`.
-
-    ``RECORDING`` is the plain float layer, too; it keeps a sample of its inputs.
-    """
-
-    QUANTIZED = 'quantized'
-    FLOAT = 'float'
-    RECORDING = 'recording'
 
 
 class Ahead(NamedTuple):
@@ -245,8 +235,14 @@ def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     return {n: m for n, m in model.named_modules() if isinstance(m, QuantizedLayer)}
 
 
+def quantizing(model: nn.Module) -> dict[str, QuantizedLayer | Island]:
+    """The model's quantized layers, and the tensors between them that are quantized."""
+    kinds = QuantizedLayer, Island
+    return {n: m for n, m in model.named_modules() if isinstance(m, kinds)}
+
+
 @contextlib.contextmanager
-def computing(layers: Iterable[QuantizedLayer], mode: Mode):
+def computing(layers: Iterable[QuantizedLayer | Island], mode: Mode):
     """Within it these layers compute in ``mode``; afterwards as before."""
     before = [(layer, layer.mode) for layer in layers]
     for layer, _ in before:
@@ -260,7 +256,7 @@ def computing(layers: Iterable[QuantizedLayer], mode: Mode):
 
 def float_mode(model: nn.Module) -> contextlib.AbstractContextManager:
     """Within it, every quantized layer of ``model`` computes as a plain float layer."""
-    return computing(quantized_layers(model).values(), Mode.FLOAT)
+    return computing(quantizing(model).values(), Mode.FLOAT)
 
 
 @contextlib.contextmanager
@@ -268,7 +264,7 @@ def calibrating(model: nn.Module):
     """Within it the layers compute in float and sample their inputs; at the end they
     fit to what they saw those quantizers that are not calibrated yet. Layers without
     any input are reported."""
-    layers = quantized_layers(model)
+    layers = quantizing(model)
     for layer in layers.values():
         layer.recorded = []
     try:
@@ -277,7 +273,11 @@ def calibrating(model: nn.Module):
     finally:
         samples = [layer.__dict__.pop('recorded') for layer in layers.values()]
     unseen: list[str] = []
-    for (name, layer), inputs in zip(layers.items(), samples, strict=True):
+    seen: dict[Quantizer, list[Tensor]] = {}  # which several may have
+    for layer, inputs in zip(layers.values(), samples, strict=True):
+        seen.setdefault(layer.a_quantizer, []).extend(inputs)
+    for name, layer in layers.items():
+        inputs = seen[layer.a_quantizer]
         layer.calibrate(inputs)
         fits_none = inputs and layer.a_quantizer.per_subnet
         if not layer.a_quantizer.calibrated and not fits_none:

@@ -30,7 +30,8 @@ def sample(x: Tensor, most: int = 16384) -> Tensor:
     not zero, stands for it: an extreme among so few would count as if it were many.
     """
     flat = x.detach().float().flatten()
-    values = flat[:: (flat.numel() // most) | 1]
+    # A copy: what is sampled may be changed in place by what comes next.
+    values = flat[:: (flat.numel() // most) | 1].clone()
     if not values.any():
         values = flat[flat != 0][:most]
     if (flat < 0).any() and not (values < 0).any():

@@ -11,7 +11,7 @@ from mmengine.model import BaseModel
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmmpq.layers import calibrating, quantized_layers
+from mmmpq.layers import calibrating, quantizing
 from mmmpq.quantizers import Quantizer, per_subnet
 
 
@@ -54,7 +54,7 @@ def calibrate_blank(model: nn.Module) -> None:
     decoder layer are zero for good, and any range serves them.
     """
     names = []
-    for name, layer in quantized_layers(model).items():
+    for name, layer in quantizing(model).items():
         quantizer = layer.a_quantizer
         if quantizer.blank and not quantizer.calibrated:
             quantizer.calibrate(torch.ones(1, device=quantizer.signed.device))

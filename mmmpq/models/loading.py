@@ -58,6 +58,8 @@ def without_batchnorm(model: nn.Module, folded: Mapping[str, str]) -> nn.Module:
             channels = weight.shape[getattr(modules[layer], 'out_dim', 0)]
             bias = nn.Parameter(weight.new_zeros(channels), requires_grad=False)
             modules[layer].bias = bias
+    if hasattr(model, 'islands'):
+        model.islands.attach(model)
     return model
 
 
@@ -135,7 +137,9 @@ def load_whole(
     missing = [n for n in missing if not n.endswith(unused)]
     if missing:
         kind, hint = 'another', ''
-        if any('quantizer' in n for n in missing):
+        if all(n.startswith('islands.') for n in missing):
+            kind = 'a net that was trained without quant.target'
+        elif any('quantizer' in n for n in missing):
             kind, hint = 'a float net', f'; for a float file: --cfg-options {AS_FLOAT}'
         raise ValueError(
             f'{where} has nothing for {len(missing)} tensors, such as '
@@ -143,6 +147,11 @@ def load_whole(
             f'fine-tuned{hint}'
         )
     more = [n for n in result.unexpected_keys if '_quantizer.' in n]
+    if more and more[0].startswith('islands.'):
+        raise ValueError(
+            f'{where} was trained with quant.target, for a file that quantizes between '
+            f'layers: it has {more[0]}; accepted is a config with that target'
+        )
     if more:
         raise ValueError(
             f'{where} is of another policy than the config: it has {more[0]}, of a '

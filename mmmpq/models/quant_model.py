@@ -1,6 +1,6 @@
 """The toolbox's model with quantized layers in place of its float ones."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from mmmpq.layers import (
     open_attention,
     watch_passes,
 )
+from mmmpq.models.islands import add_islands
 from mmmpq.models.kept import keep_layers
 from mmmpq.models.loading import watch_loading
 from mmmpq.models.plan import CANDIDATES, SAFE, Plan, plan
@@ -28,11 +29,7 @@ from mmmpq.models.policies import (
     recorded,
     still_there,
 )
-from mmmpq.models.selection import (
-    block_of,
-    group_candidates,
-    stem_of,
-)
+from mmmpq.models.selection import block_of, group_candidates, stem_of
 from mmmpq.models.skipping import skippable
 from mmmpq.policy import SKIP, Policy, Precision, near
 from mmmpq.registry import MODELS, RELAXATIONS, build
@@ -96,6 +93,7 @@ def quantize(
     relaxation: dict | None = None,
     hardware: str | Path | None = None,
     ends: str | None = None,
+    target: str | Mapping | None = None,
 ) -> nn.Module:
     """Quantizes the layers of ``model`` in place and returns it.
 
@@ -135,6 +133,8 @@ def quantize(
             'fixed' at 8/8. Default: searched, but with UniformSampling, whose subnets
             have one precision everywhere. In a uniform net, and so in a relative
             budget such as 'W4A4', they have 8/8.
+        target: A runtime, such as 'onnxruntime': with a policy, tensors between layers
+            are quantized as in an ONNX file for it, see :func:`.islands.add_islands`.
 
     Raises:
         KeyError: A key of ``quant`` that does not exist.
@@ -190,6 +190,8 @@ def quantize(
         {key: recorded(config) for key, config in quantizers.items()},
         float_layers=layers.excluded,
     )
+    if target is not None:
+        add_islands(model, target)
     keep_layers(model)
     watch_passes(model)
     watch_loading(model)

@@ -51,7 +51,12 @@ class LinearQuantizer(Quantizer):
         momentum: Step of the slow average of activations.
         all_levels: Weights of up to 3 bits take 2^b levels, ±½s, ±1½s, … up to a, in
             place of the 2^b - 1 with a zero among them.
+
+    Attributes:
+        lowest: Whether signed levels begin at -2^(b-1), as integers of b bits do.
     """
+
+    lowest = False
 
     def __init__(
         self,
@@ -97,7 +102,10 @@ class LinearQuantizer(Quantizer):
     def levels(self, bits: int) -> Levels:
         if self._halves(bits):
             return 1 - 2 ** (bits - 1), 2 ** (bits - 1)
-        return super().levels(bits)
+        levels = super().levels(bits)
+        if self.lowest and levels and levels[0] < 0:
+            return levels[0] - 1, levels[1]
+        return levels
 
     def _halves(self, bits: int) -> bool:
         """Whether the levels lie half way between those with a zero."""

@@ -18,7 +18,7 @@ from mmmpq.layers import QuantLayer, quantized_layers, quantized_part
 from mmmpq.models import calibrate, calibrate_subnet
 from mmmpq.models.calibration import calibrate_blank
 from mmmpq.pace import paced
-from mmmpq.quantizers import per_subnet
+from mmmpq.quantizers import Quantizer, per_subnet
 from mmmpq.randomness import isolated_randomness
 from mmmpq.registry import HOOKS
 
@@ -68,9 +68,8 @@ class CalibrationHook(Hook):
             return
         model = unwrapped(runner)
         layers = quantized_layers(model).values()
-        ready = all(
-            q.calibrated for m in layers for q in (m.w_quantizer, m.a_quantizer)
-        )
+        quantizers = [m for m in model.modules() if isinstance(m, Quantizer)]
+        ready = all(quantizer.calibrated for quantizer in quantizers)
         batches = train_batches(runner, self.batches)
         with isolated_randomness():
             if not ready:

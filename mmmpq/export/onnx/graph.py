@@ -90,7 +90,8 @@ def export_onnx(
             would cut the integer sums of layers at W8A8, by which outputs may be off by
             several percent. If False the weights of these layers are stored unsigned,
             which is exact on every processor, but makes no use of VNNI.
-        target: One of :data:`.target.TARGETS`, or None.
+        target: One of :data:`.target.TARGETS`; default: the one that the net was
+            trained for (``quant.target``), if it was.
         images: With ``target``, batches (N, C, H, W), preprocessed, for its ranges.
         classes: Their names, for the metadata (:mod:`.about`).
         end_to_end: Whether boxes of one image are wanted.
@@ -110,12 +111,9 @@ def export_onnx(
             model whose boxes a graph cannot decode. Layers and modules are named.
     """
     deploy_extra('onnx')
-    if target is not None:
-        deploy_extra('onnxruntime')
-        from mmmpq.export.onnx.islands import add_islands
     from mmmpq.export.onnx.clips import fold_clips
     from mmmpq.export.onnx.qdq import to_qdq
-    from mmmpq.export.onnx.target import Target
+    from mmmpq.export.onnx.trained import target_of, trained_grids
 
     layers = _fixed_layers(model)
     shape = _checked_shape(input_shape)
@@ -124,18 +122,24 @@ def export_onnx(
             f'containers: found {containers!r}; accepted are {", ".join(CONTAINERS)}'
         )
     _check_opset(layers, opset, containers)
-    runtime = None if target is None else Target.load(target)
+    runtime = target_of(model, target)
     if runtime is not None:
+        deploy_extra('onnxruntime')
+        from mmmpq.export.onnx.islands import add_islands
+
         runtime.check(layers, containers)
     if end_to_end:
         from mmmpq.export.onnx.decode import OUTPUTS, check_decodable
         from mmmpq.export.onnx.whole import make_whole
 
         check_decodable(model)
-    graph, outputs = _traced(model, shape, opset, containers)
+    graph, outputs, marks = traced(model, shape, opset, containers)
     report = to_qdq(graph, layers, containers, vnni, runtime)
     graph.ir_version = max(graph.ir_version, 10 if opset >= INT4_OPSET else 8)
-    islands = add_islands(graph, runtime, images) if runtime else None
+    islands = None
+    if runtime:
+        trained = trained_grids(model, marks, runtime)
+        islands = add_islands(graph, runtime, images, trained)
     if runtime is None or runtime.clip == 'integer':
         fold_clips(graph.graph)
     about = about_model(model, shape, outputs, layers, classes)
@@ -180,15 +184,18 @@ def traced_layers(
 ) -> tuple[Any, dict[str, Any], dict[str, QuantLayer]]:
     """The marked graph, its metadata, and the layers that its markers name."""
     layers, shape = _fixed_layers(model), _checked_shape(input_shape)
-    graph, outputs = _traced(model, shape, onnx_trace.TRACED_OPSET, containers)
+    graph, outputs, _ = traced(model, shape, onnx_trace.TRACED_OPSET, containers)
     return graph, about_model(model, shape, outputs, layers, classes), layers
 
 
-def _traced(
+def traced(
     model: nn.Module, shape: tuple[int, ...], opset: int, containers: str
-) -> tuple[Any, dict[str, Any]]:
-    """The marked graph, and the names of its outputs."""
+) -> tuple[Any, dict[str, Any], dict[str, list[str]]]:
+    """The marked graph, the names of its outputs, and what :func:`.places.take_out`
+    takes out of it."""
     import onnx
+
+    from mmmpq.export.onnx.places import take_out
 
     most = TRACED_SIZE if onnx_cut.takes_any_size(model) else max(shape)
     size = shape[0], min(shape[1], most), min(shape[2], most)
@@ -204,7 +211,7 @@ def _traced(
     graph = onnx.load_from_string(data)
     if opset > traced:
         graph = onnx.version_converter.convert_version(graph, opset)
-    return graph, outputs
+    return graph, outputs, take_out(graph.graph)
 
 
 def write_graph(

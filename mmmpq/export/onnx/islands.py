@@ -6,7 +6,8 @@ target can.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,15 @@ from mmmpq.export.onnx.ranges import observe
 from mmmpq.export.onnx.rewire import ASKING, Input, Island, rewire
 from mmmpq.export.onnx.shared import Reader, shared_grid
 from mmmpq.export.onnx.target import Target
-from mmmpq.export.onnx.wires import Wires
+from mmmpq.export.onnx.wires import Grid, Wires
+from mmmpq.policy import some_of
 
 
 def add_islands(
-    model: ModelProto, target: Target, images: Sequence[np.ndarray]
+    model: ModelProto,
+    target: Target,
+    images: Sequence[np.ndarray],
+    trained: Mapping[str, tuple[str, Grid]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Gives every tensor between the operators of ``target`` a quantizer, in place.
 
@@ -37,24 +42,31 @@ def add_islands(
     Args:
         model: As :func:`.qdq.to_qdq` leaves it.
         target: Of what it computes in integers.
-        images: Batches (N, C, H, W), float32, as the graph takes them.
+        images: Batches (N, C, H, W), float32, as the graph takes them; none are needed
+            where all grids are trained.
+        trained: By tensor, the island that a net was trained with (:mod:`.trained`),
+            and its grid, which is taken as it is.
 
     Returns:
-        'tensors': how many are quantized that were not; 'shared': layers that read the
-        grid of another, or of nobody's, in place of their own; 'requantized': those
-        that quantize once more; 'open': nodes that read integers in float, as
-        'type name'; 'deviation': by output, the root mean square of what all this
-        changes on ``images``, relative to that of the output.
+        'tensors': how many are quantized that were not; 'trained': how many islands
+        have a trained grid; 'shared': layers that read the grid of another, or of
+        nobody's, in place of their own; 'requantized': those that quantize once more;
+        'open': nodes that read integers in float, as 'type name'; 'deviation': by
+        output, the root mean square of what all this changes on ``images``, relative to
+        that of the output.
 
     Raises:
         ValueError: There are no images, or they do not fit the graph.
     """
     wires = Wires(model.graph)
-    islands, open_ends = _find(model, wires, target)
-    outputs = [output.name for output in model.graph.output]
-    measured = [island.name for island in islands if island.measured]
+    islands, open_ends = find(model, wires, target)
+    count = _take_trained(islands, wires, target, trained)
+    untrained = [island for island in islands if island.grid is None]
+    measured = [island.name for island in untrained if island.measured]
+    asked = not trained or measured or len(images)
+    outputs = [output.name for output in model.graph.output] if asked else []
     seen = observe(model, [*dict.fromkeys([*measured, *outputs])], images)
-    for island in islands:
+    for island in untrained:
         values, ends = None, None
         kind = target.type_of(reader.grid.type for reader in island.readers)
         if island.measured:
@@ -63,7 +75,7 @@ def add_islands(
         island.grid = shared_grid(island.readers, values, ends, kind)
     report = rewire(model, wires, islands, target)
     after = observe(model, outputs, images)
-    report['open'] = open_ends
+    report.update(open=open_ends, trained=count)
     report['deviation'] = {
         name: _relative(seen[name].sample, after[name].sample) for name in outputs
     }
@@ -75,10 +87,44 @@ def _relative(before: Tensor, after: Tensor) -> float:
     return float((after - before).norm() / before.norm().clamp_min(1e-12))
 
 
-def _find(
+def _take_trained(
+    islands: Sequence[Island],
+    wires: Wires,
+    target: Target,
+    trained: Mapping[str, tuple[str, Grid]],
+) -> int:
+    """Gives islands the grids that they were trained with, and counts them.
+
+    Raises:
+        ValueError: One is none of the graph.
+    """
+    taken: set[str] = set()
+    for island in islands:
+        found = {trained.get(name) for name in holding(island, wires, target)}
+        if len(found) == 1 and None not in found:
+            ((name, island.grid),) = found
+            island.trained = True
+            taken.add(name)
+    if lost := {name for name, _ in trained.values()} - taken:
+        raise ValueError(
+            'model: the graph does not quantize what was trained with quant.target at '
+            f'{some_of(sorted(lost))}; accepted is the net with its BatchNorms folded '
+            '(--fold, fold_batchnorm) and otherwise as it was trained'
+        )
+    return len(taken)
+
+
+def holding(island: Island, wires: Wires, target: Target) -> list[str]:
+    """The tensors from which the others of an island only take values over."""
+    names = island.tensors
+    return [n for n in names if wires.maker[n].op_type not in target.through]
+
+
+def find(
     model: ModelProto, wires: Wires, target: Target
 ) -> tuple[list[Island], list[str]]:
-    """Tensors that integers make, joined where they are to have one grid."""
+    """Tensors that integers make, joined where they are to have one grid; and, as
+    'type name', the nodes that read integers in float."""
     joined: dict[str, str] = {}  # a tensor -> one that stands for its island
     inside: set[int] = set()  # nodes that compute in integers
     between: set[str] = set()  # what a clip alone reads: it is no tensor of its own

@@ -59,6 +59,8 @@ def observe(
     Raises:
         ValueError: There are no images, or they do not fit the graph.
     """
+    if not names:
+        return {}
     watching = onnx.ModelProto()
     watching.CopyFrom(model)
     outputs = {output.name for output in model.graph.output}

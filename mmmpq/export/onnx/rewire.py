@@ -38,12 +38,15 @@ class Island:
         measured: Whether others than layers read one of them.
         is_output: Whether one is an output of the graph.
         grid: Of all.
+        trained: Whether the net was trained with it. Layers of another then read its
+            levels on their own grid, of whatever width.
     """
 
     tensors: dict[str, list[Input]]
     measured: bool = False
     is_output: bool = False
     grid: Grid | None = None
+    trained: bool = False
 
     @property
     def name(self) -> str:
@@ -112,15 +115,16 @@ class _Writer(Builder):
         out = self.pair('DequantizeLinear', q, name, grid, name if is_output else None)
         self.renamed[name], self.shapes[name] = out, q
         for each in island.tensors[name]:
-            read = self.read(each.reader, q, out, grid)
+            read = self.read(each.reader, q, out, island)
             self.renamed[each.nodes[-1].output[0]] = read
         self.tensors += {reader.grid for reader in island.readers} != {grid}
 
-    def read(self, reader: Reader, q: str, out: str, grid: Grid) -> str:
+    def read(self, reader: Reader, q: str, out: str, island: Island) -> str:
         """What a layer reads of a tensor with integers ``q`` and values ``out``."""
-        own, low, high = reader.grid, reader.low, reader.high
-        slack = 0 if reader.coarse else 1  # as -127 … 127, which int8 exceeds by one
-        if own != grid and not reader.coarse:
+        grid, own, low, high = island.grid, reader.grid, reader.low, reader.high
+        keeps_own = reader.coarse or island.trained
+        slack = 0 if keeps_own else 1  # as -127 … 127, which int8 exceeds by one
+        if own != grid and not keeps_own:
             own, (low, high) = grid, reader.levels_on(grid)
             self.shared.add(reader.layer)
         elif own != grid:

@@ -57,14 +57,18 @@ class Target:
     sources: tuple[str, ...]
 
     @classmethod
-    def load(cls, name: str) -> 'Target':
+    def load(cls, name: str, key: str = 'target') -> 'Target':
         """
+        Args:
+            name: Of one of :data:`TARGETS`.
+            key: What named it, for the message of the error.
+
         Raises:
             ValueError: There is none of that name.
         """
         if name not in TARGETS:
             raise ValueError(
-                f'target: found {name!r}; accepted are {", ".join(TARGETS)}'
+                f'{key}: found {name!r}; accepted are {", ".join(TARGETS)}'
             )
         settings = strict_json((FOLDER / f'{name}.json').read_text())
         lists = {k: tuple(v) for k, v in settings.items() if isinstance(v, list)}

@@ -7,6 +7,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ MARKER = 'mmmpq', 'Quantized'
 # What the exporters of the oldest and the newest torch both write. The converter of
 # onnx takes the graph to any later one.
 TRACED_OPSET = 18
+ISLAND = 'island'  # target of the markers of tensors between layers
 FLOAT = 'float'  # containers of a graph of the layers' own float operations
 
 
@@ -176,8 +178,11 @@ def _axes(name: str, tensor: Tensor, images: dict[int, str]) -> dict[int, str]:
 
 @contextlib.contextmanager
 def _marked(model: nn.Module, containers: str) -> Iterator[None]:
-    """Within it, quantized layers compute in float, on marked weights and inputs."""
-    layers = quantized_layers(model)
+    """Within it, quantized layers compute in float, on marked weights and inputs, and
+    tensors between them are marked and not quantized."""
+    layers, islands = quantized_layers(model), getattr(model, 'islands', {})
+    for name, island in islands.items():
+        island.forward = partial(mark_between, name)
     for name, layer in layers.items():
         layer._quantized = _marking(name, layer, containers)
     try:
@@ -185,6 +190,13 @@ def _marked(model: nn.Module, containers: str) -> Iterator[None]:
     finally:
         for layer in layers.values():
             del layer._quantized
+        for island in islands.values():
+            del island.forward
+
+
+def mark_between(name: str, x: Tensor) -> Tensor:
+    """Marks a tensor between layers; :mod:`.places` reads it."""
+    return _Mark.apply(x, name, ISLAND)
 
 
 def _marking(name: str, layer: QuantizedLayer, containers: str):
