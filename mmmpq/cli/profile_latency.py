@@ -13,7 +13,7 @@ from mmmpq.cli.cost import reference
 from mmmpq.cli.flags.profile_latency import parse_args
 from mmmpq.costs import Latency, LayerProfile, profile, total_cost
 from mmmpq.costs.feeds import Feed, feeds
-from mmmpq.export.onnx.graph import deploy_extra
+from mmmpq.export.extras import deploy_extra
 from mmmpq.fileio import atomic_write, check_file, check_place
 from mmmpq.models import build_model
 from mmmpq.units import human

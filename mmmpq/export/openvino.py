@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mmmpq.export.onnx.graph import deploy_extra
+from mmmpq.export.extras import deploy_extra
 
 
 @cache

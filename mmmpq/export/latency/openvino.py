@@ -3,9 +3,9 @@
 import numpy as np
 import onnx
 
+from mmmpq.export.extras import deploy_extra
 from mmmpq.export.latency.bench import Input, Session, in_integers
 from mmmpq.export.onnx.about import FORMAT
-from mmmpq.export.onnx.graph import deploy_extra
 from mmmpq.export.openvino import compile_net, read_net
 
 LAYERS = ('Convolution', 'Deconvolution', 'FullyConnected', 'MatMul')

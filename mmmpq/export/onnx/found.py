@@ -6,10 +6,11 @@ import torch
 from torch import nn
 
 from mmmpq.costs.profile import reference_input_shape
+from mmmpq.export.extras import deploy_extra
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.onnx import cut
 from mmmpq.export.onnx import trace as onnx_trace
-from mmmpq.export.onnx.graph import deploy_extra, traced
+from mmmpq.export.onnx.graph import traced
 from mmmpq.export.onnx.qdq import to_qdq
 from mmmpq.export.onnx.target import Target
 from mmmpq.layers import QuantLayer, quantized_layers

@@ -1,8 +1,6 @@
 """A net of fixed precision as an ONNX file of integers that ONNX Runtime executes."""
 
-import importlib
 import json
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from mmmpq.export.extras import deploy_extra
 from mmmpq.export.onnx import cut as onnx_cut
 from mmmpq.export.onnx import trace as onnx_trace
 from mmmpq.export.onnx.about import FORMAT, about_model
@@ -23,7 +22,6 @@ from mmmpq.version import __version__
 
 OPSETS = range(13, 26)
 INT4_OPSET = 21  # the first with types of 4 bits, and of 16
-TELEMETRY = 'openvino_telemetry'
 TRACED_SIZE = 320  # pixels of an image that suffice where any size may come later
 
 
@@ -232,29 +230,6 @@ def write_graph(
         'bytes': len(data),
         'nodes': dict(Counter(node.op_type for node in graph.graph.node)),
     }
-
-
-def deploy_extra(package: str) -> Any:
-    """The module of a package of the extra `deploy`, or of `openvino`.
-
-    OpenVINO is imported without what would tell its maker so, from a forked process.
-
-    Raises:
-        ValueError: It is not installed.
-    """
-    quiet = package == 'openvino' and TELEMETRY not in sys.modules
-    if quiet:
-        sys.modules[TELEMETRY] = None  # as if it were not installed
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ValueError(
-            f'ONNX: the package {package} is not installed; it comes with '
-            f'pip install "mmmpq[{"openvino" if package == "openvino" else "deploy"}]"'
-        ) from error
-    finally:
-        if quiet:
-            del sys.modules[TELEMETRY]
 
 
 def _fixed_layers(model: nn.Module) -> dict[str, QuantLayer]:

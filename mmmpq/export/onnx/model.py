@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from mmmpq.export.extras import deploy_extra
 from mmmpq.export.onnx import cut as onnx_cut
 from mmmpq.export.onnx.about import FORMAT, VERSION
-from mmmpq.export.onnx.graph import deploy_extra
 from mmmpq.fileio import check_file, strict_json
 
 

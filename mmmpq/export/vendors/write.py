@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 from mmmpq.costs.profile import counted_layers
-from mmmpq.export.onnx.graph import deploy_extra
+from mmmpq.export.extras import deploy_extra
 from mmmpq.export.vendors import coreml, mct
 from mmmpq.export.vendors.widths import fitted, rounded
 from mmmpq.fileio import atomic_write

@@ -17,12 +17,13 @@ from mmmpq.layers import calibrating, float_mode, quantized_layers
 from mmmpq.models import calibrate, quantize
 from mmmpq.models.loading import load_whole
 from mmmpq.policy import Policy, Precision
+from mmmpq.registry import FINDERS
 
 onnx = pytest.importorskip('onnx')
 runtime = pytest.importorskip('onnxruntime')
 
+from mmmpq.export import extras  # noqa: E402
 from mmmpq.export.latency.bench import Session  # noqa: E402
-from mmmpq.export.onnx import graph as onnx_graph  # noqa: E402
 from mmmpq.export.onnx.graph import export_onnx, traced  # noqa: E402
 from mmmpq.export.onnx.model import sums_are_cut  # noqa: E402
 from mmmpq.export.onnx.wires import Wires  # noqa: E402
@@ -323,7 +324,7 @@ def test_a_missing_extra(classifier, settled, monkeypatch):
     def missing(name):
         raise ImportError(name)
 
-    monkeypatch.setattr(onnx_graph.importlib, 'import_module', missing)
+    monkeypatch.setattr(extras.importlib, 'import_module', missing)
     message = r'quant.target: ONNX: the package onnx is .* "mmmpq\[deploy\]"'
     with pytest.raises(ValueError, match=message):
         settled(classifier(target='onnxruntime'))
@@ -365,7 +366,7 @@ def test_a_packed_file_holds_them(trained, classifier, tmp_path, monkeypatch):
     model = trained()
     config = classifier(policy='W8A8', fixed={'*': None}, target='onnxruntime')
     save_packed(model, tmp_path / 'net.safetensors', config)
-    monkeypatch.setattr(onnx_graph, 'deploy_extra', None)
+    monkeypatch.setitem(FINDERS.module_dict, 'islands', None)
     other = load_packed(tmp_path / 'net.safetensors')
     assert other.islands.key_of == model.islands.key_of
     assert torch.equal(*outputs(model, images()), *outputs(other, images()))

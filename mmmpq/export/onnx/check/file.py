@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from mmmpq.costs.hardware import PROFILES, Hardware
+from mmmpq.export.extras import deploy_extra
 from mmmpq.export.onnx.check.config import FINN, FINN_SOURCES, check_target
 from mmmpq.export.onnx.check.verdict import Check
-from mmmpq.export.onnx.graph import deploy_extra
 from mmmpq.export.onnx.target import Target
 from mmmpq.fileio import check_file
 
