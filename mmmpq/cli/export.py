@@ -29,6 +29,7 @@ from mmmpq.export.sizes import rest_bytes, sizes
 from mmmpq.fileio import atomic_write, check_file, check_place
 from mmmpq.layers import quantized_layers
 from mmmpq.models import build_model
+from mmmpq.models.islands import trained_target
 from mmmpq.models.loading import load_whole
 from mmmpq.policy import Policy, some_of
 from mmmpq.units import human
@@ -233,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not meta.get('costs'):
         meta = dict(meta, input_shape=list(shape), costs=costs_of(model, shape))
     vendors = [kind for kind in paths if kind not in OURS]
-    trained = getattr(getattr(model, 'islands', None), 'target', None)
+    trained = trained_target(model)
     args.target = args.target or trained
     if args.fold or vendors or (trained and 'onnx' in paths):
         with console.status('folding BatchNorms'):

@@ -48,6 +48,11 @@ class Int8Quantizer(LinearQuantizer):
         super().calibrate(torch.cat([flat, -flat]))
 
 
+def trained_target(model: nn.Module) -> str | None:
+    """The runtime that ``model`` has islands for, if it has any."""
+    return getattr(getattr(model, 'islands', None), 'target', None)
+
+
 def add_islands(model: nn.Module, target: str | Mapping[str, Any]) -> None:
     """Gives ``model`` quantizers for the tensors that a file for ``target`` quantizes
     between layers, in place; what the forward computes then is what the file does.

@@ -128,11 +128,10 @@ SEARCH = dict(
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch):
+def quick(monkeypatch, no_report):
     """No report: drawing has tests of its own and would take most of the time here. And
     no pause before an iteration-based loop goes through its data again."""
     monkeypatch.setattr('mmengine.runner.loops.time.sleep', lambda seconds: None)
-    monkeypatch.setattr('mmmpq.engine.results.write_report', lambda folder: None)
 
 
 @pytest.fixture

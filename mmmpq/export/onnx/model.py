@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmmpq.export.extras import deploy_extra
 from mmmpq.export.onnx import cut as onnx_cut
 from mmmpq.export.onnx.about import FORMAT, VERSION
+from mmmpq.export.openvino import compile_net, read_net
 from mmmpq.fileio import check_file, strict_json
 
 
@@ -39,8 +40,6 @@ class _OpenVINO:
     name = 'OpenVINO'
 
     def __init__(self, path: str, threads: int) -> None:
-        from mmmpq.export.openvino import compile_net, read_net
-
         net = read_net(path)
         axes = net.inputs[0].partial_shape
         self.axes = [None if n.is_dynamic else n.get_length() for n in axes]

@@ -45,6 +45,19 @@ class Seen:
         return float(low), float(high)
 
 
+def watching(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy of ``model`` that gives float tensors of these names, too."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    outputs = {output.name for output in model.graph.output}
+    copy.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        for name in names
+        if name not in outputs
+    )
+    return copy
+
+
 def observe(
     model: onnx.ModelProto, names: Sequence[str], images: Sequence[np.ndarray]
 ) -> dict[str, Seen]:
@@ -61,21 +74,15 @@ def observe(
     """
     if not names:
         return {}
-    watching = onnx.ModelProto()
-    watching.CopyFrom(model)
-    outputs = {output.name for output in model.graph.output}
-    watching.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        for name in names
-        if name not in outputs
-    )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # fuses no layer
     options.graph_optimization_level = level
     session = onnxruntime.InferenceSession(
-        watching.SerializeToString(), options, providers=['CPUExecutionProvider']
+        watching(model, names).SerializeToString(),
+        options,
+        providers=['CPUExecutionProvider'],
     )
     records: dict[str, list[tuple[torch.Tensor, ...]]] = {n: [] for n in names}
     for image in _one_by_one(images, session.get_inputs()[0].shape):

@@ -9,6 +9,7 @@ from mmmpq.export.onnx.levels import store_levels
 from mmmpq.export.onnx.target import Target
 from mmmpq.export.onnx.wires import Grid
 from mmmpq.layers.island import BITS
+from mmmpq.models.islands import trained_target
 
 
 def target_of(model: nn.Module, name: str | None) -> Target | None:
@@ -18,7 +19,7 @@ def target_of(model: nn.Module, name: str | None) -> Target | None:
     Raises:
         ValueError: There is none of that name, or the model was trained for another.
     """
-    trained = getattr(getattr(model, 'islands', None), 'target', None)
+    trained = trained_target(model)
     if trained and name not in (None, trained):
         Target.load(name)
         raise ValueError(

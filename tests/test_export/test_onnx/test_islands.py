@@ -14,7 +14,7 @@ from mmmpq.models import quantize
 from mmmpq.policy import Policy, Precision
 
 onnx = pytest.importorskip('onnx')
-runtime = pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxruntime')
 
 from mmmpq.export.latency.bench import Session  # noqa: E402
 from mmmpq.export.latency.fused import integer_layers  # noqa: E402
@@ -26,7 +26,6 @@ from mmmpq.export.onnx.shared import Reader, shared_grid  # noqa: E402
 from mmmpq.export.onnx.target import Target  # noqa: E402
 from mmmpq.export.onnx.wires import Grid, Wires  # noqa: E402
 
-BASIC = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC  # fuses nothing
 # In turn over the layers of a net.
 WIDTHS = {'W8A8': ['W8A8'], 'W4A4': ['W4A4'], 'mixed': ['W4A4', 'W8A8', 'W3A2', 'W6A5']}
 
@@ -75,22 +74,7 @@ def test_all_of_a_resnet_is_computed_in_integers(resnet, tmp_path):
     assert report['islands']['open'] == []
 
 
-def tensors_of(path, names, x):
-    """What a file, computed as it is written, has in tensors."""
-    model = onnx.load(path)
-    known = {o.name for o in model.graph.output}
-    model.graph.output.extend(
-        onnx.helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, None)
-        for n in names
-        if n not in known
-    )
-    options = runtime.SessionOptions()
-    options.graph_optimization_level = BASIC
-    session = runtime.InferenceSession(model.SerializeToString(), options)
-    return dict(zip(names, session.run(names, {'images': x}), strict=True))
-
-
-def test_layers_read_what_their_own_quantizers_give(resnet, tmp_path):
+def test_layers_read_what_their_own_quantizers_give(resnet, tmp_path, tensors_of):
     """Of the float tensor before the island's. Those that read the island's own grid
     are within half a step of each, the others read their own levels."""
     report = export(resnet, tmp_path / 'net.onnx')['islands']
@@ -131,7 +115,7 @@ def test_layers_read_what_their_own_quantizers_give(resnet, tmp_path):
 
 
 @pytest.mark.parametrize('size', [32, 48])
-def test_integers_and_floats_of_one_file_agree(resnet, size, tmp_path):
+def test_integers_and_floats_of_one_file_agree(resnet, size, tmp_path, tensors_of):
     """What ONNX Runtime fuses computes what is written."""
     export(resnet, tmp_path / 'net.onnx', size)
     x = images(size)
@@ -140,7 +124,7 @@ def test_integers_and_floats_of_one_file_agree(resnet, size, tmp_path):
     assert np.abs(found - wanted).mean() < 0.02 * np.abs(wanted).max()
 
 
-def test_the_deviation_that_is_told(resnet, tmp_path):
+def test_the_deviation_that_is_told(resnet, tmp_path, tensors_of):
     told = export(resnet, tmp_path / 'net.onnx')['islands']['deviation']
     export(resnet, tmp_path / 'without.onnx', target=None)
     one, other = (
@@ -375,7 +359,7 @@ def test_readers_of_several_widths(tmp_path):
     assert Session(tmp_path / 'net.onnx', 1).ops['QLinearAdd'] == 3
 
 
-def test_what_is_seen_of_a_tensor(classifier, settled, tmp_path):
+def test_what_is_seen_of_a_tensor(classifier, settled, tmp_path, tensors_of):
     model = settled(classifier(policy='W8A8'))
     export(model, tmp_path / 'net.onnx', target=None)
     graph = onnx.load(tmp_path / 'net.onnx')

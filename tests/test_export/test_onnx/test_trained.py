@@ -20,7 +20,7 @@ from mmmpq.policy import Policy, Precision
 from mmmpq.registry import FINDERS
 
 onnx = pytest.importorskip('onnx')
-runtime = pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxruntime')
 
 from mmmpq.export import extras  # noqa: E402
 from mmmpq.export.latency.bench import Session  # noqa: E402
@@ -28,7 +28,6 @@ from mmmpq.export.onnx.graph import export_onnx, traced  # noqa: E402
 from mmmpq.export.onnx.model import sums_are_cut  # noqa: E402
 from mmmpq.export.onnx.wires import Wires  # noqa: E402
 
-PLAIN = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
 WIDTHS = {'W8A8': ['W8A8'], 'W4A4': ['W4A4'], 'mixed': ['W4A4', 'W8A8', 'W3A2', 'W6A5']}
 
 
@@ -64,20 +63,15 @@ def export(model, path, size=32, **options):
     return export_onnx(model, path, (3, size, size), vnni=not sums_are_cut(), **options)
 
 
-def values_of(path, names, x):
+@pytest.fixture
+def values_of(tensors_of):
     """What a file, computed node by node, has in float tensors."""
-    model = onnx.load(path)
-    known = {output.name for output in model.graph.output}
-    model.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        for name in names
-        if name not in known
-    )
-    options = runtime.SessionOptions()
-    options.graph_optimization_level = PLAIN
-    session = runtime.InferenceSession(model.SerializeToString(), options)
-    found = session.run(list(names), {'images': x.numpy()})
-    return dict(zip(names, map(torch.from_numpy, found), strict=True))
+
+    def compute(path, names, x):
+        found = tensors_of(path, names, x.numpy(), 'ORT_DISABLE_ALL')
+        return {name: torch.from_numpy(values) for name, values in found.items()}
+
+    return compute
 
 
 def without_islands(model):
@@ -92,7 +86,7 @@ def outputs(model, x):
     return cut.leaves(cut.network(model, x))
 
 
-def check_tensors(model, path, size):
+def check_tensors(model, path, size, values_of):
     """Behind every tensor that the file rounds stands the island's own quantizer."""
     _, _, marks = traced(model, (3, size, size), 18, '8bit')
     nodes = onnx.load(path).graph.node
@@ -115,7 +109,7 @@ def check_tensors(model, path, size):
 
 @pytest.mark.parametrize('widths', WIDTHS)
 @pytest.mark.parametrize('target', ['onnxruntime', 'openvino', 'generic'])
-def test_a_file_is_what_was_trained(target, widths, trained, tmp_path):
+def test_a_file_is_what_was_trained(target, widths, trained, tmp_path, values_of):
     model = trained(target, widths)
     x = images()
     (before,) = outputs(model, x)
@@ -125,18 +119,18 @@ def test_a_file_is_what_was_trained(target, widths, trained, tmp_path):
     report = export(model, tmp_path / 'net.onnx')['islands']
     assert report['trained'] == len(model.islands) > 8
     assert report['shared'] == [] and report['open'] == []
-    check_tensors(model, tmp_path / 'net.onnx', 32)
+    check_tensors(model, tmp_path / 'net.onnx', 32, values_of)
     found = values_of(tmp_path / 'net.onnx', ['cls_score'], x)['cls_score']
     rows = (found - wanted).abs().amax(1) > 1e-4 * wanted.abs().max()
     assert rows.float().mean() < 0.3  # of images where a value lies between two levels
     assert (found - wanted).norm() < 2e-2 * wanted.norm()
 
 
-def test_signed_files(trained, tmp_path):
+def test_signed_files(trained, tmp_path, values_of):
     model = trained('tensorrt', 'W8A7')
     fold_batchnorm(model, (3, 32, 32))
     export(model, tmp_path / 'net.onnx')
-    check_tensors(model, tmp_path / 'net.onnx', 32)
+    check_tensors(model, tmp_path / 'net.onnx', 32, values_of)
     wires = Wires(onnx.load(tmp_path / 'net.onnx').graph)
     points = [wires.constant(n.input[2]) for n in wires.maker.values()
               if n.op_type == 'QuantizeLinear']  # fmt: skip
@@ -169,7 +163,7 @@ def retinanet(policy, **quant):
 
 
 @pytest.mark.parametrize('policy', ['W8A8', 'W4A4'])
-def test_a_retinanet(policy, tmp_path):
+def test_a_retinanet(policy, tmp_path, values_of):
     """Sums and what is resized in the FPN, and a head that is called for each level."""
     model = retinanet(policy, target='onnxruntime')
     with torch.no_grad(), calibrating(model):
@@ -185,7 +179,7 @@ def test_a_retinanet(policy, tmp_path):
     wanted = outputs(model, x)
     report = export(model, tmp_path / 'net.onnx', 64)['islands']
     assert report['trained'] == len(model.islands) and report['open'] == []
-    check_tensors(model, tmp_path / 'net.onnx', 64)
+    check_tensors(model, tmp_path / 'net.onnx', 64, values_of)
     names = [o.name for o in onnx.load(tmp_path / 'net.onnx').graph.output]
     found = values_of(tmp_path / 'net.onnx', names, x).values()
     plain = outputs(without_islands(model), x)
