@@ -13,7 +13,7 @@ help: ## list the targets
 	@echo 'MMMPQ_FAMILY=onedl runs any of them with the forks of the toolboxes.'
 	@echo 'ARGS="..." adds arguments to the demos and test: make test ARGS="-k barrier"'
 
-demo: ## search, fine-tune, test and report a small RetinaNet (12 minutes, 2 cores)
+demo: ## search, fine-tune, test and report a small RetinaNet (10 to 15 minutes, 2 cores)
 	@$(setup); "$$python" tools/demo.py $(ARGS)
 
 qfa-demo: ## train one elastic net, search it under three budgets (15 minutes, 2 cores)
