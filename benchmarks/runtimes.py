@@ -161,8 +161,10 @@ def measure(
                 times[name].append(1e3 * (clock() - start))
     rows = []
     for name, each in opened.items():
-        ratios = [a / b for a, b in zip(times['float'], times[name], strict=True)]
-        own = [a / b for a, b in zip(times[OWN], times[name], strict=True)]
+        ratios, own, w8a8 = (
+            [a / b for a, b in zip(times[base], times[name], strict=True)]
+            for base in ('float', OWN, name.replace('W4A4', 'W8A8'))
+        )
         weights = each.path.with_suffix('.bin')
         size = each.path.stat().st_size
         rows.append(
@@ -175,6 +177,8 @@ def measure(
                 interval=[round(r, 3) for r in interval(ratios)],
                 ratio_to_own_tool=round(median(own), 3),
                 own_interval=[round(r, 3) for r in interval(own)],
+                ratio_to_w8a8=round(median(w8a8), 3),
+                w8a8_interval=[round(r, 3) for r in interval(w8a8)],
                 ms=round(median(times[name]), 3),
                 bytes=size + (weights.stat().st_size if weights.exists() else 0),
                 integer_layers=each.integer_layers,
@@ -191,7 +195,8 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    shown = Table('model', 'runtime', 'file', 'of float', 'of own tool', 'ms', 'MB')
+    columns = 'of float', 'of own tool', 'of W8A8', 'ms', 'MB'
+    shown = Table('model', 'runtime', 'file', *columns)
     for column in shown.columns[3:]:
         column.justify = 'right'
     for row in rows:
@@ -200,6 +205,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
             *(row[key] for key in ('model', 'runtime', 'file')),
             f'{row["ratio_to_float"]:.2f} ({low:.2f} … {high:.2f})',
             f'{row["ratio_to_own_tool"]:.2f}',
+            f'{row["ratio_to_w8a8"]:.2f}' if 'W4A4' in row['file'] else '',
             f'{row["ms"]:.2f}',
             f'{row["bytes"] / 1e6:.1f}',
         )

@@ -9,10 +9,13 @@ what --out has a line for.
 """
 
 import argparse
+import fcntl
 import json
 import sys
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -384,6 +387,25 @@ def preprocessor(cfg: Config):
 # --- all of them ----------------------------------------------------------------------
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keeps others from running in a folder, as long as this process lives.
+
+    Raises:
+        ValueError: Another one does.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / '.lock', 'w') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f'--work-dir: another search_quality.py runs in {folder}; accepted is '
+                'another folder, or this one after it'
+            ) from None
+        yield
+
+
 def read_records(work_dir: Path) -> list[dict]:
     return [json.loads(p.read_text()) for p in sorted(work_dir.glob('*.json'))]
 
@@ -477,7 +499,8 @@ def main() -> None:
             f'the float checkpoint of {name} (train configs/float first)',
         )
     if runs:
-        failures = execute_all(runs, args, settings, console)
+        with alone_in(args.work_dir):
+            failures = execute_all(runs, args, settings, console)
     records = list(all_records(args).values())
     if records:
         write_results(records, args.out, console, args.reference)

@@ -115,12 +115,11 @@ def costs_of(model: nn.Module, shape: Sequence[int]) -> dict[str, dict[str, floa
     }
 
 
-def check_packed(model: nn.Module, path: Path) -> None:
-    """Reads a packed checkpoint back and compares all quantized weights."""
+def check_packed(model: nn.Module, path: Path, shape: Sequence[int]) -> None:
+    """Reads a packed checkpoint back and compares all quantized weights and outputs."""
+    packed = load_packed(path)
     pairs = zip(
-        quantized_layers(model).items(),
-        quantized_layers(load_packed(path)).values(),
-        strict=True,
+        quantized_layers(model).items(), quantized_layers(packed).values(), strict=True
     )
     for (name, layer), other in pairs:
         bits = layer.precision.w_bits or 32
@@ -129,6 +128,7 @@ def check_packed(model: nn.Module, path: Path) -> None:
             one(layer._latent_weight(), bits), two(other._latent_weight(), bits)
         ):
             raise RuntimeError(f'{name} comes back changed: please report this')
+    check_outputs(model, packed, shape)
 
 
 def preprocessed(model: nn.Module, cfg: Config, count: int) -> list[np.ndarray]:
@@ -180,9 +180,9 @@ def onnx_notes(
 
 
 @torch.no_grad()
-def check_outputs(model: nn.Module, path: Path, shape: Sequence[int]) -> None:
-    """Reads a packed checkpoint back and compares what nets that can be cut give
-    for two random images; nothing of one that needs more than images (SparK)."""
+def check_outputs(model: nn.Module, packed: nn.Module, shape: Sequence[int]) -> None:
+    """Compares what nets that can be cut give for two random images; nothing of one
+    that needs more than images (SparK)."""
     try:
         cut.head_of(model)
     except ValueError:
@@ -206,7 +206,7 @@ def check_outputs(model: nn.Module, path: Path, shape: Sequence[int]) -> None:
             level=logging.WARNING,
         )
         return
-    for one, other in zip(wanted, given_by(load_packed(path)), strict=True):
+    for one, other in zip(wanted, given_by(packed), strict=True):
         if (one - other).abs().max() > 1e-3 * one.abs().max():
             raise RuntimeError(
                 'the packed net gives other outputs than the one that was packed: '
@@ -276,8 +276,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if 'packed' in new:
             with console.status('packing'):
                 save_packed(model, new['packed'], cfg, meta, known)
-                check_packed(model, new['packed'])
-                check_outputs(model, new['packed'], shape)
+                check_packed(model, new['packed'], shape)
     if others := [kind for kind in paths if trained and kind not in ('onnx', 'packed')]:
         notes.append(
             f'{", ".join(others)}: without the 8 bits of tensors between layers'

@@ -72,7 +72,8 @@ def add_islands(model: nn.Module, target: str | Mapping[str, Any]) -> None:
     """
     layers = quantized_layers(model)
     found: Sequence[Found] | None
-    if isinstance(target, Mapping):
+    known = isinstance(target, Mapping)
+    if known:
         found = [Found(*map(_tuples, each)) for each in target['found']]
         target = target['name']
     else:
@@ -102,6 +103,8 @@ def add_islands(model: nn.Module, target: str | Mapping[str, Any]) -> None:
     model.islands = Islands(target, islands)
     model.islands.attach(model)
     model.register_forward_pre_hook(model.islands.attach)
+    if known:
+        return
     count = len(model.islands)
     message = f'quant.target {target}: {count} tensors between layers have 8 bits'
     if lost:

@@ -195,6 +195,15 @@ def test_finished_runs_are_skipped_and_other_settings_refused(quality, tmp_path)
         quality.missing_runs(args, dict(settings, from_float=True))
 
 
+def test_two_do_not_run_in_one_folder(quality, tmp_path):
+    folder = tmp_path / 'new'
+    taken = pytest.raises(ValueError, match='--work-dir: another search_quality')
+    with quality.alone_in(folder), taken, quality.alone_in(folder):
+        pass
+    with quality.alone_in(folder):
+        pass
+
+
 def test_lines_of_the_results_are_kept(quality, report, tmp_path):
     """From another machine, whose records are not here; records here come first."""
     work_dir, out = tmp_path / 'runs', tmp_path / 'out'

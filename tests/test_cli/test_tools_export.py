@@ -402,7 +402,7 @@ def test_all_files_or_none(tool, folder, tmp_path, monkeypatch, fault):
     else:
         options, error = ['--format', 'packed'], RuntimeError
 
-        def changed(model, path):
+        def changed(model, path, shape):
             assert path.is_file()
             raise RuntimeError('check')
 

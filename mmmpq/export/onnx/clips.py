@@ -1,4 +1,4 @@
-"""Clips in front of a quantizer become bounds of its integers."""
+"""Clips around a quantizer become one, or none."""
 
 from onnx import GraphProto, NodeProto
 
@@ -9,15 +9,20 @@ from mmmpq.export.onnx.wires import Wires
 CLIPS = 'Relu', 'Clip'
 
 
-def fold_clips(graph: GraphProto) -> int:
+def fold_clips(graph: GraphProto, to: str = 'integer') -> int:
     """Takes Relu and Clip out from before QuantizeLinears of 8 bits, in place; exact.
 
     QuantizeLinear rises, so that Q(clip(x, a, b)) = clip(Q(x), Q(a), Q(b)) for every x,
-    to the last bit. Where the type saturates at these bounds nothing remains; else an
-    integer Clip behind it, or the one that is there, has them. ONNX Runtime fuses a
-    convolution with the QuantizeLinear that reads its output and nothing in between.
+    to the last bit. Where the type saturates at these bounds nothing remains; else one
+    Clip has them and those of an integer Clip that alone reads the integers. ONNX
+    Runtime fuses a convolution with the QuantizeLinear that reads its output and
+    nothing in between; OpenVINO computes a Clip of floats in the convolution, and
+    one of integers besides a rounding of its own.
 
     Folded is a Clip with constant bounds that QuantizeLinears alone read.
+
+    Args:
+        to: 'integer': that one stands behind QuantizeLinear; 'float': before it.
 
     Returns:
         The number of nodes that were taken out.
@@ -42,7 +47,7 @@ def fold_clips(graph: GraphProto) -> int:
                 node.input[0], node.input[0]
             )
         elif node.op_type == 'QuantizeLinear' and wires.grid(node):
-            _bounded(builder, wires, node, clips, done)
+            _bounded(builder, wires, node, clips, done, to)
         elif id(node) not in done:
             builder.keep(node)
     builder.finish(graph)
@@ -69,14 +74,12 @@ def _bounded(
     node: NodeProto,
     clips: dict[int, NodeProto],
     done: set[int],
+    to: str,
 ) -> None:
-    """Keeps a QuantizeLinear, and bounds its integers as the Clips before it do."""
-    grid = wires.grid(node)
+    """Keeps a QuantizeLinear, bounded as the Clips around it are."""
+    grid, out = wires.grid(node), node.output[0]
     low, high = limits(grid.type)
-    clip = wires.maker.get(node.input[0])
-    builder.keep(node)
-    if id(clip) not in clips:
-        return
+    clip, behind = wires.maker.get(node.input[0]), wires.only_reader(out)
     while id(clip) in clips:
         a, b = bounds(wires, clip)
         # What is clipped later counts: clip(clip(q, a, b), low, high).
@@ -84,18 +87,18 @@ def _bounded(
             min(max(int(q), low), high) for q in (grid.integer(a), grid.integer(b))
         )
         clip = wires.maker.get(clip.input[0])
-    out = node.output[0]
-    behind = wires.only_reader(out)
     last = behind is not None and behind.op_type == 'Clip' and bounds(wires, behind)
     if last:
         low, high = (min(max(q, int(last[0])), int(last[1])) for q in (low, high))
         done.add(id(behind))
-    if (low, high) != limits(grid.type):
-        ends = [
-            builder.integers(f'{out}_{end}', q, grid.type)
-            for end, q in (('min', low), ('max', high))
-        ]
+    ends = (('min', low), ('max', high)) if (low, high) != limits(grid.type) else ()
+    if ends and to == 'float':
+        ends = [builder.floats(f'{out}_{end}', grid.value(q)) for end, q in ends]
+        x = builder.renamed.get(node.input[0], node.input[0])
+        node.input[0] = builder.node('Clip', [x, *ends], out)
+    builder.keep(node)
+    clipped = out
+    if ends and to == 'integer':
+        ends = [builder.integers(f'{out}_{end}', q, grid.type) for end, q in ends]
         clipped = builder.node('Clip', [out, *ends], out)
-        builder.renamed[behind.output[0] if last else out] = clipped
-    elif last:
-        builder.renamed[behind.output[0]] = out
+    builder.renamed[behind.output[0] if last else out] = clipped

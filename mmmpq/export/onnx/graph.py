@@ -138,8 +138,9 @@ def export_onnx(
     if runtime:
         trained = trained_grids(model, marks, runtime)
         islands = add_islands(graph, runtime, images, trained)
-    if runtime is None or runtime.clip == 'integer':
-        fold_clips(graph.graph)
+    folded = runtime.folded_clip if runtime else 'integer'
+    if folded:
+        fold_clips(graph.graph, folded)
     about = about_model(model, shape, outputs, layers, classes)
     if end_to_end:
         graph = make_whole(graph, model, outputs, shape, opset, normalize)

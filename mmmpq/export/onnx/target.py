@@ -25,6 +25,8 @@ class Target:
         signed_weights: Whether it wants int8 for weights whatever the processor.
         clip: Where levels are clipped that the type has and the true width has not:
             'integer', behind QuantizeLinear, or 'float', before it.
+        folded_clip: What the clips around a quantizer become, as
+            :func:`.clips.fold_clips` says: 'integer', 'float', or None: they stay.
         adds_zero: Whether integers go to another grid in a sum with 0, one operator,
             in place of DequantizeLinear and QuantizeLinear, two.
         layers: Operators of layers that it computes in integers.
@@ -46,6 +48,7 @@ class Target:
     type: str
     signed_weights: bool
     clip: str
+    folded_clip: str | None
     adds_zero: bool
     layers: tuple[str, ...]
     free: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Clips before a quantizer, as bounds of its integers: the same to the last bit."""
+"""Clips around a quantizer, as one of integers or floats: the same to the last bit."""
 
 import numpy as np
 import pytest
@@ -69,10 +69,11 @@ CLIPS = {
 POINTS = [('uint8', 0), ('uint8', 128), ('uint8', 3), ('int8', 0), ('int8', -128)]
 
 
+@pytest.mark.parametrize('to', ['integer', 'float'])
 @pytest.mark.parametrize('levels', [None, (2, 9)])
 @pytest.mark.parametrize(('kind', 'point'), POINTS)
 @pytest.mark.parametrize('clips', CLIPS.values(), ids=CLIPS)
-def test_equal_to_the_last_bit(clips, kind, point, levels):
+def test_equal_to_the_last_bit(clips, kind, point, levels, to):
     """At ties, at the clips' ends, beyond the type, for scales of any size."""
     random = np.random.default_rng(0)
     for scale in (0.25, 1 / 63, 6 / 255, 6 / 15, 0.0471, 3.0):
@@ -87,12 +88,12 @@ def test_equal_to_the_last_bit(clips, kind, point, levels):
         x = np.concatenate([x, np.nextafter(x, np.float32(0))])
         model = chain(clips, scale, point, kind, levels)
         (wanted,) = run(model, x)
-        assert fold_clips(model.graph) == len(clips)
+        assert fold_clips(model.graph, to) == len(clips)
         (found,) = run(model, x)
         np.testing.assert_array_equal(found, wanted)
-        floats = [n for n in model.graph.node if n.op_type in ('Relu', 'Clip')]
-        assert len(floats) <= 1
-        assert all(n.input[0] != 'x' for n in floats)
+        left = [n for n in model.graph.node if n.op_type in ('Relu', 'Clip')]
+        assert len(left) <= 1
+        assert all((n.input[0] == 'x') == (to == 'float') for n in left)
 
 
 @pytest.mark.parametrize(
@@ -105,10 +106,21 @@ def test_equal_to_the_last_bit(clips, kind, point, levels):
         ([(0, 6)], 7 / 255, 0, 1),
     ],
 )
-def test_what_the_type_does_anyway_is_not_written(clips, scale, point, left):
+@pytest.mark.parametrize('to', ['integer', 'float'])
+def test_what_the_type_does_anyway_is_not_written(clips, scale, point, left, to):
     model = chain(clips, scale, point, 'uint8')
-    fold_clips(model.graph)
+    fold_clips(model.graph, to)
     assert [n.op_type for n in model.graph.node].count('Clip') == left
+
+
+@pytest.mark.parametrize(
+    ('to', 'op'), [('integer', 'QuantizeLinear'), ('float', 'Clip')]
+)
+def test_levels_of_few_bits_are_clipped_where_it_is_said(to, op):
+    """Without a clip before it, too."""
+    model = chain([], 0.1, 0, 'uint8', levels=(0, 15))
+    fold_clips(model.graph, to)
+    assert [n.op_type for n in model.graph.node if n.input[0] == 'x'] == [op]
 
 
 def test_a_clip_that_others_read_stays():
@@ -119,7 +131,8 @@ def test_a_clip_that_others_read_stays():
     assert model.graph.node[0].op_type == 'Clip'
 
 
-def test_one_clip_before_two_quantizers():
+@pytest.mark.parametrize('to', ['integer', 'float'])
+def test_one_clip_before_two_quantizers(to):
     model = chain([(0, 6)], 0.1, 0, 'uint8')
     scale = numpy_helper.from_array(np.float32(0.01), 'fine')
     model.graph.initializer.append(scale)
@@ -134,7 +147,7 @@ def test_one_clip_before_two_quantizers():
     model.graph.output.append(more)
     x = np.linspace(-1, 9, 1001, dtype=np.float32)
     wanted = run(model, x)
-    assert fold_clips(model.graph) == 1
+    assert fold_clips(model.graph, to) == 1
     for one, other in zip(run(model, x), wanted, strict=True):
         np.testing.assert_array_equal(one, other)
 
