@@ -36,6 +36,8 @@ from mmmpq.units import human
 from mmmpq.visualization.progress import terminal
 from mmmpq.visualization.sizes import size_table
 
+# By how much in percent W8A8 has been faster than W4A4 (benchmarks/runtimes.py)
+FASTER = dict(onnxruntime=10, openvino=18)
 SIDE = 256  # of images by which outputs are compared, where any size is taken, at most
 ENDINGS = (*reversed(SUFFIX.values()), '.pth', '.pt', '.ckpt', '.bin')
 
@@ -158,6 +160,13 @@ def onnx_notes(
         yield (
             f'{count} layers at W8A8 are exact on processors with VNNI, and on those '
             'that are no x86; without --vnni they are so everywhere'
+        )
+    narrow = sum(0 < layer.precision.a_bits < 8 for layer in layers)
+    if narrow and args.target in FASTER:
+        yield (
+            f'{narrow} layers have inputs of fewer than 8 bits, and each clips them; '
+            f'with 8, {args.target} was up to {FASTER[args.target]} % faster, whatever '
+            'bits the weights have (docs/deploy.md)'
         )
     if not (found := onnx['islands']):
         return

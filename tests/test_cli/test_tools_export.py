@@ -219,6 +219,7 @@ def test_onnx_for_a_runtime(tool, folder, tmp_path, capsys):
     assert 'tensors between layers are rounded to 8 bits for onnxruntime' in said
     assert '% (root mean square, of 2 batches)' in said
     assert 'conv1' in said and 'quantize once more' in said
+    assert 'layers have inputs of fewer than 8 bits, and each clips them' in said
     first = out.read_bytes()
     tool.main([*argv, 'onnxruntime', '--batches', '2'])
     assert out.read_bytes() == first
