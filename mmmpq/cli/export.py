@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import logging
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
@@ -22,9 +20,9 @@ from mmmpq.costs.profile import reference_input_shape
 from mmmpq.engine.batches import first_batches
 from mmmpq.engine.launch import load_config
 from mmmpq.export.fold import fold_batchnorm
-from mmmpq.export.onnx import cut
 from mmmpq.export.onnx.levels import needs_vnni
-from mmmpq.export.packed import load_packed, save_packed
+from mmmpq.export.packed import save_packed
+from mmmpq.export.packed.check import check_packed
 from mmmpq.export.sizes import rest_bytes, sizes
 from mmmpq.fileio import atomic_write, check_file, check_place
 from mmmpq.layers import quantized_layers
@@ -38,7 +36,6 @@ from mmmpq.visualization.sizes import size_table
 
 # By how much in percent W8A8 has been faster than W4A4 (benchmarks/runtimes.py)
 FASTER = dict(onnxruntime=10, openvino=18)
-SIDE = 256  # of images by which outputs are compared, where any size is taken, at most
 ENDINGS = (*reversed(SUFFIX.values()), '.pth', '.pt', '.ckpt', '.bin')
 
 
@@ -117,22 +114,6 @@ def costs_of(model: nn.Module, shape: Sequence[int]) -> dict[str, dict[str, floa
     }
 
 
-def check_packed(model: nn.Module, path: Path, shape: Sequence[int]) -> None:
-    """Reads a packed checkpoint back and compares all quantized weights and outputs."""
-    packed = load_packed(path)
-    pairs = zip(
-        quantized_layers(model).items(), quantized_layers(packed).values(), strict=True
-    )
-    for (name, layer), other in pairs:
-        bits = layer.precision.w_bits or 32
-        one, two = layer.w_quantizer, other.w_quantizer
-        if bits != 32 and not torch.equal(
-            one(layer._latent_weight(), bits), two(other._latent_weight(), bits)
-        ):
-            raise RuntimeError(f'{name} comes back changed: please report this')
-    check_outputs(model, packed, shape)
-
-
 def preprocessed(model: nn.Module, cfg: Config, count: int) -> list[np.ndarray]:
     """Images of the first batches that the config trains on."""
     batches = first_batches(cfg, count)
@@ -186,41 +167,6 @@ def onnx_notes(
     for key, text in told.items():
         if names := found[key]:
             yield f'{some_of(names)} {text}'
-
-
-@torch.no_grad()
-def check_outputs(model: nn.Module, packed: nn.Module, shape: Sequence[int]) -> None:
-    """Compares what nets that can be cut give for two random images; nothing of one
-    that needs more than images (SparK)."""
-    try:
-        cut.head_of(model)
-    except ValueError:
-        return
-    most = SIDE if cut.takes_any_size(model) else max(shape)
-    sides = [min(side, most) for side in shape[1:]]
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(2, shape[0], *sides, generator=generator).split(1)
-
-    def given_by(net: nn.Module) -> list[torch.Tensor]:
-        # One by one, as masked convolutions want them (Guided Anchoring).
-        return [x for image in images for x in cut.leaves(cut.network(net, image))]
-
-    try:
-        wanted = given_by(model)
-    except Exception as error:
-        print_log(
-            'the outputs of the packed net are not compared, as the net cannot run on '
-            f'images alone: {type(error).__name__}: {error}',
-            logger='current',
-            level=logging.WARNING,
-        )
-        return
-    for one, other in zip(wanted, given_by(packed), strict=True):
-        if (one - other).abs().max() > 1e-3 * one.abs().max():
-            raise RuntimeError(
-                'the packed net gives other outputs than the one that was packed: '
-                'please report this'
-            )
 
 
 @torch.no_grad()

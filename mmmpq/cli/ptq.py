@@ -14,7 +14,7 @@ from torch import nn
 
 from mmmpq.baselines.choices import least_harm
 from mmmpq.baselines.measurements import Measurements, digest
-from mmmpq.cli.export import check_packed, costs_of
+from mmmpq.cli.export import costs_of
 from mmmpq.cli.flags.ptq import parse_args
 from mmmpq.costs import Budget
 from mmmpq.costs.budget_text import with_texts
@@ -25,6 +25,7 @@ from mmmpq.engine.launch import load_config
 from mmmpq.engine.post_training import quant_of, runner_of, training_images
 from mmmpq.engine.search_config import search_budgets, search_reference
 from mmmpq.export.packed import save_packed
+from mmmpq.export.packed.check import check_packed
 from mmmpq.fileio import atomic_write, check_place
 from mmmpq.models import apply_policy
 from mmmpq.models.copying import copy_of

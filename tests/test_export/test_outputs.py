@@ -7,7 +7,7 @@ import torch
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from mmmpq.cli import export
+from mmmpq.export.packed import check
 from mmmpq.models import quantize
 
 
@@ -21,11 +21,11 @@ def test_outputs_are_compared():
     )
     quantize(model, policy='W4A4')(torch.randn(2, 3, 32, 32))
     other = copy.deepcopy(model.eval())
-    export.check_outputs(model, other, (3, 32, 32))
+    check.check_outputs(model, other, (3, 32, 32))
     with torch.no_grad():
         other.head.fc.bias += 0.1
     with pytest.raises(RuntimeError, match='gives other outputs'):
-        export.check_outputs(model, other, (3, 32, 32))
+        check.check_outputs(model, other, (3, 32, 32))
 
 
 def test_a_net_that_needs_more_than_images_is_not_compared(monkeypatch):
@@ -33,7 +33,7 @@ def test_a_net_that_needs_more_than_images_is_not_compared(monkeypatch):
     model.head = nn.Linear(2, 2)
     model.extract_feat = lambda images: images * model.mask
     said = []
-    monkeypatch.setattr(export, 'print_log', lambda text, **_: said.append(text))
-    export.check_outputs(model, model, (3, 32, 32))
+    monkeypatch.setattr(check, 'print_log', lambda text, **_: said.append(text))
+    check.check_outputs(model, model, (3, 32, 32))
     (text,) = said
     assert 'cannot run on images alone' in text and 'mask' in text
