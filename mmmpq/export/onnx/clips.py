@@ -89,7 +89,7 @@ def _bounded(
         clip = wires.maker.get(clip.input[0])
     last = behind is not None and behind.op_type == 'Clip' and bounds(wires, behind)
     if last:
-        low, high = (min(max(q, int(last[0])), int(last[1])) for q in (low, high))
+        low, high = (int(min(max(q, last[0]), last[1])) for q in (low, high))
         done.add(id(behind))
     ends = (('min', low), ('max', high)) if (low, high) != limits(grid.type) else ()
     if ends and to == 'float':
