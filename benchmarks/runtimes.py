@@ -5,7 +5,8 @@ a round; with one thread of the process's CPU time, which other programs change 
 Each call follows one of the same file that does not count:
 
 * `float`: the exported net, nothing quantized;
-* `ours W8A8`, `ours W4A4`: types of 8 bits, as `mmmpq export --fold` writes them;
+* `ours W8A8`, `ours W4A4` or those of `--policies`: types of 8 bits, as `mmmpq export
+  --fold` writes them;
 * `... + target`: the same with `--target RUNTIME`;
 * `own tool`: ONNX Runtime's static quantization (u8 tensors, s8 weights per channel) or
   NNCF's, of the float file.
@@ -15,6 +16,7 @@ Weights are random, the ranges are of two random images.
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -36,6 +38,7 @@ from scipy.stats import binom
 from step_models import INPUTS, build
 
 from mmmpq import compat
+from mmmpq.engine.launch import run
 from mmmpq.export.fold import fold_batchnorm
 from mmmpq.export.latency.runtimes import session_of
 from mmmpq.export.latency.table import machine
@@ -45,10 +48,10 @@ from mmmpq.export.onnx.model import sums_are_cut
 from mmmpq.export.openvino import read_net
 from mmmpq.fileio import atomic_write
 from mmmpq.layers import calibrating
+from mmmpq.policy import Precision
 
 MODELS = ('retinanet_shapes', 'resnet18', 'mobilenet_v2', 'resnet50', 'retinanet_r50')
 PACKAGES = dict(onnxruntime=['onnxruntime'], openvino=['openvino', 'nncf'])
-POLICIES = ('W8A8', 'W4A4')
 OWN = 'own tool'
 
 
@@ -126,13 +129,15 @@ def open_file(runtime: str, path: Path, size: tuple[int, ...], threads: int) -> 
     return Opened(path, session, sum(map(session.ops.get, session.integer_ops)))
 
 
-def files_of(model: str, runtime: str, folder: Path) -> dict[str, Path]:
+def files_of(
+    model: str, runtime: str, folder: Path, policies: Sequence[str]
+) -> dict[str, Path]:
     """Name -> file, all of them written."""
     size = (3, *INPUTS[model][1][1:])
     files = {'float': folder / f'{model}_float.onnx'}
     if not files['float'].exists():
         write(model, 'W32A32', files['float'], None)
-    for policy in POLICIES:
+    for policy in policies:
         for target in (None, runtime):
             name = f'ours {policy}' + (' + target' if target else '')
             files[name] = folder / f'{model}_{policy}_{target}.onnx'
@@ -163,7 +168,7 @@ def measure(
     for name, each in opened.items():
         ratios, own, w8a8 = (
             [a / b for a, b in zip(times[base], times[name], strict=True)]
-            for base in ('float', OWN, name.replace('W4A4', 'W8A8'))
+            for base in ('float', OWN, re.sub(r'W\d+A\d+', 'W8A8', name))
         )
         weights = each.path.with_suffix('.bin')
         size = each.path.stat().st_size
@@ -201,11 +206,12 @@ def table(rows: list[dict[str, Any]]) -> Table:
         column.justify = 'right'
     for row in rows:
         low, high = row['interval']
+        plain = row['file'] in ('float', OWN) or 'W8A8' in row['file']
         shown.add_row(
             *(row[key] for key in ('model', 'runtime', 'file')),
             f'{row["ratio_to_float"]:.2f} ({low:.2f} … {high:.2f})',
             f'{row["ratio_to_own_tool"]:.2f}',
-            f'{row["ratio_to_w8a8"]:.2f}' if 'W4A4' in row['file'] else '',
+            '' if plain else f'{row["ratio_to_w8a8"]:.2f}',
             f'{row["ms"]:.2f}',
             f'{row["bytes"] / 1e6:.1f}',
         )
@@ -218,6 +224,13 @@ def main() -> None:
     parser.add_argument(
         '--runtimes', nargs='+', choices=RUNTIMES, default=['onnxruntime']
     )
+    parser.add_argument(
+        '--policies',
+        nargs='+',
+        default=['W4A4'],
+        metavar='WxAy',
+        help='of our files, beside W8A8 (default: W4A4)',
+    )
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--rounds', type=int, default=100)
     parser.add_argument('--json', metavar='FILE')
@@ -229,13 +242,15 @@ def main() -> None:
                 f'--runtimes {runtime}: found no package {missing[0]}; it comes with '
                 f'pip install {" ".join(PACKAGES[runtime])}'
             )
+    precisions = [Precision.parse(each, '--policies') for each in args.policies]
+    policies = list(dict.fromkeys(['W8A8', *map(str, precisions)]))
     compat.prepare()
     torch.set_num_threads(args.threads)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for model in args.models:
             for runtime in args.runtimes:
-                files = files_of(model, runtime, Path(folder))
+                files = files_of(model, runtime, Path(folder), policies)
                 rows += measure(model, runtime, files, args.threads, args.rounds)
                 if args.json:
                     about = dict(processor=machine()['processor'], rounds=args.rounds)
@@ -245,4 +260,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

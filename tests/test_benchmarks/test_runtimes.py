@@ -31,3 +31,9 @@ def test_a_runtime_that_is_not_installed(runtimes, monkeypatch, capsys):
         runtimes.main()
     said = capsys.readouterr().err
     assert '--runtimes openvino: found no package no_such_runtime' in said
+
+
+def test_a_policy_that_is_none(runtimes, monkeypatch):
+    monkeypatch.setattr(sys, 'argv', ['runtimes.py', '--policies', 'W4'])
+    with pytest.raises(ValueError, match="--policies: found 'W4'"):
+        runtimes.main()
