@@ -1,6 +1,9 @@
 """The discrete choice under budgets: a multiple-choice knapsack, solved by MILP."""
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -76,14 +79,15 @@ def solve(
     rounds, margin, nodes = 0, 0.0, _NODES
     while True:
         most = _BUDGET * (1 - margin)
-        result = milp(
-            -flat,
-            integrality=linked.whole,
-            bounds=Bounds(0, open_.astype(float)),
-            constraints=constraints
-            + [LinearConstraint(row, -np.inf, most) for row in bounds],
-            options=dict(mip_rel_gap=0, node_limit=nodes),
-        )
+        with _silent():
+            result = milp(
+                -flat,
+                integrality=linked.whole,
+                bounds=Bounds(0, open_.astype(float)),
+                constraints=constraints
+                + [LinearConstraint(row, -np.inf, most) for row in bounds],
+                options=dict(mip_rel_gap=0, node_limit=nodes),
+            )
         rounds += 1
         if result.x is None and result.status in _STOPPED:
             nodes *= 10  # there may be one
@@ -106,6 +110,27 @@ def solve(
         constraints += cuts
         if rounds == _EXCLUDED:
             margin = _MARGIN
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Within it nothing reaches the process's standard output: HiGHS 1.12, which SciPy
+    1.17 has, writes a line of its debugging there whatever its options
+    (github.com/ERGO-Code/HiGHS/issues/2783)."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # it is closed
+        yield
+        return
+    try:
+        with open(os.devnull, 'wb') as nothing:
+            os.dup2(nothing.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 class _Linked:

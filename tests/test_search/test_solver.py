@@ -174,6 +174,17 @@ def test_equal_scores_do_not_take_for_ever(groups):
     assert 0.9999 * limit < spent <= limit
 
 
+@pytest.mark.parametrize('seed', [2, 16])  # HiGHS 1.12 writes for these
+def test_the_solver_writes_nothing(seed, capfd):
+    rng = np.random.default_rng(seed)
+    costs = [np.sort(rng.random(15)) * rng.random() for _ in range(50)]
+    scores = [np.log(cost + 0.01) + 0.1 * rng.random(15) for cost in costs]
+    print('before')
+    solve(scores, [costs], [sum(cost.mean() for cost in costs)])
+    print('after')
+    assert capfd.readouterr() == ('before\nafter\n', '')
+
+
 def test_no_budget_is_broken_in_random_nets_with_candidates_by_pattern():
     """1,000 random supernets, candidates of their layers, logits and budgets."""
     rng = random.Random(0)
