@@ -19,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader, Runner
 from rich.progress import track
 from torch.nn import functional as F
@@ -76,6 +77,7 @@ def parse_args(argv=None) -> argparse.Namespace:
 def read_config(args: argparse.Namespace) -> Config:
     """With the images of ``args.folder``."""
     cfg = load_config(args)
+    init_default_scope(cfg.default_scope)  # a packed file builds its net in its own
     for loader in (cfg.train_dataloader, cfg.test_dataloader):
         loader.dataset.data_root = str(args.folder)
     return cfg

@@ -1,6 +1,7 @@
 """benchmarks/agreement.py on a few images and a net that is not trained."""
 
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import cv2
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -85,6 +87,8 @@ def test_label_and_measure(agreement, tmp_path, monkeypatch):
         quant=dict(policy='W8A8'),
     )
     packed = save_packed(model, tmp_path / 'net.safetensors', cfg)
+    # As in a process of its own, which has built no other model.
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
     args = ['measure', config, str(packed), str(tmp_path)]
     args += ['--json', str(tmp_path / 'w8.json')]
     monkeypatch.setattr(sys, 'argv', ['agreement.py', *args])
