@@ -20,6 +20,7 @@ from mmmpq.layers import (
     quantized_part,
 )
 from mmmpq.layers.quantized_weight import outputs_first
+from mmmpq.models.task_loss import are_logits
 from mmmpq.policy import SKIP
 from mmmpq.randomness import isolated_randomness
 
@@ -119,7 +120,7 @@ def own_loss(outputs: Any) -> Tensor:
     parts = [
         y for y in leaves(outputs) if isinstance(y, Tensor) and y.is_floating_point()
     ]
-    if len(parts) == 1 and parts[0].dim() == 2:
+    if are_logits(parts):
         drawn = torch.multinomial(parts[0].detach().float().softmax(1), 1)[:, 0]
         return nn.functional.cross_entropy(parts[0], drawn)
     total = sum(

@@ -10,7 +10,7 @@ from mmengine.model import BaseModel
 from torch import Tensor
 
 from mmmpq.baselines.measurements import Measurements
-from mmmpq.models.task_loss import mean_loss, output_tensors
+from mmmpq.models.task_loss import are_logits, mean_loss, output_tensors
 from mmmpq.policy import FLOAT
 from mmmpq.search.at_choice import at_choice
 from mmmpq.search.space import SearchSpace
@@ -128,10 +128,10 @@ def output_distance(base: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     shapes = [tuple(t.shape) for t in base], [tuple(t.shape) for t in other]
     if shapes[0] != shapes[1]:
         raise ValueError(
-            f'metric output: the outputs change their shapes, from {shapes[0]} to '
-            f'{shapes[1]}; use the metric "loss"'
+            f'the outputs change their shapes, from {shapes[0]} to {shapes[1]}, and '
+            'have no distance; accepted are the metric "loss", and --scores fisher'
         )
-    if len(base) == 1 and base[0].dim() == 2:
+    if are_logits(base):
         log_p = base[0].double().log_softmax(1)
         log_q = other[0].double().log_softmax(1)
         return float((log_p.exp() * (log_p - log_q)).sum(1).mean())

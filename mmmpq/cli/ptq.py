@@ -98,9 +98,10 @@ class PostTraining:
         problem = Problem(self.supernet, self.budgets, self.shape, args.seed)
         with steps_bar(self.console) as step:
             labels = False if args.no_labels else None
-            kind = '_no_labels' * args.no_labels + '_equalised' * args.equalise
+            kind = f'_{args.scores}' if args.scores else ''
+            kind += '_no_labels' * args.no_labels + '_equalised' * args.equalise
             file = self.folder / f'scores{kind}.json'
-            harms = score(problem, self.batches, labels, file, step)
+            harms = score(problem, self.batches, labels, file, step, args.scores)
         self.clock('score')
         if args.max_drop is None:
             return problem, [least_harm(harms, problem.tables)]

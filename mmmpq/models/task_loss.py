@@ -51,6 +51,11 @@ def output_tensors(
     return [part for part in out if isinstance(part, Tensor)]
 
 
+def are_logits(outputs: Sequence[Tensor]) -> bool:
+    """Whether these tensors are the (N, K) logits of a classifier alone."""
+    return len(outputs) == 1 and outputs[0].dim() == 2
+
+
 def images_of(batch: Any) -> Any:
     """The images of a batch of a dataloader, or of what is one itself."""
     if isinstance(batch, Tensor):

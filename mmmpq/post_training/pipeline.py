@@ -19,8 +19,14 @@ from mmmpq.export.fold import FoldReport, fold_batchnorm
 from mmmpq.layers import calibrating, quantized_layers
 from mmmpq.models import apply_policy, quantize
 from mmmpq.models.calibration import calibrate_blank
-from mmmpq.models.task_loss import images_of, raw_outputs
+from mmmpq.models.task_loss import (
+    are_logits,
+    images_of,
+    output_tensors,
+    raw_outputs,
+)
 from mmmpq.policy import Policy
+from mmmpq.post_training import harms
 from mmmpq.post_training.equalisation import equalise
 from mmmpq.post_training.norms import rematched
 from mmmpq.post_training.reconstruction import ROUNDINGS, Kept, reconstruct
@@ -35,7 +41,9 @@ QUANT = dict(
     a_quantizer=dict(type='LSQPlusQuantizer'),
     groups='layer',
 )
-SCORED = 128  # images that scores are computed from
+SCORED = 128  # images that ranges and scores are computed from
+MEASURED = 64  # images that layers are measured on, half of them to learn from
+SCORES = ('measured', 'fisher')
 CORRECTED = 64  # images that biases are corrected on where nothing is learned
 Step = Callable[[str, int, int], None]
 
@@ -73,6 +81,7 @@ def ptq(
     seed: int = 0,
     step: Step | None = None,
     equalised: bool = False,
+    scores: str | None = None,
 ) -> Result:
     """Quantizes a trained net under budgets without training it, in minutes.
 
@@ -95,6 +104,8 @@ def ptq(
         step: Called with what is done now, how much of it, and of how much.
         equalised: Whether ranges of consecutive layers are made level first
             (:func:`.equalisation.equalise`).
+        scores: 'measured' (:func:`.harms.measure`), default of classifiers, or
+            'fisher', default of others.
 
     Returns:
         Result.
@@ -113,14 +124,14 @@ def ptq(
     budgets = [budgets] if isinstance(budgets, str) else list(budgets)
     if not budgets and (quant or {}).get('policy') is None:
         raise ValueError("budgets: found none; accepted are such as 'W4A8' and '12 MB'")
-    check_rounding(rounding)
+    check_option('rounding', rounding, ROUNDINGS)
     clock = Clock()
     folded, pairs = prepare(model, batches, quant, input_shape, equalised)
     clock('prepare')
     if (quant or {}).get('policy') is None:
         problem = Problem(model, budgets, input_shape, seed)
-        harms = score(problem, batches, labels, step=step)
-        policy = problem.policy(least_harm(harms, problem.tables))
+        found = score(problem, batches, labels, step=step, scores=scores)
+        policy = problem.policy(least_harm(found, problem.tables))
         apply_policy(model, policy)
         clock('choose')
     else:
@@ -171,26 +182,35 @@ def score(
     labels: bool | None = None,
     file: Path | None = None,
     step: Step | None = None,
+    scores: str | None = None,
 ) -> list[np.ndarray]:
-    """What each candidate of each group harms, see :func:`.fisher.measure`.
+    """What each candidate of each group harms: :func:`.harms.measure`, or
+    :func:`.fisher.measure`.
 
     Args:
         problem: Of a supernet that :func:`prepare` made.
-        batches, labels, step: As of :func:`ptq`.
+        batches, labels, step, scores: As of :func:`ptq`.
         file: Where measurements are kept, so that they need not be made again.
     """
     model = problem.model
+    if scores is None:
+        logits = are_logits(output_tensors(model.eval(), batches[0]))
+        scores = 'measured' if logits else 'fisher'
+    check_option('scores', scores, SCORES)
     labels = isinstance(model, BaseModel) if labels is None else labels
-    batches = batches[: count_of(batches, SCORED)]
-    settings = dict(fingerprint(model, problem.space), labels=labels, seed=problem.seed)
-    settings['batches'] = len(batches)
+    measured = scores == 'measured'
+    batches = batches[: count_of(batches, MEASURED if measured else SCORED)]
+    settings = dict(fingerprint(model, problem.space), scores=scores, seed=problem.seed)
+    settings |= dict(batches=len(batches)) | ({} if measured else dict(labels=labels))
     cache = Measurements(file, settings)
 
-    def report(done: int) -> None:
+    def report(done: int, total: int = len(batches)) -> None:
         if step is not None:
-            step('scores', done, len(batches))
+            step('scores', done, total)
 
     with isolated_randomness(problem.seed):
+        if measured:
+            return harms.measure(model, problem.space, batches, cache, report)
         return fisher.measure(model, problem.space, batches, cache, report, labels)
 
 
@@ -209,7 +229,7 @@ def settle(
         batches, rounding, step: As of :func:`ptq`.
         kept: As of :func:`.reconstruction.reconstruct`.
     """
-    check_rounding(rounding)
+    check_option('rounding', rounding, ROUNDINGS)
     if rounding == 'nearest':
         batches = batches[: count_of(batches, CORRECTED)]
 
@@ -238,12 +258,10 @@ def count_of(batches: Sequence[Any], images: int) -> int:
     return len(batches)
 
 
-def check_rounding(rounding: str) -> None:
+def check_option(key: str, found: str, accepted: Sequence[str]) -> None:
     """Raises ValueError for an unknown one."""
-    if rounding not in ROUNDINGS:
-        raise ValueError(
-            f'rounding: found {rounding!r}; accepted are {", ".join(ROUNDINGS)}'
-        )
+    if found not in accepted:
+        raise ValueError(f'{key}: found {found!r}; accepted are {", ".join(accepted)}')
 
 
 class Clock:

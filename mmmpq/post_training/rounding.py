@@ -58,12 +58,8 @@ def learn_rounding(
     w, s, z = (
         grouped(t.expand_as(weight), gram).contiguous() for t in (weight, step, zero)
     )
-    share = RIDGE + per_sample * d / gram.rows
-    variances = gram.xx.diagonal(dim1=1, dim2=2)
-    ridge = (share * variances.mean(1)).clamp_min(1e-12)[:, None]
-    xx = gram.xx + torch.diag_embed(ridge.expand(-1, d))
-    xy = gram.xy + ridge[..., None] * w
-    curvature = variances + ridge
+    xx, xy = _ridged(w, gram, per_sample)
+    curvature = xx.diagonal(dim1=1, dim2=2)
     q = (w / s + z).round().clamp(*levels)
     residual = xx @ ((q - z) * s) - xy  # half of the gradient
     for _ in range(sweeps):
@@ -86,6 +82,25 @@ def learn_rounding(
             break
     learned = (q - z) * s
     return learned.transpose(1, 2).reshape(weight.shape).to(weight.dtype)
+
+
+@torch.no_grad()
+def refitted(weight: Tensor, gram: Gram, per_sample: float) -> Tensor:
+    """The minimum of what :func:`learn_rounding` minimises, where weights are free: how
+    far a layer makes up for the errors of its inputs."""
+    w = grouped(weight, gram)
+    found = torch.linalg.solve(*_ridged(w, gram, per_sample))
+    return found.transpose(1, 2).reshape(weight.shape).to(weight.dtype)
+
+
+def _ridged(w: Tensor, gram: Gram, per_sample: float) -> tuple[Tensor, Tensor]:
+    """Second moments with ρ: of inputs (G, d, d), and with the outputs (G, d, C/G)."""
+    d = gram.xx.shape[1]
+    share = RIDGE + per_sample * d / gram.rows
+    variances = gram.xx.diagonal(dim1=1, dim2=2)
+    ridge = (share * variances.mean(1)).clamp_min(1e-12)[:, None]
+    xx = gram.xx + torch.diag_embed(ridge.expand(-1, d))
+    return xx, gram.xy + ridge[..., None] * w
 
 
 def held_out(

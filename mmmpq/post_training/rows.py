@@ -116,11 +116,7 @@ def grams_of(
         if len(places) == len(y):  # else the net has drifted to other proposals
             groups = len(patches)
             y = y.reshape(len(y), groups, -1).transpose(0, 1)
-            if patches.shape[-1] <= DOUBLE:
-                patches, y = patches.double(), y.double()
-            t = patches.transpose(1, 2)
-            each = [t @ patches, t @ y, (y * y).sum(1)]
-            each += [patches.sum(1, keepdim=True), y.sum(1, keepdim=True)]
+            each = _sums(patches, y)
             if folds[now % 2]:
                 torch._foreach_add_(folds[now % 2], each)
             else:
@@ -140,6 +136,27 @@ def grams_of(
     return [_centred(*fold) for fold in zip(folds, rows, strict=True) if fold[1]]
 
 
+@torch.no_grad()
+def gram_of_call(layer: nn.Module, x: Tensor, seen: Tensor, name: str) -> Gram:
+    """Of one call of a layer: what it sees, with what it makes of ``x`` as the target.
+
+    Args:
+        layer: Computes with its ``weight``.
+        x: Its input.
+        seen: What it sees in place of that; ``x`` itself, or its quantized values.
+        name: Of the layer, which says what positions are looked at.
+    """
+    where = _quota(layer, 1), name, 0, 0
+    patches, _ = _patches(layer, x, where)
+    groups, rows, d = patches.shape
+    y = patches @ layer.weight.reshape(groups, -1, d).transpose(1, 2)
+    if layer.bias is not None:
+        y = y + layer.bias.reshape(groups, 1, -1)
+    if seen is not x:
+        patches, _ = _patches(layer, seen, where)
+    return _centred(_sums(patches, y), rows)
+
+
 def pooled(grams: Sequence[Gram]) -> Gram:
     """Of the samples of all of them."""
     rows = sum(g.rows for g in grams)
@@ -152,6 +169,15 @@ def pooled(grams: Sequence[Gram]) -> Gram:
     xy = mean(g.xy + (g.x - x).transpose(1, 2) @ (g.y - y) for g in grams)
     yy = mean(g.yy + (g.y - y)[:, 0].square() for g in grams)
     return Gram(xx, xy, yy, x, y, rows)
+
+
+def _sums(patches: Tensor, y: Tensor) -> list[Tensor]:
+    """Over samples (G, rows, d) of inputs and (G, rows, C/G) of outputs."""
+    if patches.shape[-1] <= DOUBLE:
+        patches, y = patches.double(), y.double()
+    t = patches.transpose(1, 2)
+    sums = [t @ patches, t @ y, (y * y).sum(1)]
+    return [*sums, patches.sum(1, keepdim=True), y.sum(1, keepdim=True)]
 
 
 def _centred(sums: list[Tensor], rows: int) -> Gram:

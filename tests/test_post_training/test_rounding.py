@@ -15,6 +15,7 @@ from mmmpq.post_training.rounding import (
     error_of,
     held_out,
     learn_rounding,
+    refitted,
 )
 from mmmpq.post_training.rows import Gram, grams_of, outputs_of, pooled
 
@@ -29,6 +30,19 @@ def gram(x, y):
 
 def error(weight, g):
     return error_of(weight.T[None], g)[0]
+
+
+def test_refitted_weights_are_the_least_squares():
+    torch.manual_seed(0)
+    x = torch.randn(20_000, 4) @ torch.randn(4, 4)
+    wanted = torch.randn(3, 4)
+    g = gram(x, x @ wanted.T)
+    found = refitted(torch.zeros(3, 4), g, 0.0)
+    # The ridge is .01 of the mean variance of an input.
+    ridge = 0.01 * g.xx[0].diagonal().mean() * torch.eye(4)
+    closed = torch.linalg.solve(g.xx[0] + ridge, g.xx[0] @ wanted.T).T
+    torch.testing.assert_close(found, closed, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(refitted(wanted, g, 0.0), wanted, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('seed', range(5))

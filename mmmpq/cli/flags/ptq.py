@@ -12,6 +12,7 @@ from mmmpq.cli.flags.common import (
 )
 
 ROUNDINGS = ('learned', 'nearest')
+SCORES = ('measured', 'fisher')
 EXAMPLE = """examples:
   mmmpq ptq configs/float/resnet_digits_float.py epoch_20.pth --budget W4A8 '20 KB'
   mmmpq ptq CONFIG CHECKPOINT --policy W8A8 --onnx
@@ -81,9 +82,16 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         'float net as it is: between them nothing, ReLU, LeakyReLU, PReLU or pooling',
     )
     parser.add_argument(
+        '--scores',
+        choices=SCORES,
+        help='what candidates are chosen by: measured, each layer alone with its '
+        'rounding learned (default for classifiers); fisher, squared gradients '
+        '(default for others)',
+    )
+    parser.add_argument(
         '--no-labels',
         action='store_true',
-        help='score candidates by the distance of the outputs, not by the loss',
+        help='of --scores fisher: by the distance of the outputs, not by the loss',
     )
     add_input_shape(parser)
     parser.add_argument(
