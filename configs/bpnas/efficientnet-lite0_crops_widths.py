@@ -1,4 +1,4 @@
-# Without training (mmmpq ptq): layers for themselves, all widths from 2 to 6 bits, and 8
+# For mmmpq ptq: each layer for itself, all widths from 2 to 6 bits, and 8
 _base_ = 'efficientnet-lite0_crops.py'
 
 model = dict(
