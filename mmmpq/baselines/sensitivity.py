@@ -129,7 +129,8 @@ def output_distance(base: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     if shapes[0] != shapes[1]:
         raise ValueError(
             f'the outputs change their shapes, from {shapes[0]} to {shapes[1]}, and '
-            'have no distance; accepted are the metric "loss", and --scores fisher'
+            'have no distance; accepted are the metric "loss" (mmmpq baseline), and '
+            '--scores fisher (mmmpq ptq)'
         )
     if are_logits(base):
         log_p = base[0].double().log_softmax(1)

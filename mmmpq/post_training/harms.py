@@ -23,7 +23,7 @@ from mmmpq.layers import (
 )
 from mmmpq.models.task_loss import output_tensors, raw_outputs
 from mmmpq.policy import SKIP
-from mmmpq.post_training.reconstruction import LARGEST
+from mmmpq.post_training.reconstruction import grid_of, learns
 from mmmpq.post_training.rounding import (
     PER_SAMPLE,
     bias_of,
@@ -32,7 +32,7 @@ from mmmpq.post_training.rounding import (
     learn_rounding,
     refitted,
 )
-from mmmpq.post_training.rows import Gram, gram_of_call, hooked
+from mmmpq.post_training.rows import gram_of_call, hooked
 from mmmpq.search.space import SearchSpace
 
 REFERENCE = 4  # bits at which a layer is measured, or those nearest to it
@@ -196,7 +196,7 @@ def _of_weights(name: str, layer: MixedLayer, x: Tensor) -> _Alone:
     weight, bias = layer._latent_weight(), layer.bias
     w_bits = [w for w, _ in layer.candidates]
     measured = {_reference(w_bits), min(_few(w_bits), default=32)}
-    gram = gram_of_call(layer, x, x, name) if _learns(layer) else None
+    gram = gram_of_call(layer, x, x, name) if learns(layer) else None
     alone = _Alone(dict.fromkeys(w_bits, 0.0), {})
     for bits in set(w_bits) - {32}:
         if bits == SKIP.w_bits:
@@ -204,7 +204,8 @@ def _of_weights(name: str, layer: MixedLayer, x: Tensor) -> _Alone:
         elif gram is None:
             rounded = layer.candidate_weight(w_bits.index(bits))
         else:
-            rounded = _rounded(layer, bits, gram)
+            grid = grid_of(layer, bits)
+            rounded = learn_rounding(*grid, gram, RIDGE, SWEEPS)
         if gram is None:
             error = (rounded - weight).double().square()
         else:
@@ -225,7 +226,7 @@ def _of_inputs(name: str, layer: MixedLayer, x: Tensor) -> _Alone:
     reference = _reference(a_bits)
     if reference != 32 and errors[reference] > 0:
         weight, bias = layer._latent_weight(), layer.bias
-        if _learns(layer):
+        if learns(layer):
             seen = layer.a_quantizer(x, reference)
             gram = gram_of_call(layer, x, seen, name)
             weight = refitted(weight, gram, RIDGE)
@@ -242,21 +243,6 @@ def _few(bits: Sequence[int]) -> list[int]:
 def _reference(bits: Sequence[int]) -> int:
     """The bits that a layer is measured at; 32 if it has none but float."""
     return min(_few(bits), key=lambda b: (abs(b - REFERENCE), b), default=32)
-
-
-def _learns(layer: MixedLayer) -> bool:
-    """Whether its rounding will be learned."""
-    plain = isinstance(layer, (nn.Conv2d, nn.Linear))
-    plain = plain and layer._latent_weight() is layer.weight
-    return plain and layer.weight[0].numel() <= LARGEST
-
-
-def _rounded(layer: MixedLayer, bits: int, gram: Gram) -> Tensor:
-    """Its weight, rounding learned."""
-    steps, offsets = layer.w_quantizer.grids(layer.weight, (bits,))
-    zero = torch.zeros_like(steps[0]) if offsets is None else offsets[0]
-    grid = layer.weight, steps[0], zero, layer.w_quantizer.levels(bits)
-    return learn_rounding(*grid, gram, RIDGE, SWEEPS)
 
 
 @contextmanager

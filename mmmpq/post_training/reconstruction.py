@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmpq.layers import QuantLayer, float_mode, quantized_layers
+from mmmpq.layers.base import QuantizedLayer
 from mmmpq.policy import SKIP
 from mmmpq.post_training.rounding import (
     bias_of,
@@ -91,28 +92,41 @@ def _counts(layer: nn.Module) -> bool:
     return plain and layer.precision not in (SKIP, (32, 32))
 
 
+def learns(layer: QuantizedLayer) -> bool:
+    """Whether the rounding of its weight can be learned."""
+    plain = isinstance(layer, (nn.Conv2d, nn.Linear))
+    plain = plain and layer._latent_weight() is layer.weight
+    return plain and layer.weight[0].numel() <= LARGEST
+
+
+def grid_of(
+    layer: QuantizedLayer, bits: int
+) -> tuple[Tensor, Tensor, Tensor, tuple[int, int]]:
+    """Weight, step, zero point and levels, as :func:`.rounding.learn_rounding` takes
+    them."""
+    steps, offsets = layer.w_quantizer.grids(layer.weight, (bits,))
+    zero = torch.zeros_like(steps[0]) if offsets is None else offsets[0]
+    return layer.weight, steps[0], zero, layer.w_quantizer.levels(bits)
+
+
 def _settled(layer: QuantLayer, folds: list[Gram], learn: bool) -> dict[str, Any]:
     """Weight and bias of a layer, and what learning has left of the error."""
     folds = _own_target(layer, folds)
     state: dict[str, Any] = {}
     bits = layer.precision.w_bits
     nearest = weight = layer.w_quantizer(layer._latent_weight(), bits)
-    plain = layer._latent_weight() is layer.weight
-    learn = learn and plain and bits != 32 and folds[0].xx.shape[1] <= LARGEST
+    learn = learn and bits != 32 and learns(layer)
     if learn:
-        steps, offsets = layer.w_quantizer.grids(layer.weight, (bits,))
-        zero = torch.zeros_like(steps[0]) if offsets is None else offsets[0]
-        grid = layer.weight, steps[0], zero, layer.w_quantizer.levels(bits)
+        grid = grid_of(layer, bits)
         per_sample = held_out(*grid, folds)
     gram = pooled(folds)
     del folds  # each as large as all together
     if learn:
         weight = learn_rounding(*grid, gram, per_sample)
         state['weight'] = weight
-        state['grid'] = torch.stack(
-            [steps[0].float(), zero.float().expand_as(steps[0])]
-        )
-        state['levels'] = torch.tensor(grid[-1])
+        _, step, zero, levels = grid
+        state['grid'] = torch.stack([step.float(), zero.float().expand_as(step)])
+        state['levels'] = torch.tensor(levels)
         errors = [
             float(error_of(grouped(w, gram), gram).sum()) for w in (weight, nearest)
         ]
